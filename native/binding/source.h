@@ -1,0 +1,3 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the generated binding sees before its own code. */
+#include "uffdballoon.h"

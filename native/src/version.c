@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+#include "uffdballoon.h"
+
+const char *uffdb_version(void)
+{
+	return UFFDB_VERSION;
+}
