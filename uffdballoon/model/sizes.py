@@ -18,6 +18,7 @@ _UNITS = {
     },
 }
 _MAX_BYTES = 1 << 62
+_UNIT_STEP = 1024
 
 
 def parse_size(text: str) -> int:
@@ -36,7 +37,8 @@ def parse_size(text: str) -> int:
         )
     whole, _, fraction = match["number"].partition(".")
     scaled = int(whole + fraction) << shift
-    size_bytes, rest = divmod(scaled, 10 ** len(fraction))
+    denominator: int = 10 ** len(fraction)
+    size_bytes, rest = divmod(scaled, denominator)
     if rest:
         raise UsageError(
             f"{text!r} is not a whole number of bytes",
@@ -76,7 +78,7 @@ def format_size(size_bytes: int) -> str:
     """Write bytes for a person: exact where a unit fits, else one decimal."""
     value = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < 1024 or unit == "TiB":
+        if abs(value) < _UNIT_STEP or unit == "TiB":
             return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
-        value /= 1024
+        value /= _UNIT_STEP
     raise AssertionError("unreachable")
