@@ -15,7 +15,7 @@ if(UFFDB_CAN_BUILD_32BIT AND EXISTS ${microguest_dir}/Makefile)
   file(GLOB microguest_inputs CONFIGURE_DEPENDS ${microguest_dir}/*)
   add_custom_command(
     OUTPUT ${microguest_elf}
-    COMMAND make -C ${microguest_dir} BUILD=${CMAKE_CURRENT_BINARY_DIR}/microguest
+    COMMAND make -C ${microguest_dir} OUT=${microguest_elf}
     DEPENDS ${microguest_inputs}
     COMMENT "Building the micro-guest"
     VERBATIM
