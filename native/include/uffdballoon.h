@@ -1,6 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * uffdballoon: trap and judge touches of ballooned guest memory.
+ *
+ * Every function that can fail returns 0 or a count, or -errno. Addresses and
+ * lengths are bytes; ranges are half-open. Nothing here prints or exits.
+ */
 #ifndef UFFDBALLOON_H
 #define UFFDBALLOON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 /**
  * uffdb_version - the version of this library, as "1.2.3".
@@ -8,5 +18,297 @@
  * Return: a string that lives as long as the process.
  */
 const char *uffdb_version(void);
+
+/* ---- userfaultfd: one ioctl a function (Documentation/admin-guide/mm/userfaultfd.rst) ---- */
+
+#define UFFDB_MODE_MISSING 1u
+#define UFFDB_MODE_WP	   2u
+#define UFFDB_MODE_MINOR   4u
+
+#define UFFDB_DONTWAKE	   1u /* leave the waiter asleep: uffdb_uffd_wake() follows */
+#define UFFDB_WRITEPROTECT 2u /* map it write-protected */
+
+/**
+ * uffdb_uffd_open - make a userfaultfd of this process.
+ * @dev_fd: open /dev/userfaultfd, or -1 for userfaultfd(2)
+ *
+ * Return: the fd (blocking, close-on-exec) or -errno.
+ */
+int uffdb_uffd_open(int dev_fd);
+
+/**
+ * uffdb_uffd_api - enable features; once for each userfaultfd.
+ * @features: UFFD_FEATURE_* bits; bits that the kernel lacks give -EINVAL
+ * @known:    out: all feature bits that this kernel knows
+ */
+int uffdb_uffd_api(int uffd, uint64_t features, uint64_t *known);
+
+/**
+ * uffdb_uffd_register - trap faults of a range; modes add to those it has.
+ * @modes: UFFDB_MODE_*
+ *
+ * Return: 0; -EBUSY when another userfaultfd has it; -ENOMEM when the target is
+ *         gone or has no room for the VMAs (vm.max_map_count).
+ */
+int uffdb_uffd_register(int uffd, uint64_t hva, uint64_t len, uint32_t modes);
+
+/** uffdb_uffd_unregister - trap no more; wakes every waiter and lifts write protection. */
+int uffdb_uffd_unregister(int uffd, uint64_t hva, uint64_t len);
+
+/**
+ * uffdb_uffd_zeropage - fill absent pages with zeros.
+ * @flags: 0 or UFFDB_DONTWAKE
+ *
+ * Return: 0; -EEXIST when a page is there already; -EAGAIN while the mappings
+ *         change (an event waits to be read); -ENOENT when it is not registered;
+ *         -ESRCH when the target is gone.
+ */
+int uffdb_uffd_zeropage(int uffd, uint64_t hva, uint64_t len, uint32_t flags);
+
+/** uffdb_uffd_copy - fill absent pages from @src, our own memory. Return: as zeropage. */
+int uffdb_uffd_copy(int uffd, uint64_t hva, const void *src, uint64_t len, uint32_t flags);
+
+/** uffdb_uffd_continue - map a page cache page that is there (MINOR). Return: as zeropage. */
+int uffdb_uffd_continue(int uffd, uint64_t hva, uint64_t len, uint32_t flags);
+
+/** uffdb_uffd_poison - make an absent page answer as broken hardware. Return: as zeropage. */
+int uffdb_uffd_poison(int uffd, uint64_t hva, uint64_t len, uint32_t flags);
+
+/**
+ * uffdb_uffd_writeprotect - set or lift write protection.
+ *
+ * Lifting wakes the waiters; setting wakes nobody.
+ */
+int uffdb_uffd_writeprotect(int uffd, uint64_t hva, uint64_t len, bool on);
+
+/** uffdb_uffd_wake - let waiters try again. */
+int uffdb_uffd_wake(int uffd, uint64_t hva, uint64_t len);
+
+/* ---- other processes ---- */
+
+/** uffdb_pidfd_getfd - duplicate an fd of another process: our fd, or -errno. */
+int uffdb_pidfd_getfd(int pidfd, int remote_fd);
+
+struct uffdb_range {
+	uint64_t start;
+	uint64_t len;
+};
+
+/**
+ * uffdb_process_madvise - advise ranges of another process.
+ *
+ * Return: bytes advised, which may be fewer than asked for, or -errno.
+ */
+int64_t uffdb_process_madvise(int pidfd, const struct uffdb_range *ranges, size_t nr, int advice);
+
+/** uffdb_punch_hole - free a part of a file; it stays as long as it was. */
+int uffdb_punch_hole(int fd, uint64_t offset, uint64_t len);
+
+/**
+ * uffdb_resident - list the stretches of a range that hold memory.
+ * @pagemap_fd: open /proc/PID/pagemap
+ * @out:	at most @nr stretches; present or swapped out, and not the zero page
+ * @next:	out: where to go on; the end of the range when all of it was walked
+ *
+ * By PAGEMAP_SCAN, else by reading pagemap, which cannot tell the zero page
+ * from a page of its own and lists it.
+ *
+ * Return: number of stretches or -errno.
+ */
+int uffdb_resident(int pagemap_fd, uint64_t start, uint64_t end, struct uffdb_range *out, size_t nr,
+		   uint64_t *next);
+
+/* ---- ledger: which pages are in the balloon, one bit a 4 KiB page ---- */
+
+#define UFFDB_BLOCK_SHARED  1u /* MAP_SHARED: there is no zero page to share */
+#define UFFDB_BLOCK_HUGETLB 2u /* pages of 2 MiB that are trapped and answered whole */
+
+struct uffdb_block {
+	uint64_t hva;
+	uint64_t size;
+	uint32_t flags;
+	uint32_t reserved;
+};
+
+struct uffdb_ledger;
+
+/**
+ * uffdb_ledger_create - make an empty ledger over RAM blocks.
+ *
+ * Memory is committed where a page was ballooned, not before. The blocks must
+ * not overlap; they are sorted here.
+ */
+int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffdb_ledger **out);
+void uffdb_ledger_destroy(struct uffdb_ledger *ledger);
+
+/**
+ * uffdb_ledger_set - call pages ballooned.
+ *
+ * Context: any thread, together with a running engine.
+ * Return: number of pages that were not, or -ENOENT outside of the RAM blocks.
+ */
+int64_t uffdb_ledger_set(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len);
+
+/** uffdb_ledger_clear - call pages owned. Return: number of pages that were ballooned. */
+int64_t uffdb_ledger_clear(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len);
+
+/** uffdb_ledger_test - 1 when the page at @hva is ballooned, 0 when not, -ENOENT. */
+int uffdb_ledger_test(const struct uffdb_ledger *ledger, uint64_t hva);
+
+/** uffdb_ledger_pages - number of ballooned pages. */
+uint64_t uffdb_ledger_pages(const struct uffdb_ledger *ledger);
+
+/**
+ * uffdb_ledger_next - find the first ballooned stretch in a range of one RAM block.
+ *
+ * Return: 1 with @out, 0 when there is none, -ENOENT.
+ */
+int uffdb_ledger_next(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t end,
+		      struct uffdb_range *out);
+
+/* ---- engine: the fault loop, its windows and its events ---- */
+
+enum uffdb_rung {
+	UFFDB_RUNG_OBSERVE = 1,
+	UFFDB_RUNG_ZERO_READ,
+	UFFDB_RUNG_KILL,
+};
+
+enum uffdb_verdict {
+	UFFDB_ORDINARY,
+	UFFDB_GRANTED,
+	UFFDB_VIOLATION,
+};
+
+enum uffdb_action {
+	UFFDB_ACTION_NONE,
+	UFFDB_ACTION_GRANT,
+	UFFDB_ACTION_ZERO_READ,
+	UFFDB_ACTION_KILL,
+};
+
+#define UFFDB_MAX_RUNGS 8
+
+struct uffdb_engine_config {
+	int uffd;
+	int pidfd;	/* of the target */
+	int pagemap_fd; /* /proc/PID/pagemap, or -1 */
+	int pid;
+	bool write_protect;	   /* UFFD_FEATURE_PAGEFAULT_FLAG_WP was granted */
+	bool write_protect_shared; /* UFFD_FEATURE_WP_HUGETLBFS_SHMEM was granted */
+	bool follow_cpu;	   /* run where the faulting thread runs */
+	uint32_t ring_records;	   /* a power of two */
+	uint32_t nr_rungs;
+	uint32_t rungs[UFFDB_MAX_RUNGS]; /* enum uffdb_rung, the gentlest first */
+};
+
+/* One touch that was not ordinary. */
+struct uffdb_event {
+	uint64_t seq;	    /* counts on over dropped records */
+	uint64_t time_ns;   /* CLOCK_REALTIME */
+	uint64_t hva;	    /* of the page */
+	uint64_t size;	    /* bytes that were answered for */
+	uint64_t answer_ns; /* from reading the fault to its answer */
+	uint32_t tid;
+	uint8_t write;
+	uint8_t verdict;
+	uint8_t action;
+	uint8_t host; /* by a thread that is no vCPU */
+	uint8_t reserved[16];
+};
+
+struct uffdb_stats {
+	uint64_t ordinary;
+	uint64_t granted;
+	uint64_t violations;
+	uint64_t host_reads;	 /* by other threads than vCPUs: zeros, no violation */
+	uint64_t action_grant;	 /* answers, by the rung that gave them */
+	uint64_t action_zero_read;
+	uint64_t action_kill;
+	uint64_t slipped_writes; /* came between zero page and write protection; found and judged */
+	uint64_t exists;	 /* another answer was first */
+	uint64_t retried;	 /* the mappings were changing */
+	uint64_t gone;		 /* page or target had gone */
+	uint64_t failed;	 /* answers that the kernel refused; the thread was let try again */
+	uint64_t events_posted;
+	uint64_t events_dropped;
+	uint64_t moves;		 /* of the fault thread to another CPU */
+	uint64_t windows;
+	uint64_t armed_bytes;
+};
+
+struct uffdb_engine;
+
+/**
+ * uffdb_engine_create - make an engine; it reads nothing until it is started.
+ *
+ * The fds of @config and @ledger stay the caller's and must outlive it.
+ */
+int uffdb_engine_create(const struct uffdb_engine_config *config, struct uffdb_ledger *ledger,
+			struct uffdb_engine **out);
+
+/** uffdb_engine_destroy - stop and free. Armed windows stay registered: close the userfaultfd. */
+void uffdb_engine_destroy(struct uffdb_engine *engine);
+
+/**
+ * uffdb_engine_start - run the fault loop on a thread of its own.
+ *
+ * The thread has every signal blocked but SIGRTMAX-1, for which a handler that
+ * does nothing is installed: it is how a blocking read is ended.
+ */
+int uffdb_engine_start(struct uffdb_engine *engine);
+
+/** uffdb_engine_stop - end the fault loop; faults wait from now on until the fd is closed. */
+void uffdb_engine_stop(struct uffdb_engine *engine);
+
+/**
+ * uffdb_engine_arm - trap what is absent in the 2 MiB blocks that hold a range.
+ *
+ * Blocks are clipped to their RAM block; those that are armed stay so.
+ *
+ * Context: one controlling thread; the fault loop may run.
+ * Return: 0; -EBUSY, -ENOMEM as uffdb_uffd_register(), and then nothing more is
+ *         armed than before; -ENOENT outside of the RAM blocks.
+ */
+int uffdb_engine_arm(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
+
+/**
+ * uffdb_engine_deflate - give pages back: clear the ledger, lift all traps of theirs.
+ *
+ * Blocks without a ballooned page left are unregistered; the kernel's own fault
+ * path, with THP, serves them again.
+ *
+ * Context: one controlling thread; the fault loop may run.
+ * Return: number of pages that were ballooned, or -errno.
+ */
+int64_t uffdb_engine_deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
+
+/**
+ * uffdb_engine_set_vcpus - say which threads are the guest.
+ *
+ * With an empty list every thread is.
+ */
+int uffdb_engine_set_vcpus(struct uffdb_engine *engine, const int32_t *tids, size_t nr);
+
+/** uffdb_engine_event_fd - an eventfd, readable while events wait after an empty drain. */
+int uffdb_engine_event_fd(const struct uffdb_engine *engine);
+
+/**
+ * uffdb_engine_drain - take events.
+ *
+ * Context: one consuming thread.
+ * Return: number of events; 0 arms the eventfd.
+ */
+size_t uffdb_engine_drain(struct uffdb_engine *engine, struct uffdb_event *events, size_t nr);
+
+void uffdb_engine_stats(const struct uffdb_engine *engine, struct uffdb_stats *stats);
+
+/**
+ * uffdb_engine_latency - percentile of the time from reading a fault to its answer.
+ * @permille: 0 to 1000
+ *
+ * Return: nanoseconds, at most 1/16 above the true value; 0 without samples.
+ */
+uint64_t uffdb_engine_latency(const struct uffdb_engine *engine, uint32_t permille);
 
 #endif

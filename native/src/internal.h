@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What the files of the library know of each other. */
+#ifndef UFFDB_INTERNAL_H
+#define UFFDB_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "uffdballoon.h"
+
+#define UFFDB_PAGE 4096ull
+#define UFFDB_HUGE (2ull << 20)
+
+/* pagemap.c: 1 when the page holds memory of its own, 0 when absent or the zero page, -errno. */
+int uffdb_holds_memory(int pagemap_fd, uint64_t hva);
+
+/* ledger.c */
+const struct uffdb_block *uffdb_ledger_block(const struct uffdb_ledger *ledger, uint64_t hva);
+const struct uffdb_block *uffdb_ledger_blocks(const struct uffdb_ledger *ledger, size_t *nr);
+
+/* windows.c: which 2 MiB blocks are registered. Used by the controlling thread only. */
+struct uffdb_windows;
+int uffdb_windows_create(const struct uffdb_ledger *ledger, int uffd, uint32_t modes,
+			 uint32_t shared_modes, struct uffdb_windows **out);
+void uffdb_windows_destroy(struct uffdb_windows *windows);
+int uffdb_windows_arm(struct uffdb_windows *windows, uint64_t hva, uint64_t len);
+int uffdb_windows_trim(struct uffdb_windows *windows, uint64_t hva, uint64_t len);
+uint64_t uffdb_windows_count(const struct uffdb_windows *windows);
+uint64_t uffdb_windows_bytes(const struct uffdb_windows *windows);
+
+/* ring.c: one producer, the fault loop; one consumer. */
+struct uffdb_ring;
+int uffdb_ring_create(uint32_t records, struct uffdb_ring **out);
+void uffdb_ring_destroy(struct uffdb_ring *ring);
+bool uffdb_ring_post(struct uffdb_ring *ring, const struct uffdb_event *event);
+size_t uffdb_ring_drain(struct uffdb_ring *ring, struct uffdb_event *events, size_t nr);
+int uffdb_ring_fd(const struct uffdb_ring *ring);
+
+/* histogram.c: 16 linear steps in each power of two. One writer, any reader. */
+#define UFFDB_HISTOGRAM_STEPS	16
+#define UFFDB_HISTOGRAM_BUCKETS (UFFDB_HISTOGRAM_STEPS * 61)
+
+struct uffdb_histogram {
+	_Atomic uint64_t counts[UFFDB_HISTOGRAM_BUCKETS];
+};
+
+void uffdb_histogram_add(struct uffdb_histogram *histogram, uint64_t value);
+uint64_t uffdb_histogram_quantile(const struct uffdb_histogram *histogram, uint32_t permille);
+
+/* placement.c: keeps the calling thread on the CPU of the thread that faulted last. */
+#define UFFDB_PLACED_THREADS 16
+
+struct uffdb_placement {
+	int pid;
+	int cpu; /* where we are now; -1: anywhere */
+	uint32_t since_look;
+	uint32_t last_tid;
+	uint32_t next_slot;
+	struct {
+		uint32_t tid;
+		int stat_fd;
+	} threads[UFFDB_PLACED_THREADS];
+};
+
+void uffdb_placement_init(struct uffdb_placement *placement, int pid);
+void uffdb_placement_release(struct uffdb_placement *placement);
+bool uffdb_placement_follow(struct uffdb_placement *placement, uint32_t tid);
+
+#endif
