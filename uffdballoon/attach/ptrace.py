@@ -83,7 +83,9 @@ class SeizedThread:
                     hint="see /proc/PID/stack for what it waits for, and try again",
                     pid=self.pid,
                 )
-            if now > spin_until:
+            if now < spin_until:
+                os.sched_yield()  # the thread may need this very CPU to come to its stop
+            else:
                 time.sleep(0.0005)
         self._check_alive(status)
         if status >> 16 != _EVENT_STOP:

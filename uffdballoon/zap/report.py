@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a zap did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ZapReport:
+    """Bytes handed back, and how long each stop of the target's main thread took."""
+
+    zapped_bytes: int
+    stops_ns: tuple[int, ...] = ()
