@@ -97,3 +97,11 @@ class ControlError(UffdballoonError):
 
 class WindowBudgetError(UffdballoonError):
     """The kernel has no room for another window (vm.max_map_count)."""
+
+
+class LabError(UffdballoonError):
+    """A guest of the lab could not be started, or refused a command."""
+
+
+class GuestSilentError(LabError):
+    """A guest of the lab did not answer in time."""
