@@ -89,7 +89,7 @@ types: build ## Check types
 
 .PHONY: demo
 demo: build ## Show the whole of it on a real QEMU
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -m examples.demo
 
 .PHONY: clean
 clean: ## Remove what was built, .venv/ included

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A plain process in the place of a guest, where there is no QEMU.
+
+It has one anonymous mapping for RAM, one thread for a vCPU and QEMU's name, and so takes the same
+path through uffdballoon as a QEMU without a monitor does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from uffdballoon.model.addresses import GpaRange
+
+
+class StandIn:
+    """Start the process, and ask it for what a guest's console would be asked for."""
+
+    def __init__(self, ram_bytes: int) -> None:
+        script = Path(__file__).with_name("stand_in_process.py")
+        self._process = subprocess.Popen(
+            ["qemu-system-x86_64", str(script), "-m", f"size={ram_bytes}B"],
+            executable=sys.executable,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+
+    def __enter__(self) -> Self:
+        self.ping()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._process as process:
+            process.kill()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ping(self) -> None:
+        self._ask("ping")
+
+    def read(self, gpa: int) -> int:
+        return self._ask("read", gpa)
+
+    def write(self, gpa: int, value: int) -> None:
+        self._ask("write", gpa, value)
+
+    def fill(self, span: GpaRange, seed: int) -> None:
+        self._ask("fill", span.start, span.size_bytes, seed)
+
+    def checksum(self, span: GpaRange) -> int:
+        return self._ask("checksum", span.start, span.size_bytes)
+
+    def _ask(self, *words: str | int) -> int:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        print(*words, file=stdin)
+        return int(stdout.readline())

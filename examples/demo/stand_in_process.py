@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The process that stands in for a guest: one line in, one number out."""
+
+from __future__ import annotations
+
+import mmap
+import random
+import sys
+import threading
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_WORD_BYTES = 4
+_SLICE_BYTES = 1 << 20
+
+
+class Ram:
+    def __init__(self, size_bytes: int) -> None:
+        self._map = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        # As QEMU asks for its guest's RAM.
+        self._map.madvise(mmap.MADV_HUGEPAGE)
+
+    def ping(self) -> int:
+        return 0
+
+    def read(self, gpa: int) -> int:
+        return int.from_bytes(self._map[gpa : gpa + _WORD_BYTES], "little")
+
+    def write(self, gpa: int, value: int) -> int:
+        self._map[gpa : gpa + _WORD_BYTES] = value.to_bytes(_WORD_BYTES, "little")
+        return 0
+
+    def fill(self, start: int, size_bytes: int, seed: int) -> int:
+        noise = random.Random(seed)  # noqa: S311 - it has to be repeatable, not secret
+        for gpa in range(start, start + size_bytes, _SLICE_BYTES):
+            self._map[gpa : gpa + _SLICE_BYTES] = noise.randbytes(_SLICE_BYTES)
+        return 0
+
+    def checksum(self, start: int, size_bytes: int) -> int:
+        total = 0
+        for gpa in range(start, start + size_bytes, _SLICE_BYTES):
+            total = zlib.crc32(self._map[gpa : gpa + _SLICE_BYTES], total)
+        return total
+
+
+def serve(ram: Ram) -> None:
+    """Answer commands from a thread of a vCPU's name, until their sender is gone."""
+    Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text("CPU 0/TCG")
+    commands: dict[str, Callable[..., int]] = {
+        "ping": ram.ping,
+        "read": ram.read,
+        "write": ram.write,
+        "fill": ram.fill,
+        "checksum": ram.checksum,
+    }
+    for line in sys.stdin:
+        name, *numbers = line.split()
+        print(commands[name](*map(int, numbers)), flush=True)  # noqa: T201 - its answer
+
+
+def main() -> None:
+    Path("/proc/self/comm").write_text("qemu-system-x86")
+    size_bytes = int(sys.argv[-1].removeprefix("size=").removesuffix("B"))
+    vcpu = threading.Thread(target=serve, args=(Ram(size_bytes),))
+    vcpu.start()
+    vcpu.join()
+
+
+if __name__ == "__main__":
+    main()
