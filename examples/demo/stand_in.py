@@ -7,6 +7,7 @@ path through uffdballoon as a QEMU without a monitor does.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ class StandIn:
         self._process = subprocess.Popen(
             ["qemu-system-x86_64", str(script), "-m", f"size={ram_bytes}B"],
             executable=sys.executable,
+            # Under that name Python does not find its own library.
+            env=os.environ | {"PYTHONHOME": sys.base_prefix},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
