@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The target: one process, pinned, and what there is to know of it from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+
+import psutil
+
+from uffdballoon.errors import (
+    NoSuchTargetError,
+    PermissionDeniedError,
+    TargetBusyError,
+    TargetGoneError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+T = TypeVar("T")
+
+# Debian, Fedora (qemu-kvm), Ubuntu's wrapper (kvm)
+_VMM_NAME = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
+# QEMU, accel/*/: qemu_thread_create() of "CPU %d/KVM" and "CPU %d/TCG"; set with -name debug-threads
+_VCPU_NAME = re.compile(r"CPU (\d+)/(?:KVM|TCG|HVF)")
+_UFFD_LINK = "anon_inode:[userfaultfd]"
+_PROC = Path("/proc")
+
+
+class Thread(NamedTuple):
+    tid: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What the target may not do, and whether it lives elsewhere (namespaces)."""
+
+    uid: int
+    capabilities: int
+    no_new_privs: bool
+    seccomp: bool
+    tracer_pid: int
+    shadow_stack: bool
+    foreign_namespaces: tuple[str, ...]
+
+
+class Target:
+    """A process pinned by its pidfd: a pid that is used again is never mistaken for it."""
+
+    def __init__(self, pid: int, pidfd: int, process: psutil.Process) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self._process = process
+        self.exe = _quietly(process.exe) or ""
+        self.cmdline: tuple[str, ...] = tuple(_quietly(process.cmdline) or ())
+
+    @classmethod
+    def open(cls, pid: int, *, any_process: bool = False) -> Self:
+        """Pin process ``pid``; ``any_process`` takes one that is no VMM, too.
+
+        Raises NoSuchTargetError.
+        """
+        try:
+            pidfd = os.pidfd_open(pid)
+        except (ProcessLookupError, OverflowError, ValueError) as error:
+            raise NoSuchTargetError(
+                f"there is no process {pid}",
+                why="no process has that pid",
+                hint="`uffdballoon list` shows the VMs that can be attached to",
+                pid=pid,
+            ) from error
+        except OSError as error:
+            raise NoSuchTargetError(
+                f"{pid} is no process",
+                why=f"it cannot be pinned: {error.strerror} (a thread's id?)",
+                hint="give the pid of the process, not the id of one of its threads",
+                pid=pid,
+                errno=error.errno,
+            ) from error
+        try:
+            target = cls(pid, pidfd, psutil.Process(pid))
+            target._refuse_unless_suitable(any_process=any_process)
+        except psutil.NoSuchProcess as error:
+            os.close(pidfd)
+            raise _gone(pid) from error
+        except BaseException:
+            os.close(pidfd)
+            raise
+        return target
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+    def has_exited(self) -> bool:
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return bool(poller.poll(0))
+
+    def threads(self) -> list[Thread]:
+        """List the threads; one that ends meanwhile is left out."""
+        threads = []
+        with self._vanishing():
+            for tid in sorted(int(name) for name in os.listdir(self._path("task"))):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    comm = self._path("task", str(tid), "comm").read_text(errors="replace")
+                    threads.append(Thread(tid, comm.rstrip("\n")))
+        return threads
+
+    def vcpus(self) -> dict[int, int]:
+        """Map the thread ids of the vCPUs to their numbers, by the threads' names.
+
+        Empty where QEMU does not name its threads (-name debug-threads=off).
+        """
+        matches = ((thread.tid, _VCPU_NAME.fullmatch(thread.name)) for thread in self.threads())
+        return {tid: int(match[1]) for tid, match in matches if match}
+
+    def fds(self) -> dict[int, str]:
+        """Map the target's fds to what /proc says they are."""
+        links = {}
+        with self._vanishing():
+            for name in os.listdir(self._path("fd")):
+                with contextlib.suppress(FileNotFoundError):
+                    links[int(name)] = os.readlink(self._path("fd", name))
+        return links
+
+    def refuse_if_busy(self) -> None:
+        """Raise TargetBusyError when the target uses a userfaultfd itself.
+
+        One that was never initialised (features 0 in fdinfo) traps nothing.
+        """
+        for fd, link in self.fds().items():
+            if link != _UFFD_LINK:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                info = self._path("fdinfo", str(fd)).read_text()
+                match = re.search(r"^API:\s+\w+:(\w+):", info, re.MULTILINE)
+                if match and int(match[1], 16):
+                    raise TargetBusyError(
+                        f"process {self.pid} uses a userfaultfd already",
+                        why="its memory is in a postcopy migration or a background snapshot, "
+                        "or another tool holds it",
+                        hint="wait until that has ended, and attach again",
+                        pid=self.pid,
+                    )
+
+    def confinement(self) -> Confinement:
+        with self._vanishing():
+            lines = self._path("status").read_text(errors="replace").splitlines()
+        fields = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+        return Confinement(
+            uid=int(fields["Uid"][1]),
+            capabilities=int(fields["CapEff"][0], 16),
+            no_new_privs=fields.get("NoNewPrivs") == ["1"],
+            seccomp=fields.get("Seccomp", ["0"]) != ["0"],
+            tracer_pid=int(fields["TracerPid"][0]),
+            shadow_stack="shstk" in fields.get("x86_Thread_features", []),
+            foreign_namespaces=self._foreign_namespaces(),
+        )
+
+    def _foreign_namespaces(self) -> tuple[str, ...]:
+        foreign = []
+        for name in ("mnt", "net", "pid", "user"):
+            with contextlib.suppress(OSError):
+                theirs = os.readlink(self._path("ns", name))
+                if theirs != os.readlink(_PROC / "self" / "ns" / name):
+                    foreign.append(name)
+        return tuple(foreign)
+
+    def _refuse_unless_suitable(self, *, any_process: bool) -> None:
+        if self._process.status() == psutil.STATUS_ZOMBIE or self.has_exited():
+            raise _gone(self.pid)
+        if not self.exe and not self.cmdline:
+            try:
+                os.readlink(self._path("exe"))
+            except PermissionError as error:
+                raise PermissionDeniedError(
+                    f"not allowed to look at process {self.pid}",
+                    why="it belongs to another user",
+                    hint="run as root, or with CAP_SYS_PTRACE",
+                    pid=self.pid,
+                ) from error
+            except OSError:
+                pass
+        if not any_process and not is_vmm(self.exe, self.cmdline):
+            name = Path(self.exe or (self.cmdline or ("?",))[0]).name
+            raise NoSuchTargetError(
+                f"process {self.pid} is no QEMU",
+                why=f"it runs {name!r}",
+                hint="`uffdballoon list` shows the VMs that can be attached to",
+                pid=self.pid,
+            )
+
+    def _path(self, *parts: str) -> Path:
+        return _PROC.joinpath(str(self.pid), *parts)
+
+    @contextlib.contextmanager
+    def _vanishing(self) -> Iterator[None]:
+        """Name the errors of /proc: the target may end at any moment."""
+        try:
+            yield
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise _gone(self.pid) from error
+        except PermissionError as error:
+            raise PermissionDeniedError(
+                f"not allowed to look at process {self.pid}",
+                why="it belongs to another user",
+                hint="run as root, or with CAP_SYS_PTRACE",
+                pid=self.pid,
+            ) from error
+
+
+def is_vmm(exe: str, cmdline: tuple[str, ...]) -> bool:
+    """Tell a QEMU by the name of its program.
+
+    A deleted executable (upgraded under a running guest) ends in " (deleted)".
+    """
+    names = [Path(exe.removesuffix(" (deleted)")).name] if exe else []
+    names += [Path(cmdline[0]).name] if cmdline else []
+    return any(_VMM_NAME.fullmatch(name) for name in names)
+
+
+def list_targets() -> list[Target]:
+    """Pin every VM there is; the caller closes them."""
+    targets = []
+    for process in psutil.process_iter():
+        if not is_vmm(_quietly(process.exe) or "", tuple(_quietly(process.cmdline) or ())):
+            continue
+        with contextlib.suppress(NoSuchTargetError, TargetGoneError, PermissionDeniedError):
+            targets.append(Target.open(process.pid))
+    return sorted(targets, key=lambda target: target.pid)
+
+
+def _quietly(ask: Callable[[], T]) -> T | None:
+    """Ask psutil; None where the process has ended or is not ours to ask about."""
+    try:
+        return ask()
+    except psutil.Error:
+        return None
+
+
+def _gone(pid: int) -> TargetGoneError:
+    return TargetGoneError(
+        f"process {pid} ended",
+        why="while it was looked at",
+        hint="`uffdballoon list` shows what runs",
+        pid=pid,
+    )

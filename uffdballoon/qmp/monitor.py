@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""QEMU's monitor, for callers without an event loop.
+
+The qemu.qmp library speaks asyncio; its loop runs on a thread of ours, so that
+the rest of the program stays plain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError
+
+from uffdballoon.errors import QmpError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from types import TracebackType
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT_S = 5.0
+
+
+class Monitor:
+    """A connection to a QMP socket; close it, or use it as a context manager."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        # The library logs what we report by ourselves.
+        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
+        self._client = QMPClient("uffdballoon")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def connect(cls, path: str, *, pid: int, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
+        """Connect to the monitor of process ``pid``.
+
+        Raises QmpError when there is none, when another client holds it, or when
+        the socket is another process's: a wrong path must never lead to another
+        VM's memory.
+        """
+        _refuse_unless_served_by(path, pid)
+        monitor = cls(path)
+        try:
+            monitor._wait(monitor._client.connect(path), timeout_s)
+        except TimeoutError:
+            monitor.close()
+            raise QmpError(
+                f"the monitor at {path} does not answer",
+                why="another client (libvirt?) is connected to it, and it serves one at a time",
+                hint="start QEMU with a second -qmp socket, or leave --qmp out",
+                pid=pid,
+            ) from None
+        except (ConnectError, QMPError, OSError) as error:
+            monitor.close()
+            raise QmpError(
+                f"cannot connect to the monitor at {path}",
+                why=str(error),
+                hint="give the socket of -qmp unix:PATH,server=on,wait=off",
+                pid=pid,
+            ) from error
+        return monitor
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def execute(
+        self,
+        command: str,
+        arguments: dict[str, object] | None = None,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Any:  # noqa: ANN401 - what a command returns is its own
+        """Run a QMP command and return its result; raise QmpError."""
+        try:
+            return self._wait(self._client.execute(command, arguments), timeout_s)
+        except TimeoutError:
+            why, hint = f"no answer in {timeout_s:g} s", "QEMU is busy or stopped: try again"
+        except ExecuteError as error:
+            why, hint = str(error), "this QEMU may be too old, or built without it"
+        except (ExecInterruptedError, QMPError, OSError) as error:
+            why, hint = f"the connection ended ({error})", "is QEMU still running?"
+        raise QmpError(f"the monitor refused {command}", why=why, hint=hint)
+
+    def hmp(self, line: str) -> str:
+        """Run a command of the human monitor and return its text."""
+        text = self.execute("human-monitor-command", {"command-line": line})
+        return str(text).replace("\r\n", "\n")
+
+    def close(self) -> None:
+        """Disconnect; a connection that is broken already is no error."""
+        try:
+            self._wait(self._client.disconnect(), 1.0)
+        except (QMPError, OSError, EOFError, TimeoutError):
+            pass
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _wait(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        bounded = asyncio.wait_for(work, timeout_s)
+        return asyncio.run_coroutine_threadsafe(bounded, self._loop).result()
+
+
+def _refuse_unless_served_by(path: str, pid: int) -> None:
+    try:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(DEFAULT_TIMEOUT_S)
+            probe.connect(path)
+            credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    except (OSError, ValueError) as error:
+        raise QmpError(
+            f"cannot connect to the monitor at {path}",
+            why=str(getattr(error, "strerror", None) or error),
+            hint="give the socket of -qmp unix:PATH,server=on,wait=off",
+            pid=pid,
+        ) from error
+    owner, _, _ = struct.unpack("3i", credentials)
+    # A socket that was made by whoever started QEMU carries that process's pid.
+    if owner not in (pid, 0) and not _holds_socket(pid, path):
+        raise QmpError(
+            f"the monitor at {path} is not that of process {pid}",
+            why=f"process {owner} listens there",
+            hint="give the -qmp socket of this very QEMU",
+            pid=pid,
+        )
+
+
+def _holds_socket(pid: int, path: str) -> bool:
+    """Tell whether the process holds a socket bound to that path."""
+    wanted = str(Path(path).resolve())
+    try:
+        inodes = {
+            fields[6]
+            for fields in map(str.split, Path(f"/proc/{pid}/net/unix").read_text().splitlines())
+            if len(fields) > 7 and str(Path(fields[7]).resolve()) == wanted
+        }
+        links = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return any(f"socket:[{inode}]" in links for inode in inodes)
