@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A plain process in the place of a guest, where there is no QEMU.
 
-It has one anonymous mapping for RAM, one thread for a vCPU and QEMU's name, and so takes the same
-path through uffdballoon as a QEMU without a monitor does.
+It has one shared mapping for RAM, one thread for a vCPU and QEMU's name, and so takes the same
+path through uffdballoon as a QEMU with a memory backend and without a monitor does.
 """
 
 from __future__ import annotations

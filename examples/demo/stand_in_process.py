@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import random
 import sys
 import threading
@@ -20,9 +21,11 @@ _SLICE_BYTES = 1 << 20
 
 class Ram:
     def __init__(self, size_bytes: int) -> None:
-        self._map = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        # As QEMU asks for its guest's RAM.
-        self._map.madvise(mmap.MADV_HUGEPAGE)
+        # Of a name, as that of a memory backend of QEMU's: what is anonymous may border on
+        # other memory of the process, and then cannot be told from it.
+        backing = os.memfd_create("memory-backend-memfd")
+        os.ftruncate(backing, size_bytes)
+        self._map = mmap.mmap(backing, size_bytes)
 
     def ping(self) -> int:
         return 0
