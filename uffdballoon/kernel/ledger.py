@@ -26,6 +26,7 @@ class Ledger:
     """One bit a 4 KiB page of the RAM blocks; safe beside a running engine."""
 
     def __init__(self, blocks: Sequence[RamBlock]) -> None:
+        self.blocks = tuple(blocks)
         rows = ffi.new(
             "struct uffdb_block[]", [(b.hva, b.size_bytes, _flags(b), 0) for b in blocks]
         )

@@ -5,7 +5,13 @@ from __future__ import annotations
 
 import enum
 
-from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES
+from uffdballoon.model.addresses import (
+    HUGE_BYTES,
+    PAGE_BYTES,
+    HvaRange,
+    round_down,
+    round_up,
+)
 
 
 class Granule(enum.Enum):
@@ -18,3 +24,22 @@ class Granule(enum.Enum):
     @property
     def size_bytes(self) -> int:
         return PAGE_BYTES if self is Granule.SMALL else HUGE_BYTES
+
+
+def round_inward(
+    span: HvaRange, granule: Granule
+) -> tuple[HvaRange | None, tuple[HvaRange, ...]]:
+    """Shrink a range to whole granules; return it and what was left out.
+
+    The whole is None when the range holds no whole granule. Huge pages are
+    aligned in the host's address space, so it is the hva that counts.
+    """
+    start = round_up(span.start, granule.size_bytes)
+    end = round_down(span.end, granule.size_bytes)
+    if start >= end:
+        return None, (span,)
+    pieces = (
+        HvaRange.of(span.start, start - span.start),
+        HvaRange.of(end, span.end - end),
+    )
+    return HvaRange.of(start, end - start), tuple(p for p in pieces if p.size_bytes)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Inflate and deflate by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from uffdballoon.cli.output import print_json, say
+from uffdballoon.cli.types import ADDRESS, PID, SIZE
+from uffdballoon.daemon import client
+from uffdballoon.model.granule import Granule
+from uffdballoon.model.sizes import format_size
+
+_gpa = click.option("--gpa", type=ADDRESS, required=True, help="Guest-physical start.")
+_size = click.option("--size", type=SIZE, required=True, help="Such as 64M or 0x1000.")
+_granule = click.option(
+    "--granule",
+    type=click.Choice([granule.value for granule in Granule]),
+    default=Granule.SMALL.value,
+    show_default=True,
+    help="Ranges are rounded inward to it.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+
+
+@click.command()
+@click.argument("pid", type=PID)
+@_gpa
+@_size
+@_granule
+@click.option(
+    "--guest-agreed",
+    is_flag=True,
+    help="The guest has given this range up. Its contents are lost.",
+)
+@_json
+def inflate(
+    pid: int, *, gpa: int, size: int, granule: str, guest_agreed: bool, as_json: bool
+) -> None:
+    """Take a range of guest memory of the attached PID, and hold the guest to it.
+
+    Example: uffdballoon inflate 4711 --gpa 0x8000000 --size 64M --guest-agreed
+    """
+    report = client.request(
+        pid, "inflate", gpa=gpa, size=size, granule=granule, guest_agreed=guest_agreed
+    )
+    _report("inflated", report, as_json=as_json)
+
+
+@click.command()
+@click.argument("pid", type=PID)
+@_gpa
+@_size
+@_granule
+@_json
+def deflate(pid: int, *, gpa: int, size: int, granule: str, as_json: bool) -> None:
+    """Give a range back to the guest of the attached PID."""
+    report = client.request(pid, "deflate", gpa=gpa, size=size, granule=granule)
+    _report("deflated", report, as_json=as_json)
+
+
+def _report(done: str, report: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(report)
+        return
+    say(f"{done} {format_size(report['done_bytes'])} of {format_size(report['requested_bytes'])}")
+    for piece in report["left_out"]:
+        say(f"left out: {format_size(piece['size'])} at gpa {piece['gpa']:#x} (not a whole granule)")

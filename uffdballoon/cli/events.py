@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Show the touches that were not ordinary."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from uffdballoon.cli.types import PID
+from uffdballoon.daemon import client
+from uffdballoon.metrics.text import event_line
+
+
+@click.command()
+@click.argument("pid", type=PID)
+@click.option("--follow", is_flag=True, help="Go on with events as they come.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def events(pid: int, *, follow: bool, as_json: bool) -> None:
+    """Show the last 1000 events of the attached PID."""
+    source = client.follow(pid) if follow else iter(client.request(pid, "events"))
+    for event in source:
+        click.echo(json.dumps(event) if as_json else event_line(event))

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Show what a VM's memory is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from uffdballoon.attach.target import Target
+from uffdballoon.cli.output import print_json, print_table, say
+from uffdballoon.cli.types import PID
+from uffdballoon.model.sizes import format_size
+from uffdballoon.session import look_at
+
+
+@click.command()
+@click.argument("pid", type=PID)
+@click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of this QEMU.")
+@click.option("--json", "as_json", is_flag=True)
+def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
+    """Show RAM blocks, threads and confinement of PID; change nothing."""
+    facts = _facts(pid, qmp)
+    if as_json:
+        print_json(facts)
+        return
+    print_table(
+        ("gpa", "size", "hva", "block", "backing", "shared", "page", "node"),
+        [
+            (
+                f"{row['gpa']:#x}",
+                format_size(row["size"]),
+                f"{row['hva']:#x}",
+                row["idstr"],
+                row["backing"],
+                "yes" if row["shared"] else "no",
+                format_size(row["page_bytes"]),
+                "?" if row["numa_node"] is None else str(row["numa_node"]),
+            )
+            for row in facts["ram"]
+        ],
+    )
+    for lack in facts["unknown"]:
+        say(f"not known: {lack}")
+    balloon = facts["balloon_actual_bytes"]
+    say(f"found by {facts['source']}")
+    say(f"balloon: guest has {format_size(balloon)}" if balloon else "balloon: not known")
+    say(f"vCPU threads: {', '.join(facts['vcpus']) or 'not known'}")
+
+
+def _facts(pid: int, qmp: str | None) -> dict[str, Any]:
+    with Target.open(pid) as target:
+        layout, monitor = look_at(target, qmp)
+        vcpus = monitor.vcpu_tids if monitor else target.vcpus()
+        return {
+            "pid": pid,
+            "exe": target.exe,
+            "source": layout.source,
+            "unknown": list(layout.unknown),
+            "ram_bytes": layout.ram_bytes,
+            "ram": [
+                {
+                    "gpa": segment.gpa,
+                    "size": segment.size_bytes,
+                    "hva": segment.hva,
+                    "idstr": segment.block.idstr,
+                    "memdev": segment.block.memdev,
+                    "page_bytes": segment.block.page_bytes,
+                    "backing": segment.block.backing.value,
+                    "shared": segment.block.shared,
+                    "numa_node": segment.block.numa_node,
+                }
+                for segment in layout.segments
+            ],
+            "balloon_actual_bytes": monitor.balloon_actual_bytes if monitor else None,
+            "vcpus": {str(tid): index for tid, index in vcpus.items()},
+            "threads": [thread._asdict() for thread in target.threads()],
+            "confinement": dataclasses.asdict(target.confinement()),
+        }

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""List the VMs of this host."""
+
+from __future__ import annotations
+
+import contextlib
+
+import click
+
+from uffdballoon.attach.target import list_targets
+from uffdballoon.cli.output import print_json, print_table, say
+from uffdballoon.daemon.protocol import socket_path
+from uffdballoon.memory.cmdline import parse_cmdline
+from uffdballoon.model.sizes import format_size
+
+
+@click.command("list")
+@click.option("--json", "as_json", is_flag=True)
+def list_(*, as_json: bool) -> None:
+    """List the VMs that can be attached to."""
+    rows = []
+    with contextlib.ExitStack() as targets:
+        for target in list_targets():
+            targets.enter_context(target)
+            options = parse_cmdline(target.cmdline)
+            rows.append(
+                {
+                    "pid": target.pid,
+                    "exe": target.exe,
+                    "machine": options.machine,
+                    "ram_bytes": options.ram_bytes,
+                    "attached": socket_path(target.pid).exists(),
+                }
+            )
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        say("no QEMU is running")
+    print_table(
+        ("pid", "machine", "RAM", "attached", "program"),
+        [
+            (
+                str(row["pid"]),
+                str(row["machine"]),
+                format_size(int(str(row["ram_bytes"]))),
+                "yes" if row["attached"] else "no",
+                str(row["exe"]),
+            )
+            for row in rows
+        ],
+    )

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Show the state of an attached target."""
+
+from __future__ import annotations
+
+import click
+
+from uffdballoon.cli.output import print_json, print_table
+from uffdballoon.cli.types import PID
+from uffdballoon.daemon import client
+from uffdballoon.metrics.text import status_rows
+
+
+@click.command()
+@click.argument("pid", type=PID)
+@click.option("--json", "as_json", is_flag=True)
+def status(pid: int, *, as_json: bool) -> None:
+    """Show what is in the balloon of the attached PID, and what its guest did."""
+    state = client.request(pid, "status")
+    if as_json:
+        print_json(state)
+    else:
+        print_table(("", ""), status_rows(state))

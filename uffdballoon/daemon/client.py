@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Talk to a running manager."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+from uffdballoon.daemon.protocol import (
+    MAX_ANSWER_BYTES,
+    VERSION,
+    encode,
+    raise_remote,
+    socket_path,
+)
+from uffdballoon.errors import ControlError, PermissionDeniedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def request(pid: int, verb: str, **arguments: object) -> Any:  # noqa: ANN401 - the verb's own
+    """Ask the manager of process ``pid``; return its result, or raise what it raised."""
+    with _connect(pid) as connection, connection.makefile("rb") as lines:
+        connection.sendall(encode({"v": VERSION, "verb": verb, **arguments}))
+        return _result(lines.readline(MAX_ANSWER_BYTES), pid)
+
+
+def follow(pid: int) -> Iterator[dict[str, Any]]:
+    """Yield events as they come, until the manager ends."""
+    with _connect(pid) as connection, connection.makefile("rb") as lines:
+        connection.sendall(encode({"v": VERSION, "verb": "follow"}))
+        _result(lines.readline(MAX_ANSWER_BYTES), pid)
+        for line in lines:
+            yield json.loads(line)
+
+
+@contextlib.contextmanager
+def _connect(pid: int) -> Iterator[socket.socket]:
+    path = socket_path(pid)
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise ControlError(
+                f"process {pid} is not attached",
+                why=f"no manager listens at {path}",
+                hint=f"attach first: uffdballoon attach {pid}",
+                pid=pid,
+            ) from error
+        except PermissionError as error:
+            raise PermissionDeniedError(
+                f"not allowed to talk to the manager of process {pid}",
+                why=f"{path} belongs to another user",
+                hint="run as the user who attached, or as root",
+                pid=pid,
+                errno=error.errno,
+            ) from error
+        try:
+            yield connection
+        except (ConnectionError, ValueError) as error:
+            raise _hung_up(pid) from error
+
+
+def _result(line: bytes, pid: int) -> Any:  # noqa: ANN401 - the verb's own
+    if not line.endswith(b"\n"):
+        raise _hung_up(pid)
+    message = json.loads(line)
+    if not message.get("ok"):
+        raise_remote(message)
+    return message.get("result")
+
+
+def _hung_up(pid: int) -> ControlError:
+    return ControlError(
+        f"the manager of process {pid} hung up",
+        why="it ended before it answered",
+        hint=f"see its own terminal, or attach again: uffdballoon attach {pid}",
+        pid=pid,
+    )

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The loop of a running attach: events, verbs, signals and the target's end."""
+
+from __future__ import annotations
+
+import enum
+import os
+import selectors
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from uffdballoon.daemon.control import ControlServer
+from uffdballoon.errors import ControlError, UsageError
+from uffdballoon.model.addresses import GpaRange
+from uffdballoon.model.granule import Granule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType, TracebackType
+
+    from uffdballoon.session import Session
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Ending(enum.Enum):
+    """Why a manager ended."""
+
+    DETACHED = "detached"
+    SIGNAL = "signal"
+    TARGET_GONE = "target gone"
+    VIOLATION = "violation"
+
+
+class _Verb(Protocol):
+    def __call__(self, message: dict[str, Any]) -> Any: ...  # noqa: ANN401
+
+
+class Manager:
+    """Serves a session until something ends it; the session stays the caller's."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        on_event: Callable[[dict[str, Any]], None],
+        fail_on_violation: bool = False,
+    ) -> None:
+        self._session = session
+        self._on_event = on_event
+        self._fail_on_violation = fail_on_violation
+        self._ending: Ending | None = None
+        self._verbs: dict[str, _Verb] = {
+            "status": lambda _: session.status(),
+            "events": lambda _: list(self._control.recent),
+            "inflate": self._inflate,
+            "deflate": self._deflate,
+            "verify": self._verify,
+            "detach": self._detach,
+        }
+        self._selector = selectors.DefaultSelector()
+        self._control = ControlServer(session.target.pid, self._selector, self._handle)
+        self._selector.register(session.event_fileno(), selectors.EVENT_READ, self._drain)
+        self._selector.register(session.target_fileno(), selectors.EVENT_READ, self._target_ended)
+        self._signalled, self._signal_end = socket.socketpair()
+        self._signalled.setblocking(False)
+        self._signal_end.setblocking(False)
+        self._selector.register(self._signalled, selectors.EVENT_READ, self._on_signal)
+        self._wakeup_before = signal.set_wakeup_fd(
+            self._signal_end.fileno(), warn_on_full_buffer=False
+        )
+        self._handlers_before = {number: signal.signal(number, _note) for number in _SIGNALS}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._handlers_before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        self._control.close()
+        self._selector.close()
+        self._signalled.close()
+        self._signal_end.close()
+
+    def run(self) -> Ending:
+        """Serve until detached, signalled, or the target ended.
+
+        Woken by the fault loop's eventfd, the control socket, the pidfd and the
+        signals' wakeup fd; by nothing else.
+        """
+        self._drain(0)  # an empty drain arms the eventfd
+        while self._ending is None:
+            for key, mask in self._selector.select():
+                key.data(mask)
+                if self._ending is not None:
+                    break
+        self._drain(0)
+        return self._ending
+
+    def _drain(self, _: int) -> None:
+        while events := self._session.drain_events():
+            for event in events:
+                self._tell(event)
+                if self._fail_on_violation and event["verdict"] == "violation":
+                    self._ending = self._ending or Ending.VIOLATION
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        self._on_event(event)
+        self._control.publish(event)
+
+    def _target_ended(self, _: int) -> None:
+        self._ending = Ending.TARGET_GONE
+
+    def _on_signal(self, _: int) -> None:
+        numbers = set(self._signalled.recv(64))
+        if numbers & set(_SIGNALS):
+            self._ending = Ending.SIGNAL
+
+    def _handle(self, message: dict[str, Any]) -> Any:  # noqa: ANN401 - the verb's own
+        verb = self._verbs.get(message["verb"])
+        if verb is None:
+            raise ControlError(
+                f"there is no verb {message['verb']!r}", hint=f"there are {', '.join(self._verbs)}"
+            )
+        return verb(message)
+
+    def _inflate(self, message: dict[str, Any]) -> dict[str, Any]:
+        span, granule = _range_of(message)
+        report = self._session.inflate(
+            span, granule, guest_agreed=message.get("guest_agreed") is True
+        )
+        return report.as_dict()
+
+    def _deflate(self, message: dict[str, Any]) -> dict[str, Any]:
+        return self._session.deflate(*_range_of(message)).as_dict()
+
+    def _verify(self, _: dict[str, Any]) -> list[dict[str, int]]:
+        found = self._session.disagreements()
+        return [{"gpa": span.start, "size": span.size_bytes} for span in found]
+
+    def _detach(self, _: dict[str, Any]) -> dict[str, int]:
+        self._ending = Ending.DETACHED
+        return {"manager": os.getpid()}
+
+
+def _range_of(message: dict[str, Any]) -> tuple[GpaRange, Granule]:
+    gpa, size, granule = (message.get(key) for key in ("gpa", "size", "granule"))
+    if type(gpa) is not int or type(size) is not int or gpa < 0 or size < 0:
+        raise UsageError("that is no range", why="gpa and size are whole numbers of bytes")
+    try:
+        return GpaRange.of(gpa, size), Granule(granule)
+    except ValueError as error:
+        raise UsageError(
+            f"{granule!r} is no granule", why="granules are 4k, thp and huge2m"
+        ) from error
+
+
+def _note(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: the wakeup fd tells the loop."""

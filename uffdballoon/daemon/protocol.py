@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What goes over the control socket: a line of JSON each way.
+
+A request is ``{"v": 1, "verb": ..., ...}``; the answer ``{"ok": true,
+"result": ...}`` or ``{"ok": false, "error": {...}}``. After ``follow`` lines
+of events come until either side hangs up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from uffdballoon import errors
+from uffdballoon.errors import ControlError, UffdballoonError
+
+VERSION = 1
+MAX_LINE_BYTES = 64 << 10
+MAX_ANSWER_BYTES = 64 << 20
+
+
+def socket_path(pid: int) -> Path:
+    """Return where the manager of process ``pid`` listens."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if not runtime:
+        runtime = "/run" if os.geteuid() == 0 else f"/run/user/{os.geteuid()}"
+    return Path(runtime) / "uffdballoon" / f"{pid}.sock"
+
+
+def encode(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+def decode_request(line: bytes) -> dict[str, Any]:
+    """Read a request; raise ControlError for anything that is none."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ControlError("that is no request", why=f"not JSON: {error}") from error
+    if not isinstance(message, dict) or not isinstance(message.get("verb"), str):
+        raise ControlError("that is no request", why="it has no verb")
+    if message.get("v") != VERSION:
+        raise ControlError(
+            "that request is of another version",
+            why=f"this manager speaks version {VERSION}",
+            hint="use the same uffdballoon for the manager and the verb",
+        )
+    return message
+
+
+def error_message(error: UffdballoonError) -> dict[str, Any]:
+    return {
+        "ok": False,
+        "error": {
+            "name": type(error).__name__,
+            "what": error.what,
+            "why": error.why,
+            "hint": error.hint,
+            "pid": error.pid,
+            "errno": error.errno,
+        },
+    }
+
+
+def raise_remote(message: dict[str, Any]) -> None:
+    """Raise here what the manager refused with, under its own name."""
+    fields = message.get("error", {})
+    kind = getattr(errors, str(fields.get("name")), ControlError)
+    if not (isinstance(kind, type) and issubclass(kind, UffdballoonError)):
+        kind = ControlError
+    raise kind(
+        str(fields.get("what", "the manager refused")),
+        why=str(fields.get("why", "")),
+        hint=str(fields.get("hint", "")),
+        pid=fields.get("pid"),
+        errno=fields.get("errno"),
+    )

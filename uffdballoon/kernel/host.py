@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What this host can do: each thing tried, never inferred from a version."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from uffdballoon.errors import UffdballoonError
+from uffdballoon.kernel.process import duplicate_fd, resident
+from uffdballoon.kernel.uffd import DEVICE, Feature, Userfaultfd
+from uffdballoon.model.addresses import HvaRange
+
+_KVM_CREATE_VM = 0xAE01
+_CAP_SYS_PTRACE = 1 << 19
+_NO_ATTACH = 3  # kernel.yama.ptrace_scope, Documentation/admin-guide/LSM/Yama.rst
+_RUN_AS_ROOT = "run as root, or with CAP_SYS_PTRACE"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One thing that was tried; ``essential`` when nothing works without it."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+    errno: int | None = None
+    fix: str = ""
+    essential: bool = False
+
+
+def probe_host() -> list[Probe]:
+    """Try everything; raise nothing."""
+    return [probe() for probe in _PROBES]
+
+
+def _architecture() -> Probe:
+    machine = platform.machine()
+    return Probe(
+        "architecture",
+        machine == "x86_64",
+        machine,
+        fix="use an x86-64 host: injection is written for no other yet",
+        essential=True,
+    )
+
+
+def _userfaultfd() -> Probe:
+    """Direct and passed both need one of these two to work for us."""
+    return _try_open("userfaultfd(2)", Userfaultfd.open, "a kernel with CONFIG_USERFAULTFD")
+
+
+def _userfaultfd_device() -> Probe:
+    return _try_open(
+        DEVICE, Userfaultfd.open_through_device, f"a kernel of 6.1 or later, and access to {DEVICE}"
+    )
+
+
+def _try_open(name: str, opener: Callable[[], Userfaultfd], need: str) -> Probe:
+    try:
+        with opener():
+            return Probe(name, ok=True)
+    except (UffdballoonError, OSError) as error:
+        number = error.errno
+        denied = number in (errno.EPERM, errno.EACCES)
+        return Probe(
+            name,
+            ok=False,
+            detail=os.strerror(number) if number else str(error),
+            errno=number,
+            fix=_RUN_AS_ROOT if denied else f"it takes {need}",
+        )
+
+
+def _features() -> Probe:
+    wanted = (
+        Feature.THREAD_ID
+        | Feature.PAGEFAULT_FLAG_WP
+        | Feature.MISSING_SHMEM
+        | Feature.MISSING_HUGETLBFS
+        | Feature.WP_HUGETLBFS_SHMEM
+    )
+    for opener in (Userfaultfd.open, Userfaultfd.open_through_device):
+        try:
+            with opener() as uffd:
+                known = uffd.api(Feature(0))
+        except (UffdballoonError, OSError):
+            continue
+        lacking = [flag.name or "" for flag in wanted & ~known]
+        return Probe(
+            "userfaultfd features",
+            not lacking,
+            f"lacks {', '.join(lacking)}" if lacking else f"{known.bit_count()} known",
+            fix="a newer kernel: reads of the balloon are granted instead of answered with zeros",
+        )
+    return Probe("userfaultfd features", ok=False, detail="no userfaultfd to ask", fix=_RUN_AS_ROOT)
+
+
+def _pidfd_getfd() -> Probe:
+    pidfd = os.pidfd_open(os.getpid())
+    try:
+        os.close(duplicate_fd(pidfd, pidfd, pid=os.getpid()))
+    except UffdballoonError as error:
+        return Probe(
+            "pidfd_getfd",
+            ok=False,
+            detail=error.why,
+            errno=error.errno,
+            fix="a kernel of 5.6 or later",
+            essential=True,
+        )
+    finally:
+        os.close(pidfd)
+    return Probe("pidfd_getfd", ok=True, essential=True)
+
+
+def _ptrace() -> Probe:
+    capable = _capabilities() & _CAP_SYS_PTRACE
+    scope = _read_number("/proc/sys/kernel/yama/ptrace_scope") or 0
+    ok = bool(capable) and scope < _NO_ATTACH
+    return Probe(
+        "ptrace",
+        ok,
+        f"CAP_SYS_PTRACE {'held' if capable else 'not held'}, yama ptrace_scope {scope}",
+        errno=None if ok else errno.EPERM,
+        fix=_RUN_AS_ROOT if not capable else "yama ptrace_scope 3 lasts until the next boot",
+        essential=True,
+    )
+
+
+def _pagemap() -> Probe:
+    fd = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        resident(fd, HvaRange.of(0x10000, 4096))
+    except UffdballoonError as error:
+        return Probe("pagemap", ok=False, detail=error.why, errno=error.errno, fix=_RUN_AS_ROOT)
+    finally:
+        os.close(fd)
+    return Probe("pagemap", ok=True)
+
+
+def _map_count() -> Probe:
+    limit = _read_number("/proc/sys/vm/max_map_count") or 0
+    enough = 65530
+    return Probe(
+        "vm.max_map_count", limit >= enough, str(limit), fix=f"sysctl vm.max_map_count={enough}"
+    )
+
+
+def _thp() -> Probe:
+    base = Path("/sys/kernel/mm/transparent_hugepage")
+    try:
+        mode = (base / "enabled").read_text().strip()
+        none = (base / "khugepaged" / "max_ptes_none").read_text().strip()
+    except OSError as error:
+        return Probe("transparent huge pages", ok=False, detail=str(error.strerror), fix="none needed")
+    return Probe("transparent huge pages", ok=True, detail=f"{mode}; max_ptes_none {none}")
+
+
+def _hugepages() -> Probe:
+    total = _read_number("/proc/sys/vm/nr_hugepages")
+    return Probe(
+        "hugetlbfs",
+        total is not None,
+        f"{total} huge pages reserved",
+        fix="a kernel with CONFIG_HUGETLBFS, for --granule huge2m only",
+    )
+
+
+def _kvm() -> Probe:
+    try:
+        fd = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        return Probe(
+            "/dev/kvm",
+            ok=False,
+            detail=error.strerror or "",
+            errno=error.errno,
+            fix="load kvm-intel or kvm-amd; guests under TCG are enforced all the same",
+        )
+    try:
+        os.close(fcntl.ioctl(fd, _KVM_CREATE_VM, 0))
+    except OSError as error:
+        return Probe(
+            "/dev/kvm", ok=False, detail=error.strerror or "", errno=error.errno, fix="enable VT-x"
+        )
+    finally:
+        os.close(fd)
+    return Probe("/dev/kvm", ok=True)
+
+
+def _tracefs() -> Probe:
+    found = Path("/sys/kernel/tracing/events/syscalls").exists()
+    return Probe(
+        "tracefs",
+        found,
+        "" if found else "not mounted",
+        fix="mount -t tracefs tracefs /sys/kernel/tracing (for the observer to come)",
+    )
+
+
+def _capabilities() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _read_number(path: str) -> int | None:
+    try:
+        return int(Path(path).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+_PROBES = (
+    _architecture,
+    _ptrace,
+    _pidfd_getfd,
+    _userfaultfd,
+    _userfaultfd_device,
+    _features,
+    _pagemap,
+    _map_count,
+    _thp,
+    _hugepages,
+    _kvm,
+    _tracefs,
+)

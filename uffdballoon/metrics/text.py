@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Status and events as text for a person."""
+
+from __future__ import annotations
+
+import datetime
+from typing import TYPE_CHECKING, Any
+
+from uffdballoon.model.sizes import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def status_rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a status as (name, value) rows."""
+    touches, latency = status["touches"], status["latency_ns"]
+    stopped = status["stopped_us"]
+    return [
+        ("target", f"{status['pid']} ({status['state']}, userfaultfd {status['uffd_method']})"),
+        ("contract", f"{status['contract']['kind']}, observer {status['observer']}"),
+        ("policy", status["policy"]),
+        ("guest RAM", format_size(status["ram_bytes"])),
+        ("in the balloon", format_size(status["ballooned_bytes"])),
+        ("reclaimed", format_size(status["reclaimed_bytes"])),
+        ("windows", f"{status['windows']} ({status['vmas']} mappings in the target)"),
+        ("violations", f"{touches['violations']}"),
+        ("other touches", f"{touches['ordinary']} ordinary, {touches['host_reads']} host reads"),
+        ("answered by", ", ".join(f"{k} {v}" for k, v in status["actions"].items())),
+        ("answer time", ", ".join(f"{k} {v / 1000:.1f} us" for k, v in latency.items())),
+        (
+            "main thread stopped",
+            f"{stopped['attach']} us to attach, at most {stopped['zap_max']} us at a time to zap",
+        ),
+        ("events dropped", f"{status['events_dropped']}"),
+    ]
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """Return an event as one line."""
+    when = datetime.datetime.fromtimestamp(event["time_ns"] / 1e9, tz=datetime.UTC)
+    gpa = "?" if event["gpa"] is None else f"{event['gpa']:#x}"
+    who = f"tid {event['tid']}" if event["vcpu"] is None else f"vcpu {event['vcpu']}"
+    return (
+        f"{when:%H:%M:%S.%f} {event['kind']} {event['access']} gpa {gpa} "
+        f"size {event['size']} {who} -> {event['action']}"
+    )
