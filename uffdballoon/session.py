@@ -275,9 +275,7 @@ class Session:
     ) -> tuple[GpaRange, HvaRange, tuple[GpaRange, ...]]:
         """Round a guest range inward; return it as gpa and hva, and what was left out."""
         if span.size_bytes <= 0:
-            raise RangeError(
-                f"{span} is empty", why="its size is 0", hint="give a --size above 0"
-            )
+            raise RangeError(f"{span} is empty", why="its size is 0", hint="give a --size above 0")
         hva, block = self.layout.to_hva(span)
         if block.backing is Backing.HUGETLBFS and granule is not Granule.HUGE2M:
             raise UsageError(

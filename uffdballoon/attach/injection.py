@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from uffdballoon.attach import x86_64 as arch
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _LARGEST_TEXT_BYTES = 64 << 20
+_FIELDS_WITH_PATH = 6  # of a line of maps, proc_pid_maps(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ class RemoteThread:
     def _memory_error(self, verb: str, address: int, error: OSError | None) -> InjectionError:
         return InjectionError(
             f"cannot {verb} the stack of process {self.pid} at {address:#x}",
-            why=error.strerror if error else "the mapping ends there",
+            why=(error.strerror or "") if error else "the mapping ends there",
             hint="attach again: its main thread may have been deep in a small stack",
             pid=self.pid,
             errno=error.errno if error else None,
@@ -248,10 +250,11 @@ def _gadgets_of(pid: int, memory: int) -> arch.Gadgets:
 def _executable_texts(pid: int, memory: int) -> Iterator[tuple[int, bytes]]:
     spans = []
     try:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
+        with Path(f"/proc/{pid}/maps").open(errors="replace") as maps:
             for line in maps:
                 fields = line.split(maxsplit=5)
-                if len(fields) == 6 and fields[1].startswith("r-x") and fields[5].startswith("/"):
+                is_file = len(fields) == _FIELDS_WITH_PATH and fields[-1].startswith("/")
+                if is_file and fields[1].startswith("r-x"):
                     start, end = (int(text, 16) for text in fields[0].split("-"))
                     spans.append(("/libc" not in fields[5], start, end))
     except (FileNotFoundError, ProcessLookupError) as error:
@@ -266,7 +269,7 @@ def _executable_texts(pid: int, memory: int) -> Iterator[tuple[int, bytes]]:
 def _refuse_shadow_stack(pid: int) -> None:
     """Refuse a target whose returns are checked by the CPU: the way back is made of returns."""
     try:
-        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+        with Path(f"/proc/{pid}/status").open(errors="replace") as status:
             features = [line for line in status if line.startswith("x86_Thread_features:")]
     except (FileNotFoundError, ProcessLookupError) as error:
         raise _gone(pid) from error

@@ -143,9 +143,7 @@ def _pass(remote: RemoteThread, pidfd: int, remote_socket: int, device: int) -> 
         )
         return remote_socket, header, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
 
-    received, remote_device = remote.call_receiving_fd(
-        arch.RECVMSG, receive, held=(remote_socket,)
-    )
+    received, remote_device = remote.call_receiving_fd(arch.RECVMSG, receive, held=(remote_socket,))
     _check(received, "recvmsg(2)", remote.pid)
     if remote_device < 0:
         raise InjectionError(

@@ -16,6 +16,7 @@ import os
 import signal
 import struct
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptrace.binding import func as ptrace_requests
@@ -252,7 +253,7 @@ def _seize_error(pid: int, tid: int, number: int | None) -> UffdballoonError:
 
 def _tracer_of(pid: int, tid: int) -> int:
     try:
-        with open(f"/proc/{pid}/task/{tid}/status", encoding="ascii", errors="replace") as status:
+        with Path(f"/proc/{pid}/task/{tid}/status").open(errors="replace") as status:
             for line in status:
                 if line.startswith("TracerPid:"):
                     return int(line.split()[1])

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 # Debian, Fedora (qemu-kvm), Ubuntu's wrapper (kvm)
 _VMM_NAME = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
-# QEMU, accel/*/: qemu_thread_create() of "CPU %d/KVM" and "CPU %d/TCG"; set with -name debug-threads
+# QEMU, accel/: the vCPU threads' names, with -name debug-threads=on
 _VCPU_NAME = re.compile(r"CPU (\d+)/(?:KVM|TCG|HVF)")
 _UFFD_LINK = "anon_inode:[userfaultfd]"
 _PROC = Path("/proc")
@@ -121,7 +121,7 @@ class Target:
         """List the threads; one that ends meanwhile is left out."""
         threads = []
         with self._vanishing():
-            for tid in sorted(int(name) for name in os.listdir(self._path("task"))):
+            for tid in sorted(int(entry.name) for entry in self._path("task").iterdir()):
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     comm = self._path("task", str(tid), "comm").read_text(errors="replace")
                     threads.append(Thread(tid, comm.rstrip("\n")))
@@ -139,9 +139,9 @@ class Target:
         """Map the target's fds to what /proc says they are."""
         links = {}
         with self._vanishing():
-            for name in os.listdir(self._path("fd")):
+            for entry in self._path("fd").iterdir():
                 with contextlib.suppress(FileNotFoundError):
-                    links[int(name)] = os.readlink(self._path("fd", name))
+                    links[int(entry.name)] = str(entry.readlink())
         return links
 
     def refuse_if_busy(self) -> None:
@@ -182,8 +182,8 @@ class Target:
         foreign = []
         for name in ("mnt", "net", "pid", "user"):
             with contextlib.suppress(OSError):
-                theirs = os.readlink(self._path("ns", name))
-                if theirs != os.readlink(_PROC / "self" / "ns" / name):
+                theirs = self._path("ns", name).readlink()
+                if theirs != (_PROC / "self" / "ns" / name).readlink():
                     foreign.append(name)
         return tuple(foreign)
 
@@ -192,7 +192,7 @@ class Target:
             raise _gone(self.pid)
         if not self.exe and not self.cmdline:
             try:
-                os.readlink(self._path("exe"))
+                self._path("exe").readlink()
             except PermissionError as error:
                 raise PermissionDeniedError(
                     f"not allowed to look at process {self.pid}",

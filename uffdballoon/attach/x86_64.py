@@ -199,7 +199,7 @@ class WayBack:
         self._gadgets = gadgets
         self._write = write
         self._segments = registers
-        top = registers.rsp - RED_ZONE_BYTES
+        top = int(registers.rsp) - RED_ZONE_BYTES
         xstate_address = (top - len(xstate) - 8) & ~63
         self._last = (xstate_address - _FRAME_BYTES) & ~15
         frame = self._frame(_frame_state(registers), signal_mask, xstate_address)

@@ -14,8 +14,9 @@ from uffdballoon.cli.output import say
 from uffdballoon.cli.types import LADDER, PID, SIZE
 from uffdballoon.contract.policy import DEFAULT_POLICY, Policy
 from uffdballoon.daemon import client
+from uffdballoon.daemon.control import refuse_if_attached
 from uffdballoon.daemon.manager import Ending, Manager
-from uffdballoon.errors import ControlError, ExitCode, UnsupportedError, UsageError
+from uffdballoon.errors import ExitCode, UnsupportedError, UsageError
 from uffdballoon.metrics.text import event_line
 from uffdballoon.session import Session, SessionOptions
 
@@ -72,7 +73,7 @@ _NS_PER_US = 1000
     help="How long zaps may stop the target's main thread at a time.",
 )
 @click.option("--fail-on-violation", is_flag=True, help="End with exit code 5 at the first one.")
-def attach(
+def attach(  # noqa: PLR0913 - an option each
     pid: int,
     *,
     qmp: str | None,
@@ -95,6 +96,7 @@ def attach(
     Example: uffdballoon attach 4711 --qmp /run/vm/qmp --policy zero-read,kill --events -
     """
     _refuse_what_is_to_come(contract, floor, observer, on_exit)
+    refuse_if_attached(pid)
     options = SessionOptions(
         pid=pid,
         qmp_path=qmp,
@@ -121,11 +123,7 @@ def attach(
 @click.argument("pid", type=PID)
 def detach(pid: int) -> None:
     """End the attach to PID; its guest goes on, unenforced."""
-    client.request(pid, "detach")
-    with contextlib.suppress(ControlError):
-        # The manager is gone when nobody answers any more: only then is the guest let go.
-        while True:
-            client.request(pid, "status")
+    client.detach(pid)
     say(f"detached from {pid}")
 
 
@@ -139,9 +137,7 @@ def _describe(ending: Ending, pid: int) -> str:
 
 
 @contextlib.contextmanager
-def _event_writer(
-    path: str | None, form: str
-) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _event_writer(path: str | None, form: str) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Yield what writes one event, line by line, so that `tail -f` shows it at once."""
     with contextlib.ExitStack() as files:
         stream: IO[str] | None = None
@@ -165,9 +161,7 @@ def _event_writer(
         yield write
 
 
-def _refuse_what_is_to_come(
-    contract: str, floor: int | None, observer: str, on_exit: str
-) -> None:
+def _refuse_what_is_to_come(contract: str, floor: int | None, observer: str, on_exit: str) -> None:
     """Refuse what the design has and this version has not, rather than pretend."""
     if contract == "told" and floor is not None:
         raise UsageError(

@@ -67,4 +67,6 @@ def _report(done: str, report: dict[str, Any], *, as_json: bool) -> None:
         return
     say(f"{done} {format_size(report['done_bytes'])} of {format_size(report['requested_bytes'])}")
     for piece in report["left_out"]:
-        say(f"left out: {format_size(piece['size'])} at gpa {piece['gpa']:#x} (not a whole granule)")
+        say(
+            f"left out: {format_size(piece['size'])} at gpa {piece['gpa']:#x} (not a whole granule)"
+        )

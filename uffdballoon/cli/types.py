@@ -9,7 +9,7 @@ from uffdballoon.contract.policy import Policy, parse_policy
 from uffdballoon.model.sizes import parse_address, parse_size
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType[int]):
     name = "SIZE"
 
     def convert(
@@ -18,7 +18,7 @@ class SizeType(click.ParamType):
         return value if isinstance(value, int) else parse_size(str(value))
 
 
-class AddressType(click.ParamType):
+class AddressType(click.ParamType[int]):
     name = "ADDRESS"
 
     def convert(
@@ -27,7 +27,7 @@ class AddressType(click.ParamType):
         return value if isinstance(value, int) else parse_address(str(value))
 
 
-class LadderType(click.ParamType):
+class LadderType(click.ParamType[Policy]):
     name = "LADDER"
 
     def convert(

@@ -66,9 +66,7 @@ def _rung(text: str, at: int, part: str, before: list[Action]) -> Action:
     word = part.strip()
     at += len(part) - len(part.lstrip())
     if before and before[-1] in _FINAL:
-        raise _error(
-            text, at, f"nothing comes after {before[-1].value!r}", "drop what follows it"
-        )
+        raise _error(text, at, f"nothing comes after {before[-1].value!r}", "drop what follows it")
     if word.partition("=")[0] in _PLANNED:
         raise UnsupportedError(
             f"the rung {word!r} cannot be performed yet",

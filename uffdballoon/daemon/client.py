@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import select
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +23,33 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_PATIENCE_S = 10.0
+
+
 def request(pid: int, verb: str, **arguments: object) -> Any:  # noqa: ANN401 - the verb's own
     """Ask the manager of process ``pid``; return its result, or raise what it raised."""
     with _connect(pid) as connection, connection.makefile("rb") as lines:
         connection.sendall(encode({"v": VERSION, "verb": verb, **arguments}))
         return _result(lines.readline(MAX_ANSWER_BYTES), pid)
+
+
+def detach(pid: int) -> None:
+    """End the manager of process ``pid`` and wait for its end: only then is the guest let go."""
+    manager = int(request(pid, "detach")["manager"])
+    try:
+        pidfd = os.pidfd_open(manager)
+    except ProcessLookupError:
+        return
+    try:
+        if not select.select([pidfd], [], [], _PATIENCE_S)[0]:
+            raise ControlError(
+                f"the manager of process {pid} does not end",
+                why=f"it is process {manager}, and was told to",
+                hint=f"the guest is let go at once by: kill -KILL {manager}",
+                pid=pid,
+            )
+    finally:
+        os.close(pidfd)
 
 
 def follow(pid: int) -> Iterator[dict[str, Any]]:

@@ -7,6 +7,7 @@ read is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import socket
@@ -22,10 +23,16 @@ from uffdballoon.daemon.protocol import (
     error_message,
     socket_path,
 )
-from uffdballoon.errors import ControlError, PermissionDeniedError, TargetBusyError, UffdballoonError
+from uffdballoon.errors import (
+    ControlError,
+    PermissionDeniedError,
+    TargetBusyError,
+    UffdballoonError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 _MAX_FOLLOWER_BYTES = 1 << 20
 _RECENT_EVENTS = 1000
@@ -57,7 +64,7 @@ class ControlServer:
         self.followers_dropped = 0
         self.path = socket_path(pid)
         self._listener = _listen(pid)
-        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        selector.register(self._listener, selectors.EVENT_READ, lambda _: self._accept())
 
     def close(self) -> None:
         for client in list(self._clients):
@@ -79,12 +86,12 @@ class ControlServer:
             client.to_send += line
             self._watch(client)
 
-    def _accept(self, _: int) -> None:
+    def _accept(self) -> None:
         try:
             connection, _address = self._listener.accept()
         except OSError:
             return  # it hung up again, or we are out of fds: those who are there go on
-        connection.setblocking(False)
+        connection.settimeout(0)
         client = _Client(connection)
         self._clients.add(client)
         self._selector.register(
@@ -154,16 +161,12 @@ class ControlServer:
 
     def _watch(self, client: _Client) -> None:
         mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.to_send else 0)
-        self._selector.modify(
-            client.connection, mask, lambda event: self._serve(client, event)
-        )
+        self._selector.modify(client.connection, mask, lambda event: self._serve(client, event))
 
     def _flush_last(self, client: _Client) -> None:
         """Send what fits without waiting: the answer to `detach` is among it."""
-        try:
+        with contextlib.suppress(OSError):
             client.connection.send(client.to_send)
-        except OSError:
-            pass
 
     def _drop(self, client: _Client) -> None:
         self._clients.discard(client)
@@ -189,14 +192,14 @@ def _listen(pid: int) -> socket.socket:
                 why="others could put a socket of theirs there",
                 hint=f"remove it, or chmod 700 {path.parent}",
             )
-        _remove_stale(path.as_posix(), pid)
+        _remove_stale(path, pid)
         before = os.umask(0o177)
         try:
             listener.bind(str(path))
         finally:
             os.umask(before)
         listener.listen()
-        listener.setblocking(False)
+        listener.settimeout(0)
     except OSError as error:
         listener.close()
         raise ControlError(
@@ -211,14 +214,19 @@ def _listen(pid: int) -> socket.socket:
     return listener
 
 
-def _remove_stale(path: str, pid: int) -> None:
+def refuse_if_attached(pid: int) -> None:
+    """Raise TargetBusyError when a manager of that process is alive."""
+    _remove_stale(socket_path(pid), pid)
+
+
+def _remove_stale(path: Path, pid: int) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
-            probe.connect(path)
-        except FileNotFoundError:
-            return
+            probe.connect(str(path))
+        except (FileNotFoundError, PermissionError):
+            return  # nobody, or not ours to ask: binding will tell
         except ConnectionRefusedError:
-            os.unlink(path)
+            path.unlink(missing_ok=True)
             return
         credentials = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     manager = struct.unpack("3i", credentials)[0]

@@ -8,7 +8,7 @@ import os
 import selectors
 import signal
 import socket
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from uffdballoon.daemon.control import ControlServer
 from uffdballoon.errors import ControlError, UsageError
@@ -33,10 +33,6 @@ class Ending(enum.Enum):
     VIOLATION = "violation"
 
 
-class _Verb(Protocol):
-    def __call__(self, message: dict[str, Any]) -> Any: ...  # noqa: ANN401
-
-
 class Manager:
     """Serves a session until something ends it; the session stays the caller's."""
 
@@ -51,7 +47,9 @@ class Manager:
         self._on_event = on_event
         self._fail_on_violation = fail_on_violation
         self._ending: Ending | None = None
-        self._verbs: dict[str, _Verb] = {
+        self._selector = selectors.DefaultSelector()
+        self._control = ControlServer(session.target.pid, self._selector, self._handle)
+        self._verbs: dict[str, Callable[[dict[str, Any]], Any]] = {
             "status": lambda _: session.status(),
             "events": lambda _: list(self._control.recent),
             "inflate": self._inflate,
@@ -59,14 +57,12 @@ class Manager:
             "verify": self._verify,
             "detach": self._detach,
         }
-        self._selector = selectors.DefaultSelector()
-        self._control = ControlServer(session.target.pid, self._selector, self._handle)
-        self._selector.register(session.event_fileno(), selectors.EVENT_READ, self._drain)
-        self._selector.register(session.target_fileno(), selectors.EVENT_READ, self._target_ended)
+        self._watch(session.event_fileno(), self._drain)
+        self._watch(session.target_fileno(), self._target_ended)
         self._signalled, self._signal_end = socket.socketpair()
-        self._signalled.setblocking(False)
-        self._signal_end.setblocking(False)
-        self._selector.register(self._signalled, selectors.EVENT_READ, self._on_signal)
+        self._signalled.settimeout(0)
+        self._signal_end.settimeout(0)
+        self._watch(self._signalled.fileno(), self._on_signal)
         self._wakeup_before = signal.set_wakeup_fd(
             self._signal_end.fileno(), warn_on_full_buffer=False
         )
@@ -95,16 +91,18 @@ class Manager:
         Woken by the fault loop's eventfd, the control socket, the pidfd and the
         signals' wakeup fd; by nothing else.
         """
-        self._drain(0)  # an empty drain arms the eventfd
-        while self._ending is None:
+        self._drain()  # an empty drain arms the eventfd
+        while True:
             for key, mask in self._selector.select():
                 key.data(mask)
                 if self._ending is not None:
-                    break
-        self._drain(0)
-        return self._ending
+                    self._drain()
+                    return self._ending
 
-    def _drain(self, _: int) -> None:
+    def _watch(self, fd: int, act: Callable[[], None]) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, lambda _: act())
+
+    def _drain(self) -> None:
         while events := self._session.drain_events():
             for event in events:
                 self._tell(event)
@@ -115,10 +113,10 @@ class Manager:
         self._on_event(event)
         self._control.publish(event)
 
-    def _target_ended(self, _: int) -> None:
+    def _target_ended(self) -> None:
         self._ending = Ending.TARGET_GONE
 
-    def _on_signal(self, _: int) -> None:
+    def _on_signal(self) -> None:
         numbers = set(self._signalled.recv(64))
         if numbers & set(_SIGNALS):
             self._ending = Ending.SIGNAL

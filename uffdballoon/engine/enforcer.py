@@ -55,7 +55,7 @@ class Enforcer:
     Owns ``uffd``; closing lets everything go.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a session gives each of them
         self,
         target: Target,
         blocks: Sequence[RamBlock],
@@ -99,9 +99,7 @@ class Enforcer:
             os.close(file.fd)
         self._files.clear()
 
-    def inflate(
-        self, block: RamBlock, span: HvaRange, progress: Callable[[int], None]
-    ) -> Inflated:
+    def inflate(self, block: RamBlock, span: HvaRange, progress: Callable[[int], None]) -> Inflated:
         """Take the pages of ``span`` from the guest, which has agreed to it.
 
         When the zap fails, what was not zapped goes back to the guest: the

@@ -32,7 +32,9 @@ _GENERAL = {
         PermissionDeniedError, "the host refuses it", "run as root, or with CAP_SYS_PTRACE"
     ),
     errno.ENOSYS: _Meaning(
-        UnsupportedError, "this kernel does not have it", "`uffdballoon doctor` says what is lacking"
+        UnsupportedError,
+        "this kernel does not have it",
+        "`uffdballoon doctor` says what is lacking",
     ),
     errno.ESRCH: _Meaning(
         TargetGoneError, "the target ended", "`uffdballoon list` shows what runs"

@@ -7,14 +7,17 @@ import errno
 import fcntl
 import os
 import platform
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UffdballoonError
 from uffdballoon.kernel.process import duplicate_fd, resident
 from uffdballoon.kernel.uffd import DEVICE, Feature, Userfaultfd
 from uffdballoon.model.addresses import HvaRange
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _KVM_CREATE_VM = 0xAE01
 _CAP_SYS_PTRACE = 1 << 19
@@ -158,7 +161,9 @@ def _thp() -> Probe:
         mode = (base / "enabled").read_text().strip()
         none = (base / "khugepaged" / "max_ptes_none").read_text().strip()
     except OSError as error:
-        return Probe("transparent huge pages", ok=False, detail=str(error.strerror), fix="none needed")
+        return Probe(
+            "transparent huge pages", ok=False, detail=str(error.strerror), fix="none needed"
+        )
     return Probe("transparent huge pages", ok=True, detail=f"{mode}; max_ptes_none {none}")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from uffdballoon._native import ffi, lib
 from uffdballoon.kernel.errnos import check, check_uffd
@@ -76,7 +76,7 @@ class Userfaultfd:
             os.close(device)
         return cls(fd)
 
-    def __enter__(self) -> Userfaultfd:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def parse_cmdline(arguments: Sequence[str]) -> MemoryOptions:
 
 
 def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for name, value in zip(arguments, arguments[1:], strict=False):
+    for name, value in itertools.pairwise(arguments):
         if name.startswith("-"):
             yield name.lstrip("-"), value
 

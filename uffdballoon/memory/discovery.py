@@ -67,9 +67,7 @@ def _from_monitor(
                 memdev=section.idstr,
             )
             blocks[section.idstr] = block
-        segments.append(
-            Segment(Gpa(section.gpa), section.size_bytes, block, section.offset_bytes)
-        )
+        segments.append(Segment(Gpa(section.gpa), section.size_bytes, block, section.offset_bytes))
     if not segments:
         raise UnsupportedError(
             f"process {pid} has no guest RAM that could be recognised",

@@ -10,7 +10,7 @@ from pathlib import Path
 from uffdballoon.errors import PermissionDeniedError, TargetGoneError
 from uffdballoon.model.addresses import HvaRange
 
-# proc_pid_maps(5)
+# As proc_pid_maps(5) has it.
 _LINE = re.compile(
     r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<perms>[r-][w-][x-][ps]) "
     r"(?P<offset>[0-9a-f]+) (?P<dev>[0-9a-f]+:[0-9a-f]+) (?P<inode>\d+) *(?P<path>.*)"
@@ -69,7 +69,7 @@ def file_system_of(pid: int, mapping: Mapping) -> str:
     for line in _read(pid, "mountinfo").splitlines():
         fields = line.split()
         # proc_pid_mountinfo(5): the type follows a separator after the optional fields
-        if len(fields) > 2 and fields[2] == wanted and "-" in fields:
+        if wanted in fields[2:3] and "-" in fields:
             return fields[fields.index("-") + 1]
     return ""
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 from uffdballoon.model.sizes import format_size
@@ -38,7 +38,7 @@ def status_rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def event_line(event: Mapping[str, Any]) -> str:
     """Return an event as one line."""
-    when = datetime.datetime.fromtimestamp(event["time_ns"] / 1e9, tz=datetime.UTC)
+    when = dt.datetime.fromtimestamp(event["time_ns"] / 1e9, tz=dt.UTC)
     gpa = "?" if event["gpa"] is None else f"{event['gpa']:#x}"
     who = f"tid {event['tid']}" if event["vcpu"] is None else f"vcpu {event['vcpu']}"
     return (

@@ -26,9 +26,7 @@ class Granule(enum.Enum):
         return PAGE_BYTES if self is Granule.SMALL else HUGE_BYTES
 
 
-def round_inward(
-    span: HvaRange, granule: Granule
-) -> tuple[HvaRange | None, tuple[HvaRange, ...]]:
+def round_inward(span: HvaRange, granule: Granule) -> tuple[HvaRange | None, tuple[HvaRange, ...]]:
     """Shrink a range to whole granules; return it and what was left out.
 
     The whole is None when the range holds no whole granule. Huge pages are

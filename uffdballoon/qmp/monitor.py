@@ -151,7 +151,7 @@ def _holds_socket(pid: int, path: str) -> bool:
         inodes = {
             fields[6]
             for fields in map(str.split, Path(f"/proc/{pid}/net/unix").read_text().splitlines())
-            if len(fields) > 7 and str(Path(fields[7]).resolve()) == wanted
+            if any(str(Path(name).resolve()) == wanted for name in fields[7:8])
         }
         links = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
     except OSError:

@@ -122,9 +122,7 @@ def _discard_at_once(remote: RemoteThread, ranges: Sequence[HvaRange]) -> bool:
     at = remote.scratch(16 * len(ranges))
     remote.write(at, b"".join(struct.pack("<QQ", r.start, r.size_bytes) for r in ranges))
     expected = sum(span.size_bytes for span in ranges)
-    result = remote.call(
-        arch.PROCESS_MADVISE, _PIDFD_SELF, at, len(ranges), Advice.DONTNEED, 0
-    )
+    result = remote.call(arch.PROCESS_MADVISE, _PIDFD_SELF, at, len(ranges), Advice.DONTNEED, 0)
     # EBADF, EINVAL, EPERM: a kernel without PIDFD_SELF, or without DONTNEED for oneself.
     return result == expected
 
