@@ -42,6 +42,8 @@ int uffdb_punch_hole(int fd, uint64_t offset, uint64_t len);
 int uffdb_resident(int pagemap_fd, uint64_t start, uint64_t end, struct uffdb_range *out, size_t nr,
 		   uint64_t *next);
 
+uint32_t uffdb_xsave_size(uint64_t features);
+
 #define UFFDB_BLOCK_SHARED ...
 #define UFFDB_BLOCK_HUGETLB ...
 

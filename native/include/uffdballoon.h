@@ -118,6 +118,14 @@ int uffdb_punch_hole(int fd, uint64_t offset, uint64_t len);
 int uffdb_resident(int pagemap_fd, uint64_t start, uint64_t end, struct uffdb_range *out, size_t nr,
 		   uint64_t *next);
 
+/**
+ * uffdb_xsave_size - size of an XSAVE area in the standard format.
+ * @features: the state components in it, as in XCR0
+ *
+ * Return: bytes, from CPUID leaf 0xd; 0 on a CPU without it.
+ */
+uint32_t uffdb_xsave_size(uint64_t features);
+
 /* ---- ledger: which pages are in the balloon, one bit a 4 KiB page ---- */
 
 #define UFFDB_BLOCK_SHARED  1u /* MAP_SHARED: there is no zero page to share */

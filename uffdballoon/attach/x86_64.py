@@ -18,6 +18,8 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from uffdballoon.kernel.cpu import xsave_area_bytes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
@@ -57,6 +59,8 @@ _UC_STRICT_RESTORE_SS = 4
 _FP_XSTATE_MAGIC1 = 0x46505853
 _FP_XSTATE_MAGIC2 = 0x46505845
 _SW_RESERVED_OFFSET = 464
+_XSTATE_BV_OFFSET = 512
+_TILE_DATA = 1 << 18
 _FRAME_REGISTERS = (
     *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
     *("rdi", "rsi", "rbp", "rbx", "rdx", "rax", "rcx", "rsp", "rip", "eflags"),
@@ -199,6 +203,7 @@ class WayBack:
         self._gadgets = gadgets
         self._write = write
         self._segments = registers
+        xstate = _trimmed(xstate)
         top = int(registers.rsp) - RED_ZONE_BYTES
         xstate_address = (top - len(xstate) - 8) & ~63
         self._last = (xstate_address - _FRAME_BYTES) & ~15
@@ -303,6 +308,25 @@ def _frame_state(registers: ptrace_registers_t) -> dict[str, int]:
         state["rip"] = registers.rip
         state["rax"] = -_EINTR & _U64
     return state
+
+
+def _trimmed(xstate: bytes) -> bytes:
+    """Cut off the AMX tiles where the thread has none in use.
+
+    ptrace always gives room for every component that the machine has, and
+    sigreturn takes no more than the thread may use: from a larger area it
+    restores the legacy part alone, and the upper halves of the vector registers
+    are lost (kernel: check_xstate_in_sigframe, "setfx"). Tiles are the one
+    component that a thread has to ask for.
+    """
+    (features,) = struct.unpack_from("<Q", xstate, _SW_RESERVED_OFFSET)
+    (in_use,) = struct.unpack_from("<Q", xstate, _XSTATE_BV_OFFSET)
+    if in_use & _TILE_DATA or not features & _TILE_DATA:
+        return xstate
+    features &= ~_TILE_DATA
+    trimmed = bytearray(xstate[: xsave_area_bytes(features)])
+    struct.pack_into("<Q", trimmed, _SW_RESERVED_OFFSET, features)
+    return bytes(trimmed)
 
 
 def _signal_xstate(xstate: bytes) -> bytes:

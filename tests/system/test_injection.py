@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Injection on a process that checks its own state at every turn."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.killing import kill_while
+from tests.support.victim import Victim, build_victim
+from uffdballoon.attach.obtain import Choice, obtain_userfaultfd
+from uffdballoon.errors import TargetBusyError, TargetGoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.needs_ptrace,
+    pytest.mark.needs_userfaultfd,
+    pytest.mark.needs_root,
+]
+
+_KILLS = 70  # for each of three modes: more than 200 in all
+
+
+@pytest.fixture(scope="module")
+def victim_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_victim(tmp_path_factory.mktemp("victim"))
+
+
+@pytest.fixture(params=["sleep", "poll", "spin"])
+def victim(request: pytest.FixtureRequest, victim_binary: Path) -> Iterator[Victim]:
+    with Victim(victim_binary, request.param) as victim:
+        yield victim
+
+
+def _attach_once(pid: int, method: Choice) -> str:
+    pidfd = os.pidfd_open(pid)
+    try:
+        obtained = obtain_userfaultfd(pid, pidfd, method)
+    finally:
+        os.close(pidfd)
+    obtained.uffd.close()
+    return obtained.method
+
+
+@pytest.mark.parametrize("method", ["direct", "passed"])
+def test_attaching_leaves_registers_mask_fds_and_maps_as_they_were(
+    victim: Victim, method: Choice
+) -> None:
+    before = victim.resources()
+    for _ in range(20):
+        assert _attach_once(victim.pid, method) == method
+    victim.wait_for_turns()
+    assert victim.broken() == 0
+    assert victim.resources() == before
+
+
+def test_a_killed_manager_leaves_nothing_in_the_target(victim: Victim) -> None:
+    chance = random.Random(victim.pid)  # noqa: S311 - moments, not secrets
+    before = victim.resources()
+    for turn in range(_KILLS):
+        method: Choice = "passed" if turn % 2 else "direct"
+        kill_while(lambda: _attach_once(victim.pid, method), chance, within_s=0.006)  # noqa: B023
+        victim.wait_for_turns()
+        assert victim.broken() == 0
+        assert victim.resources() == before
+
+
+def test_an_unprivileged_target_gets_its_userfaultfd_passed(victim_binary: Path) -> None:
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
+    with subprocess.Popen([*command, "sleep", "60"]) as process:
+        try:
+            while "sleep" not in os.readlink(f"/proc/{process.pid}/exe"):
+                pass
+            assert _attach_once(process.pid, "auto") == "passed"
+            assert len(os.listdir(f"/proc/{process.pid}/fd")) == 3
+        finally:
+            process.kill()
+
+
+def test_a_target_that_is_traced_is_refused_by_name(victim: Victim) -> None:
+    tracer = subprocess.Popen(
+        ["strace", "-qq", "-o", "/dev/null", "-p", str(victim.pid)], stderr=subprocess.DEVNULL
+    )
+    try:
+        while f"TracerPid:\t{tracer.pid}" not in _status(victim.pid):
+            assert tracer.poll() is None
+        with pytest.raises(TargetBusyError) as refused:
+            _attach_once(victim.pid, "auto")
+        assert str(tracer.pid) in refused.value.why
+    finally:
+        tracer.kill()
+        tracer.wait()
+    victim.wait_for_turns()
+
+
+def test_a_target_that_is_gone_is_named(victim_binary: Path) -> None:
+    with Victim(victim_binary, "sleep") as victim:
+        pidfd = os.pidfd_open(victim.pid)
+    try:
+        with pytest.raises(TargetGoneError):
+            obtain_userfaultfd(victim.pid, pidfd)
+    finally:
+        os.close(pidfd)
+
+
+def _status(pid: int) -> str:
+    with open(f"/proc/{pid}/status", encoding="ascii") as status:
+        return status.read()
