@@ -14,6 +14,7 @@ from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from uffdballoon.model.addresses import GpaRange
 
@@ -34,6 +35,7 @@ class Console(Protocol):
 class Guest:
     pid: int
     console: Console
+    qmp_path: Path | None
     introduction: str
 
 
@@ -45,6 +47,7 @@ def boot() -> Iterator[Guest]:
             yield Guest(
                 stand_in.pid,
                 stand_in,
+                None,
                 "There is no QEMU here: a plain process of 256 MiB stands in for the guest.",
             )
         return
@@ -52,7 +55,10 @@ def boot() -> Iterator[Guest]:
         qemu = _boot_qemu(stack)
         name = qemu.options.accel.name
         yield Guest(
-            qemu.pid, qemu.guest, f"A real QEMU with a guest of 256 MiB, accelerated by {name}."
+            qemu.pid,
+            qemu.guest,
+            qemu.qmp_path,
+            f"A real QEMU with a guest of 256 MiB, accelerated by {name}.",
         )
 
 

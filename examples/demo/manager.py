@@ -25,13 +25,14 @@ class DemoError(Exception):
 class Manager:
     """A running ``uffdballoon attach PID`` and the verbs that talk to it."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, qmp_path: Path | None) -> None:
         self._pid = str(pid)
+        self._monitor = [] if qmp_path is None else ["--qmp", str(qmp_path)]
         self._attach: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
         self._attach = subprocess.Popen(
-            [_command(), "attach", self._pid],
+            [_command(), "attach", self._pid, *self._monitor],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -54,6 +55,9 @@ class Manager:
 
     def inflate(self, gpa: int, size_bytes: int) -> None:
         self._do("inflate", "--gpa", hex(gpa), "--size", str(size_bytes), "--guest-agreed")
+
+    def deflate(self, gpa: int, size_bytes: int) -> None:
+        self._do("deflate", "--gpa", hex(gpa), "--size", str(size_bytes))
 
     def status(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._do("status", "--json"))
