@@ -193,7 +193,7 @@ class Session:
         """Return the state in the shape of ``status --json``."""
         stats = self._enforcer.loop.stats()
         ballooned_bytes = self._enforcer.ledger.ballooned_bytes
-        held_bytes = sum(span.size_bytes for span in self._enforcer.disagreements())
+        held_bytes = self._held_bytes()
         percentile = self._enforcer.loop.answer_ns
         return {
             "pid": self.target.pid,
@@ -296,6 +296,13 @@ class Session:
         gpa = self.layout.to_gpa(span.start)
         assert gpa is not None
         return GpaRange.of(gpa, span.size_bytes)
+
+    def _held_bytes(self) -> int:
+        """Sum up the ballooned memory that is there all the same; a dead target has none."""
+        try:
+            return sum(span.size_bytes for span in self._enforcer.disagreements())
+        except TargetGoneError:
+            return 0
 
     def _count_vmas(self) -> int:
         try:

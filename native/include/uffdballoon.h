@@ -216,7 +216,7 @@ struct uffdb_event {
 	uint64_t time_ns;   /* CLOCK_REALTIME */
 	uint64_t hva;	    /* of the page */
 	uint64_t size;	    /* bytes that were answered for */
-	uint64_t answer_ns; /* from reading the fault to its answer */
+	uint64_t answer_ns; /* from reading the fault to this record, right before its answer */
 	uint32_t tid;
 	uint8_t write;
 	uint8_t verdict;
@@ -229,8 +229,8 @@ struct uffdb_stats {
 	uint64_t ordinary;
 	uint64_t granted;
 	uint64_t violations;
-	uint64_t host_reads;	 /* by other threads than vCPUs: zeros, no violation */
-	uint64_t action_grant;	 /* answers, by the rung that gave them */
+	uint64_t host_reads;   /* by other threads than vCPUs: zeros, no violation */
+	uint64_t action_grant; /* answers, by the rung that gave them */
 	uint64_t action_zero_read;
 	uint64_t action_kill;
 	uint64_t slipped_writes; /* came between zero page and write protection; found and judged */
@@ -240,7 +240,7 @@ struct uffdb_stats {
 	uint64_t failed;	 /* answers that the kernel refused; the thread was let try again */
 	uint64_t events_posted;
 	uint64_t events_dropped;
-	uint64_t moves;		 /* of the fault thread to another CPU */
+	uint64_t moves; /* of the fault thread to another CPU */
 	uint64_t windows;
 	uint64_t armed_bytes;
 };

@@ -19,11 +19,11 @@
 #include "internal.h"
 #include "kernel_compat.h"
 
-#define BATCH		64
-#define RETRIES		64
-#define WAKE_SIGNAL	(SIGRTMAX - 1)
-#define STOP_POLL_NS	1000000
-#define NS_PER_S	1000000000ull
+#define BATCH	     64
+#define RETRIES	     64
+#define WAKE_SIGNAL  (SIGRTMAX - 1)
+#define STOP_POLL_NS 1000000
+#define NS_PER_S     1000000000ull
 
 struct tid_set {
 	struct tid_set *retired; /* the set that this one replaced */
@@ -142,7 +142,8 @@ static int fill(struct uffdb_engine *engine, const struct touch *touch, uint32_t
 	for (int i = 0; i < RETRIES && error == -EAGAIN; i++) {
 		/* ZEROPAGE knows no hugetlbfs, and no way to protect in the same step. */
 		if (touch->block->flags & UFFDB_BLOCK_HUGETLB || flags & UFFDB_WRITEPROTECT)
-			error = uffdb_uffd_copy(uffd, touch->hva, engine->zeros, touch->size, flags);
+			error = uffdb_uffd_copy(uffd, touch->hva, engine->zeros, touch->size,
+						flags);
 		else
 			error = uffdb_uffd_zeropage(uffd, touch->hva, touch->size, flags);
 	}
@@ -158,10 +159,15 @@ static bool give_page(struct uffdb_engine *engine, const struct touch *touch)
 	return answered(engine, touch, fill(engine, touch, 0));
 }
 
-enum zeroed { ZEROED, ZEROED_BY_ANOTHER, WRITTEN };
+enum zeroed {
+	ZEROED,
+	ZEROED_BY_ANOTHER,
+	WRITTEN
+};
 
 /*
- * Answer a read with zeros and trap the write that may follow.
+ * Give a reader zeros and trap the write that may follow; the reader is still
+ * asleep when this returns ZEROED or WRITTEN.
  *
  * Anonymous memory gets the shared zero page, which costs nothing, protected in
  * a second step (the other order does not work: EEXIST). A write by another
@@ -173,20 +179,17 @@ enum zeroed { ZEROED, ZEROED_BY_ANOTHER, WRITTEN };
 static enum zeroed arm_zeros(struct uffdb_engine *engine, const struct touch *touch)
 {
 	const struct uffdb_engine_config *config = &engine->config;
+	uint32_t flags = UFFDB_DONTWAKE | (is_special(touch) ? UFFDB_WRITEPROTECT : 0);
 
-	if (is_special(touch)) {
-		bool done = answered(engine, touch, fill(engine, touch, UFFDB_WRITEPROTECT));
-
-		return done ? ZEROED : ZEROED_BY_ANOTHER;
-	}
-	if (!answered(engine, touch, fill(engine, touch, UFFDB_DONTWAKE)))
+	if (!answered(engine, touch, fill(engine, touch, flags)))
 		return ZEROED_BY_ANOTHER;
+	if (is_special(touch))
+		return ZEROED;
 	if (!answered(engine, touch,
 		      uffdb_uffd_writeprotect(config->uffd, touch->hva, touch->size, true)))
 		return ZEROED_BY_ANOTHER;
 	if (config->pagemap_fd >= 0 && uffdb_holds_memory(config->pagemap_fd, touch->hva) > 0)
 		return WRITTEN;
-	let_retry(engine, touch);
 	return ZEROED;
 }
 
@@ -196,8 +199,11 @@ static bool can_arm_zeros(const struct uffdb_engine *engine, const struct touch 
 				 : engine->config.write_protect;
 }
 
-static void post(struct uffdb_engine *engine, const struct touch *touch, uint8_t verdict,
-		 uint8_t action)
+/*
+ * Tell of a violation. Before its answer, so that whoever sees the guest go on
+ * finds it counted and told.
+ */
+static void post(struct uffdb_engine *engine, const struct touch *touch, uint8_t action)
 {
 	struct uffdb_event event = {
 		.seq = engine->seq++,
@@ -207,7 +213,7 @@ static void post(struct uffdb_engine *engine, const struct touch *touch, uint8_t
 		.answer_ns = now_ns(CLOCK_MONOTONIC) - touch->read_ns,
 		.tid = touch->tid,
 		.write = touch->write,
-		.verdict = verdict,
+		.verdict = UFFDB_VIOLATION,
 		.action = action,
 		.host = touch->host,
 	};
@@ -220,66 +226,80 @@ static void grant(struct uffdb_engine *engine, const struct touch *touch)
 {
 	/* First the ledger: what is answered must not be judged as ballooned again. */
 	uffdb_ledger_clear(engine->ledger, touch->hva, touch->size);
-	give_page(engine, touch);
 	count(&engine->action_grant);
+	post(engine, touch, UFFDB_ACTION_GRANT);
+	give_page(engine, touch);
 }
 
-static void kill_target(struct uffdb_engine *engine)
+static void kill_target(struct uffdb_engine *engine, const struct touch *touch)
 {
-	syscall(SYS_pidfd_send_signal, engine->config.pidfd, SIGKILL, NULL, 0);
 	count(&engine->action_kill);
+	post(engine, touch, UFFDB_ACTION_KILL);
+	syscall(SYS_pidfd_send_signal, engine->config.pidfd, SIGKILL, NULL, 0);
+}
+
+/*
+ * Try to answer a read with zeros; false when it turns out to be a write, whose
+ * page is there by now, write-protected.
+ */
+static bool zero_read(struct uffdb_engine *engine, struct touch *touch, _Atomic uint64_t *counter,
+		      bool tell)
+{
+	enum zeroed zeroed = arm_zeros(engine, touch);
+
+	if (zeroed == WRITTEN) {
+		count(&engine->slipped_writes);
+		touch->write = true;
+		touch->protected = true;
+		return false;
+	}
+	count(counter);
+	if (tell)
+		post(engine, touch, UFFDB_ACTION_ZERO_READ);
+	if (zeroed == ZEROED)
+		let_retry(engine, touch);
+	return true;
+}
+
+static bool is_zero_readable(const struct uffdb_engine *engine, const struct touch *touch)
+{
+	return !touch->write && !touch->protected && can_arm_zeros(engine, touch);
 }
 
 /* Walk the ladder; the first rung that can answer does. */
-static enum uffdb_action act(struct uffdb_engine *engine, struct touch *touch)
+static void act(struct uffdb_engine *engine, struct touch *touch)
 {
 	for (uint32_t i = 0; i < engine->config.nr_rungs; i++) {
 		switch (engine->config.rungs[i]) {
 		case UFFDB_RUNG_ZERO_READ:
-			if (touch->write || touch->protected || !can_arm_zeros(engine, touch))
-				continue;
-			if (arm_zeros(engine, touch) == WRITTEN) {
-				count(&engine->slipped_writes);
-				touch->write = true;
-				touch->protected = true;
-				continue;
-			}
-			count(&engine->action_zero_read);
-			return UFFDB_ACTION_ZERO_READ;
+			if (is_zero_readable(engine, touch) &&
+			    zero_read(engine, touch, &engine->action_zero_read, true))
+				return;
+			break;
 		case UFFDB_RUNG_KILL:
-			kill_target(engine);
-			return UFFDB_ACTION_KILL;
+			kill_target(engine, touch);
+			return;
 		default:
 			grant(engine, touch);
-			return UFFDB_ACTION_GRANT;
+			return;
 		}
 	}
 	grant(engine, touch); /* a ladder that ends early must not leave a vCPU asleep */
-	return UFFDB_ACTION_GRANT;
 }
 
 static void judge(struct uffdb_engine *engine, struct touch *touch)
 {
-	enum uffdb_action action;
-
 	if (!touch->ballooned) {
-		give_page(engine, touch);
 		count(&engine->ordinary);
+		give_page(engine, touch);
 		return;
 	}
 	/* Migration, dump or monitor: zeros are right for them, and cost nothing. */
-	if (touch->host && !touch->write && !touch->protected && can_arm_zeros(engine, touch)) {
-		if (arm_zeros(engine, touch) != WRITTEN) {
-			count(&engine->host_reads);
-			return;
-		}
-		count(&engine->slipped_writes);
-		touch->write = true;
-		touch->protected = true;
-	}
+	if (touch->host && is_zero_readable(engine, touch) &&
+	    zero_read(engine, touch, &engine->host_reads, false))
+		return;
 	count(&engine->violations);
-	action = act(engine, touch);
-	post(engine, touch, UFFDB_VIOLATION, (uint8_t)action);
+	act(engine, touch);
 }
 
 static void on_fault(struct uffdb_engine *engine, const struct uffd_msg *message, uint64_t read_ns)

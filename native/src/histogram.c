@@ -11,8 +11,8 @@ static unsigned int bucket_of(uint64_t value)
 	if (value < UFFDB_HISTOGRAM_STEPS)
 		return (unsigned int)value;
 	shift = 63 - STEP_BITS - (unsigned int)__builtin_clzll(value);
-	return (shift + 1) * UFFDB_HISTOGRAM_STEPS +
-	       (unsigned int)(value >> shift) - UFFDB_HISTOGRAM_STEPS;
+	return (shift + 1) * UFFDB_HISTOGRAM_STEPS + (unsigned int)(value >> shift) -
+	       UFFDB_HISTOGRAM_STEPS;
 }
 
 /* The largest value that falls in a bucket. */

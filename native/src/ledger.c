@@ -59,8 +59,8 @@ int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffd
 	if (!error)
 		qsort(ledger->blocks, nr, sizeof(*ledger->blocks), by_address);
 	for (size_t i = 0; !error && i < nr; i++) {
-		if (i && ledger->blocks[i - 1].hva + ledger->blocks[i - 1].size >
-				 ledger->blocks[i].hva)
+		if (i &&
+		    ledger->blocks[i - 1].hva + ledger->blocks[i - 1].size > ledger->blocks[i].hva)
 			error = -EINVAL;
 		else
 			error = map_bitmap(&ledger->bitmaps[i], ledger->blocks[i].size);

@@ -11,7 +11,7 @@ _Static_assert(sizeof(struct uffdb_event) == 64, "one cache line a record");
 struct uffdb_ring {
 	uint32_t mask;
 	int fd;
-	_Atomic bool consumer_waits; /* set by the consumer; whoever clears it wakes it */
+	_Atomic bool consumer_waits;	    /* set by the consumer; whoever clears it wakes it */
 	_Alignas(64) _Atomic uint64_t head; /* next to write */
 	_Alignas(64) _Atomic uint64_t tail; /* next to read */
 	_Alignas(64) struct uffdb_event records[];

@@ -34,8 +34,7 @@ uint8_t victim_out[16][32] __attribute__((aligned(32)));
 
 #define LOAD(n)	 "vmovdqa victim_in+" #n "*32(%%rip), %%ymm" #n "\n\t"
 #define STORE(n) "vmovdqa %%ymm" #n ", victim_out+" #n "*32(%%rip)\n\t"
-#define ALL(x)                                                                                     \
-	x(0) x(1) x(2) x(3) x(4) x(5) x(6) x(7) x(8) x(9) x(10) x(11) x(12) x(13) x(14) x(15)
+#define ALL(x) x(0) x(1) x(2) x(3) x(4) x(5) x(6) x(7) x(8) x(9) x(10) x(11) x(12) x(13) x(14) x(15)
 
 /* All vector registers live across the call, and integer registers, too. */
 static long careful_call(const struct call *call)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Attach, inflate, trap, deflate and detach on a real QEMU under KVM and under TCG."""
+
+from __future__ import annotations
+
+import random
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.killing import kill_while
+from tests.support.resources import resources_of, userfaultfd_mappings
+from uffdballoon.contract.policy import parse_policy
+from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
+from uffdballoon.model.addresses import PAGE_BYTES, Gpa, GpaRange
+from uffdballoon.model.granule import Granule
+from uffdballoon.model.ram import Backing
+from uffdballoon.model.touch import Access
+from uffdballoon.session import Session, SessionOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uffdballoon.lab.microguest import MicroGuest
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_qemu,
+    pytest.mark.needs_userfaultfd,
+    pytest.mark.needs_ptrace,
+]
+
+OWNED = GpaRange.of(32 << 20, 2 << 20)
+BALLOON = GpaRange.of(64 << 20, 8 << 20)
+_KILLS = 200
+
+
+def _options(qemu: Qemu, **more: Any) -> SessionOptions:
+    return SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path), **more)
+
+
+def _pages(first: int, count: int) -> GpaRange:
+    return GpaRange.of(BALLOON.start + first * PAGE_BYTES, count * PAGE_BYTES)
+
+
+def _read_of(qemu: Qemu, session: Session, gpa: int) -> bytes:
+    """Read a guest's memory from outside; /proc/PID/mem raises no fault."""
+    hva, _ = session.layout.to_hva(GpaRange.of(gpa, 16))
+    with open(f"/proc/{qemu.pid}/mem", "rb") as memory:
+        memory.seek(hva.start)
+        return memory.read(16)
+
+
+def test_ten_rounds_leave_the_guest_as_it_was(qemu: Qemu) -> None:
+    guest = qemu.guest
+    guest.fill(OWNED, 7)
+    guest.fill(BALLOON, 9)
+    checksum = guest.checksum(OWNED)
+    with Session(_options(qemu)) as session:
+        session.status()
+    before = resources_of(qemu.pid)
+    for _ in range(10):
+        with Session(_options(qemu)) as session:
+            report = session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
+            assert report.done_bytes == BALLOON.size_bytes
+            assert report.left_out == ()
+            assert session.disagreements() == []
+            guest.touch(_pages(0, 4), Access.READ)
+            guest.touch(_pages(2, 4), Access.WRITE)
+            assert session.status()["touches"]["violations"] == 8
+            deflated = session.deflate(BALLOON, Granule.SMALL)
+            assert deflated.done_bytes == BALLOON.size_bytes - 4 * PAGE_BYTES
+            assert session.status()["windows"] == 0
+            assert userfaultfd_mappings(qemu.pid) == 0
+        guest.ping()
+        assert resources_of(qemu.pid) == before
+        assert guest.checksum(OWNED) == checksum
+
+
+def test_memory_of_the_balloon_is_free_on_the_host(qemu: Qemu) -> None:
+    qemu.guest.fill(BALLOON, 9)
+    with Session(_options(qemu)) as session:
+        before = qemu.resident_bytes()
+        report = session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
+        freed = before - qemu.resident_bytes()
+        assert report.freed_bytes == BALLOON.size_bytes
+        assert abs(freed - BALLOON.size_bytes) < 1 << 20
+        assert session.status()["reclaimed_bytes"] == BALLOON.size_bytes
+
+
+def test_a_violation_is_told_with_vcpu_gpa_and_access(qemu: Qemu) -> None:
+    with Session(_options(qemu)) as session:
+        session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
+        session.drain_events()
+        assert qemu.guest.read(BALLOON.start + 5 * PAGE_BYTES) == 0
+        qemu.guest.write(BALLOON.start + 5 * PAGE_BYTES, 0x1234)
+        read, write = session.drain_events()
+    for event, access, action in ((read, "read", "zero-read"), (write, "write", "grant")):
+        assert event["kind"] == event["verdict"] == "violation"
+        assert event["gpa"] == BALLOON.start + 5 * PAGE_BYTES
+        assert (event["vcpu"], event["access"], event["action"]) == (0, access, action)
+
+
+def test_a_granted_page_is_owned_again_and_keeps_what_is_written(qemu: Qemu) -> None:
+    gpa = BALLOON.start + 3 * PAGE_BYTES
+    with Session(_options(qemu, policy=parse_policy("observe"))) as session:
+        session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
+        qemu.guest.write(gpa, 0xCAFE)
+        qemu.guest.touch(_pages(3, 1), Access.WRITE)
+        assert session.status()["touches"]["violations"] == 1
+        assert session.status()["ballooned_bytes"] == BALLOON.size_bytes - PAGE_BYTES
+        value = qemu.guest.read(gpa)
+    assert qemu.guest.read(gpa) == value
+
+
+def test_a_touch_beside_the_balloon_is_ordinary(qemu: Qemu) -> None:
+    beside = GpaRange.of(BALLOON.start + 16 * PAGE_BYTES, PAGE_BYTES)
+    with Session(_options(qemu)) as session:
+        session.inflate(_pages(0, 8), Granule.SMALL, guest_agreed=True)
+        qemu.guest.touch(beside, Access.WRITE)
+        touches = session.status()["touches"]
+    assert touches["violations"] == 0
+
+
+def test_kill_ends_the_guest_at_its_first_violation(qemu: Qemu) -> None:
+    with Session(_options(qemu, policy=parse_policy("zero-read,kill"))) as session:
+        session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
+        qemu.guest.touch(_pages(0, 4), Access.READ)
+        assert qemu.is_running()
+        qemu.guest.start(f"write {BALLOON.start:x} 1")
+        assert qemu.wait_for_exit() == -signal.SIGKILL
+        assert session.target.has_exited()
+        assert session.status()["state"] == "gone"
+
+
+def test_a_killed_manager_leaves_a_guest_that_answers(qemu: Qemu) -> None:
+    guest: MicroGuest = qemu.guest
+    chance = random.Random(qemu.pid)  # noqa: S311 - moments, not secrets
+    guest.fill(OWNED, 7)
+    checksum = guest.checksum(OWNED)
+    before = resources_of(qemu.pid)
+
+    def whole_life() -> None:
+        with Session(SessionOptions(pid=qemu.pid)) as session:
+            session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
+            session.status()
+            session.deflate(BALLOON, Granule.SMALL)
+
+    for turn in range(_KILLS // 2):
+        kill_while(whole_life, chance, within_s=0.03)
+        guest.ping(timeout_s=1.0)
+        if turn % 10 == 0:
+            guest.touch(_pages(0, 8), Access.WRITE)
+            assert guest.checksum(OWNED) == checksum
+        assert resources_of(qemu.pid) == before
+    assert guest.checksum(OWNED) == checksum
+    assert userfaultfd_mappings(qemu.pid) == 0
+
+
+@pytest.mark.parametrize("backing", [Backing.MEMFD, Backing.TMPFS])
+def test_shared_memory_is_zapped_without_stopping_anything(
+    backing: Backing, start_qemu: Callable[[QemuOptions], Qemu]
+) -> None:
+    memory = Memory(size_bytes=192 << 20, backing=backing, share=True)
+    qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=memory))
+    qemu.guest.fill(OWNED, 7)
+    checksum = qemu.guest.checksum(OWNED)
+    qemu.guest.fill(BALLOON, 9)
+    with Session(_options(qemu)) as session:
+        report = session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
+        assert report.stops_us == ()
+        assert session.disagreements() == []
+        assert qemu.guest.read(BALLOON.start) == 0
+        qemu.guest.write(BALLOON.start, 5)
+        assert session.status()["touches"]["violations"] == 2
+        session.deflate(BALLOON, Granule.SMALL)
+        assert qemu.guest.read(BALLOON.start) == 5
+    assert qemu.guest.checksum(OWNED) == checksum
+
+
+def test_rounding_to_thp_leaves_the_edges_out_and_says_so(qemu: Qemu) -> None:
+    ragged = GpaRange(Gpa(BALLOON.start - PAGE_BYTES), Gpa(BALLOON.end + PAGE_BYTES))
+    with Session(_options(qemu)) as session:
+        report = session.inflate(ragged, Granule.THP, guest_agreed=True)
+        assert report.requested_bytes == ragged.size_bytes
+        left_out = sum(piece.size_bytes for piece in report.left_out)
+        assert report.done_bytes + left_out == ragged.size_bytes
+        assert report.done_bytes % (2 << 20) == 0
+
+
+def test_an_unprivileged_sandboxed_qemu_is_enforced_by_a_passed_userfaultfd(
+    start_qemu: Callable[[QemuOptions], Qemu],
+) -> None:
+    qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=Memory(size_bytes=192 << 20), run_as=65534))
+    before = resources_of(qemu.pid)
+    with Session(_options(qemu)) as session:
+        assert session.uffd_method == "passed"
+        session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
+        assert qemu.guest.read(BALLOON.start) == 0
+        assert session.status()["touches"]["violations"] == 1
+    qemu.guest.ping()
+    assert resources_of(qemu.pid) == before
