@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-# The micro-guest: a 32-bit multiboot ELF that the tests and the demo boot under QEMU.
-include(CheckSourceCompiles)
+# The micro-guest: a multiboot ELF that the tests and the demo boot under QEMU.
 
 set(microguest_dir ${CMAKE_CURRENT_SOURCE_DIR}/native/microguest)
 set(microguest_elf ${CMAKE_CURRENT_BINARY_DIR}/microguest/microguest.elf)
 
-set(CMAKE_REQUIRED_FLAGS "-m32 -ffreestanding -fno-pic -fno-stack-protector -nostdlib")
-set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
-check_source_compiles(C "int micro(void) { return 32; }" UFFDB_CAN_BUILD_32BIT)
-unset(CMAKE_TRY_COMPILE_TARGET_TYPE)
-unset(CMAKE_REQUIRED_FLAGS)
-
-if(UFFDB_CAN_BUILD_32BIT AND EXISTS ${microguest_dir}/Makefile)
+# It is x86 code in a 32-bit ELF file, the only one that QEMU takes for a multiboot image.
+execute_process(
+  COMMAND ${CMAKE_OBJCOPY} --info
+  OUTPUT_VARIABLE objcopy_formats
+  ERROR_QUIET
+)
+if(CMAKE_SYSTEM_PROCESSOR STREQUAL "x86_64" AND objcopy_formats MATCHES "elf32-i386")
   file(GLOB microguest_inputs CONFIGURE_DEPENDS ${microguest_dir}/*)
   add_custom_command(
     OUTPUT ${microguest_elf}
@@ -25,7 +24,7 @@ if(UFFDB_CAN_BUILD_32BIT AND EXISTS ${microguest_dir}/Makefile)
 else()
   message(
     WARNING
-    "The micro-guest is left out: this compiler cannot build 32-bit code (-m32). "
+    "The micro-guest is left out: these tools cannot make an elf32-i386 file of x86-64 code. "
     "uffdballoon works without it; its tests and demo on a real QEMU do not."
   )
 endif()
