@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import random
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.killing import kill_while
 from tests.support.resources import resources_of, userfaultfd_mappings
-from uffdballoon.contract.policy import parse_policy
+from uffdballoon.contract.policy import DEFAULT_POLICY, Policy, parse_policy
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.granule import Granule
@@ -36,20 +36,12 @@ BALLOON = GpaRange.of(64 << 20, 8 << 20)
 _KILLS = 200
 
 
-def _options(qemu: Qemu, **more: Any) -> SessionOptions:
-    return SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path), **more)
+def _options(qemu: Qemu, policy: Policy = DEFAULT_POLICY) -> SessionOptions:
+    return SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path), policy=policy)
 
 
 def _pages(first: int, count: int) -> GpaRange:
     return GpaRange.of(BALLOON.start + first * PAGE_BYTES, count * PAGE_BYTES)
-
-
-def _read_of(qemu: Qemu, session: Session, gpa: int) -> bytes:
-    """Read a guest's memory from outside; /proc/PID/mem raises no fault."""
-    hva, _ = session.layout.to_hva(GpaRange.of(gpa, 16))
-    with open(f"/proc/{qemu.pid}/mem", "rb") as memory:
-        memory.seek(hva.start)
-        return memory.read(16)
 
 
 def test_ten_rounds_leave_the_guest_as_it_was(qemu: Qemu) -> None:
@@ -192,7 +184,9 @@ def test_rounding_to_thp_leaves_the_edges_out_and_says_so(qemu: Qemu) -> None:
 def test_an_unprivileged_sandboxed_qemu_is_enforced_by_a_passed_userfaultfd(
     start_qemu: Callable[[QemuOptions], Qemu],
 ) -> None:
-    qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=Memory(size_bytes=192 << 20), run_as=65534))
+    qemu = start_qemu(
+        QemuOptions(accel=Accel.TCG, memory=Memory(size_bytes=192 << 20), run_as=65534)
+    )
     before = resources_of(qemu.pid)
     with Session(_options(qemu)) as session:
         assert session.uffd_method == "passed"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from uffdballoon.errors import TargetBusyError, TargetGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.needs_ptrace,
@@ -72,14 +72,14 @@ def test_a_killed_manager_leaves_nothing_in_the_target(victim: Victim) -> None:
         assert victim.resources() == before
 
 
-def test_an_unprivileged_target_gets_its_userfaultfd_passed(victim_binary: Path) -> None:
+def test_an_unprivileged_target_gets_its_userfaultfd_passed() -> None:
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
     with subprocess.Popen([*command, "sleep", "60"]) as process:
         try:
-            while "sleep" not in os.readlink(f"/proc/{process.pid}/exe"):
+            while "sleep" not in str(Path(f"/proc/{process.pid}/exe").readlink()):
                 pass
             assert _attach_once(process.pid, "auto") == "passed"
-            assert len(os.listdir(f"/proc/{process.pid}/fd")) == 3
+            assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) == 3
         finally:
             process.kill()
 
@@ -111,5 +111,4 @@ def test_a_target_that_is_gone_is_named(victim_binary: Path) -> None:
 
 
 def _status(pid: int) -> str:
-    with open(f"/proc/{pid}/status", encoding="ascii") as status:
-        return status.read()
+    return Path(f"/proc/{pid}/status").read_text()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +19,7 @@ def test_rounding_inward_never_grows_and_leaves_nothing_unsaid(
     pieces = sorted([*left_out, *([whole] if whole else [])])
     assert pieces[0].start == span.start
     assert pieces[-1].end == span.end
-    for before, after in zip(pieces, pieces[1:], strict=False):
+    for before, after in itertools.pairwise(pieces):
         assert before.end == after.start
     if whole:
         assert whole.start % granule.size_bytes == 0

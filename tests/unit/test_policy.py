@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ def test_a_ladder_is_written_as_it_is_read(text: str) -> None:
 
 
 def test_the_default_harms_nobody() -> None:
-    assert DEFAULT_POLICY == Policy((Action.ZERO_READ, Action.GRANT))
+    assert Policy((Action.ZERO_READ, Action.GRANT)) == DEFAULT_POLICY
     assert str(DEFAULT_POLICY) == "zero-read,observe"
 
 
@@ -44,7 +46,5 @@ def test_a_rung_to_come_is_refused_and_not_ignored() -> None:
 
 @given(st.text(alphabet="observekilzrad-,= ", max_size=40))
 def test_no_text_does_more_than_be_refused(text: str) -> None:
-    try:
+    with contextlib.suppress(UffdballoonError):
         assert parse_policy(text).rungs
-    except UffdballoonError:
-        pass

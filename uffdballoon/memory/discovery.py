@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.memory.cmdline import MemoryOptions, parse_cmdline
-from uffdballoon.memory.maps import Mapping, file_system_of, read_mappings
+from uffdballoon.memory.maps import Mapping, file_system_of, page_bytes_of, read_mappings
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, Hva, HvaRange
 from uffdballoon.model.ram import Backing, Layout, RamBlock, Segment
 
@@ -88,7 +88,7 @@ def _from_outside(pid: int, options: MemoryOptions, mappings: Sequence[Mapping])
             pid, f"{len(candidates)} of its mappings are as large as the guest's RAM"
         )
     span, mapping = candidates[0]
-    page_bytes = _page_bytes(pid, mapping)
+    page_bytes = page_bytes_of(pid, mapping)
     block = RamBlock(
         idstr="ram",
         hva=span.start,
@@ -167,11 +167,6 @@ def _mapping_of(pid: int, mappings: Sequence[Mapping], hva: Hva) -> Mapping:
         hint="give the monitor socket of this very QEMU",
         pid=pid,
     )
-
-
-def _page_bytes(pid: int, mapping: Mapping) -> int:
-    hugetlb = file_system_of(pid, mapping) == "hugetlbfs" or "hugepage" in mapping.path
-    return HUGE_BYTES if hugetlb else PAGE_BYTES
 
 
 def _backing_of(pid: int, mapping: Mapping, page_bytes: int) -> Backing:

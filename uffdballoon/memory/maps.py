@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uffdballoon.errors import PermissionDeniedError, TargetGoneError
-from uffdballoon.model.addresses import HvaRange
+from uffdballoon.model.addresses import PAGE_BYTES, HvaRange
 
 # As proc_pid_maps(5) has it.
 _LINE = re.compile(
@@ -57,6 +57,17 @@ def parse_maps(text: str) -> list[Mapping]:
 def read_mappings(pid: int) -> list[Mapping]:
     """Read the mappings of a process; raise TargetGoneError or PermissionDeniedError."""
     return parse_maps(_read(pid, "maps"))
+
+
+def page_bytes_of(pid: int, mapping: Mapping) -> int:
+    """Return the size of the pages a mapping is made of (KernelPageSize in smaps)."""
+    head = f"{mapping.span.start:08x}-{mapping.span.end:08x} "
+    found = False
+    for line in _read(pid, "smaps").splitlines():
+        found = found or line.startswith(head)
+        if found and line.startswith("KernelPageSize:"):
+            return int(line.split()[1]) << 10
+    return PAGE_BYTES
 
 
 def file_system_of(pid: int, mapping: Mapping) -> str:
