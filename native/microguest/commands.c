@@ -3,6 +3,7 @@
 #include <stddef.h>
 
 #include "answer.h"
+#include "balloon.h"
 #include "commands.h"
 #include "cycles.h"
 #include "io.h"
@@ -145,6 +146,47 @@ static const char *run_touch(const struct arguments *arguments)
 	return NULL;
 }
 
+static const char no_balloon[] = "there is no legacy virtio-balloon device";
+
+static const char *run_balloon_info(const struct arguments *arguments)
+{
+	struct balloon_state state;
+
+	(void)arguments;
+	if (balloon_read_state(&state))
+		return no_balloon;
+	answer_begin("ok");
+	answer_hex("features", state.features);
+	answer_hex("entries", state.queue_entries);
+	answer_hex("target", state.target_pages);
+	answer_hex("actual", state.actual_pages);
+	answer_end();
+	return NULL;
+}
+
+static const char *change_balloon(enum balloon_queue queue, const struct arguments *arguments)
+{
+	const uint64_t stride = arguments->count > 2 ? arguments->at[2] : PAGE_BYTES;
+
+	if ((arguments->at[0] | stride) & (PAGE_BYTES - 1))
+		return "not a multiple of 0x1000";
+	if (arguments->at[0] < PAGING_OWN_END)
+		return own_memory;
+	if (balloon_change(queue, arguments->at[0], arguments->at[1], stride))
+		return no_balloon;
+	return run_balloon_info(arguments);
+}
+
+static const char *run_balloon_inflate(const struct arguments *arguments)
+{
+	return change_balloon(BALLOON_INFLATE, arguments);
+}
+
+static const char *run_balloon_deflate(const struct arguments *arguments)
+{
+	return change_balloon(BALLOON_DEFLATE, arguments);
+}
+
 static const char *run_mem(const struct arguments *arguments)
 {
 	(void)arguments;
@@ -187,12 +229,23 @@ static const struct command {
 	const char *name, *verb, *arguments;
 	command_fn *run;
 } commands[] = {
-	{"ping", NULL, "?n", run_ping},	       {"read", NULL, "n", run_read},
-	{"write", NULL, "nn", run_write},      {"fill", NULL, "nnn?n", run_fill},
-	{"verify", NULL, "nnn?n", run_verify}, {"checksum", NULL, "nn?n", run_checksum},
-	{"touch", NULL, "nnna", run_touch},    {"mem", NULL, "", run_mem},
-	{"halt", NULL, "", run_halt},	       {"reset", NULL, "", run_reset},
+	/* clang-format off: one to a line */
+	{"ping", NULL, "?n", run_ping},
+	{"read", NULL, "n", run_read},
+	{"write", NULL, "nn", run_write},
+	{"fill", NULL, "nnn?n", run_fill},
+	{"verify", NULL, "nnn?n", run_verify},
+	{"checksum", NULL, "nn?n", run_checksum},
+	{"touch", NULL, "nnna", run_touch},
+	{"balloon", "info", "", run_balloon_info},
+	{"balloon", "target", "", run_balloon_info},
+	{"balloon", "inflate", "nn?n", run_balloon_inflate},
+	{"balloon", "deflate", "nn?n", run_balloon_deflate},
+	{"mem", NULL, "", run_mem},
+	{"halt", NULL, "", run_halt},
+	{"reset", NULL, "", run_reset},
 	{"poweroff", NULL, "", run_poweroff},
+	/* clang-format on */
 };
 
 static bool read_argument(char kind, const char *word, uint64_t *value)

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
+#include "balloon.h"
 #include "console.h"
 #include "multiboot.h"
 #include "serial.h"
@@ -11,6 +12,7 @@ void main(const struct multiboot_info *info)
 	multiboot_init(info);
 	traps_init();
 	serial_init();
+	balloon_init();
 	serial_write("microguest 1\r\n");
 	console_run();
 }

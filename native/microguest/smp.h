@@ -5,7 +5,6 @@
 #include <stdbool.h>
 
 #define SMP_PROCESSORS 2
-#define SMP_LOCAL_APIC 0xfee00000u
 
 /* Is this the second processor? */
 bool smp_on_second(void);

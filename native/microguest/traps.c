@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include "traps.h"
 #include "answer.h"
+#include "apic.h"
 #include "io.h"
 #include "smp.h"
 
@@ -51,6 +52,9 @@ static void pic_init(void)
 	out8(PIC1_DATA, 0x01);
 	out8(PIC1_DATA, (uint8_t)~(1 << IRQ_COM1));
 	out8(PIC2_DATA, 0xff);
+	/* Let the PIC's interrupt through: SeaBIOS does it, qboot does not. */
+	*apic_register(APIC_SPURIOUS) = 0x1ff;
+	*apic_register(APIC_LINT0) = 0x700;
 }
 
 void traps_load(void)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.hugepages import HugePagePool
 from tests.support.prerequisites import demand
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 
@@ -37,3 +38,10 @@ def start_qemu() -> Iterator[Callable[[QemuOptions], Qemu]]:
 def qemu(accel: Accel, start_qemu: Callable[[QemuOptions], Qemu]) -> Qemu:
     """A small guest under each accelerator."""
     return start_qemu(QemuOptions(accel=accel, memory=SMALL))
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[HugePagePool]:
+    """Reserve huge pages for as long as the test runs; its guest must have ended by then."""
+    with HugePagePool(96) as pool:
+        yield pool

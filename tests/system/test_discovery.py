@@ -21,7 +21,7 @@ from uffdballoon.model.ram import Backing, Layout
 from uffdballoon.session import look_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_qemu]
 
@@ -100,20 +100,6 @@ def test_shared_backings_are_told_apart(
     (block,) = layout.blocks
     assert (block.backing, block.shared, block.page_bytes) == (backing, True, 4096)
     _check_markers(qemu, layout, 32 << 20)
-
-
-@pytest.fixture
-def huge_pages() -> Iterator[None]:
-    """Reserve 96 huge pages for as long as the test runs."""
-    knob = Path("/proc/sys/vm/nr_hugepages")
-    before = knob.read_text()
-    knob.write_text(str(int(before) + 96))
-    try:
-        if int(knob.read_text()) < int(before) + 96:
-            pytest.fail("the host has no room for 96 huge pages")
-        yield
-    finally:
-        knob.write_text(before)
 
 
 @pytest.mark.usefixtures("huge_pages")

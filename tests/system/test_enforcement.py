@@ -12,6 +12,7 @@ import pytest
 from tests.support.killing import kill_while
 from tests.support.resources import resources_of, userfaultfd_mappings
 from uffdballoon.contract.policy import DEFAULT_POLICY, Policy, parse_policy
+from uffdballoon.errors import UsageError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.granule import Granule
@@ -22,6 +23,7 @@ from uffdballoon.session import Session, SessionOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.support.hugepages import HugePagePool
     from uffdballoon.lab.microguest import MicroGuest
 
 pytestmark = [
@@ -195,3 +197,24 @@ def test_an_unprivileged_sandboxed_qemu_is_enforced_by_a_passed_userfaultfd(
         assert session.status()["touches"]["violations"] == 1
     qemu.guest.ping()
     assert resources_of(qemu.pid) == before
+
+
+def test_huge_pages_of_the_balloon_return_to_the_pool(huge_pages: HugePagePool) -> None:
+    memory = Memory(size_bytes=128 << 20, backing=Backing.HUGETLBFS, share=True)
+    with Qemu(QemuOptions(accel=Accel.TCG, memory=memory)) as qemu:
+        span = GpaRange.of(64 << 20, 8 << 20)
+        qemu.guest.fill(OWNED, 7)
+        qemu.guest.fill(span, 9, stride_bytes=PAGE_BYTES)
+        checksum = qemu.guest.checksum(OWNED)
+        with Session(_options(qemu)) as session:
+            with pytest.raises(UsageError):
+                session.inflate(span, Granule.SMALL, guest_agreed=True)
+            free = huge_pages.free()
+            session.inflate(span, Granule.HUGE2M, guest_agreed=True)
+            assert huge_pages.free() == free + 4
+            qemu.guest.write(span.start + PAGE_BYTES, 5)
+            assert session.status()["touches"]["violations"] == 1
+            assert huge_pages.free() == free + 3
+            session.deflate(span, Granule.HUGE2M)
+        assert qemu.guest.read(span.start + PAGE_BYTES) == 5
+        assert qemu.guest.checksum(OWNED) == checksum

@@ -204,6 +204,18 @@ class MicroGuest:
         """Begin a touch that may be held up."""
         return PendingTouches(self.start(_touch_command(span, access, stride_bytes)))
 
+    def balloon_inflate(self, span: GpaRange) -> int:
+        """Give pages up through the virtio-balloon device; return the pages in the balloon."""
+        return self._balloon("inflate", span)
+
+    def balloon_deflate(self, span: GpaRange) -> int:
+        """Take pages back through the virtio-balloon device; return the pages in the balloon."""
+        return self._balloon("deflate", span)
+
+    def _balloon(self, verb: str, span: GpaRange) -> int:
+        pages = span.size_bytes // PAGE_BYTES
+        return _number(self.command(f"balloon {verb} {span.start:x} {pages:x}"), "actual")
+
     def memory_map(self) -> list[GpaRange]:
         """Return the stretches of RAM that the firmware told of."""
         found = re.findall(r"ram=(0x[0-9a-f]+)-(0x[0-9a-f]+)", self.command("mem"))

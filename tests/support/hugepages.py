@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Huge pages of 2 MiB, reserved for a while."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+
+
+class HugePagePool:
+    """Adds to the host's pool, and puts it back as it was."""
+
+    def __init__(self, pages: int) -> None:
+        self._pages = pages
+        self._before = _read("nr_hugepages")
+
+    def __enter__(self) -> Self:
+        wanted = self._before + self._pages
+        (_POOL / "nr_hugepages").write_text(str(wanted))
+        if _read("nr_hugepages") < wanted:
+            self._restore()
+            pytest.fail(f"the host has no room for {self._pages} huge pages")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def free(self) -> int:
+        return _read("free_hugepages")
+
+    def _restore(self) -> None:
+        (_POOL / "nr_hugepages").write_text(str(self._before))
+
+
+def _read(name: str) -> int:
+    return int((_POOL / name).read_text())

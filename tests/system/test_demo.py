@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_ptrace, pytest.mark.needs_userfaultfd]
+
+_CHECKOUT = Path(__file__).parents[2]
+
+
+def _run_demo(**environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "examples.demo"],
+        cwd=_CHECKOUT,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.needs_qemu
+def test_demo_holds_on_a_real_qemu_and_is_plain_where_nobody_watches() -> None:
+    done = _run_demo()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("A real QEMU")
+    assert "\x1b" not in done.stdout
+
+
+def test_demo_holds_on_a_stand_in_and_says_so_first() -> None:
+    done = _run_demo(PATH="/nonexistent")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stands in for the guest" in done.stdout.splitlines()[0]
+
+
+def test_demo_fails_where_its_claims_do_not_hold() -> None:
+    # Nobody can listen there, so that no attach comes up.
+    done = _run_demo(PATH="/nonexistent", XDG_RUNTIME_DIR="/proc/nonexistent")
+    assert done.returncode == 1
+    assert "FAIL" in done.stdout

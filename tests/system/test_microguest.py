@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest that breaks contracts does what it is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
+from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
+from uffdballoon.model.touch import Access
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_qemu]
+
+SPAN = GpaRange.of(64 << 20, 1 << 20)
+
+
+def test_it_reads_writes_fills_and_verifies(qemu: Qemu) -> None:
+    guest = qemu.guest
+    guest.write(SPAN.start, 0xC0FFEE)
+    assert guest.read(SPAN.start) == 0xC0FFEE
+    guest.fill(SPAN, 5)
+    before = guest.checksum(SPAN)
+    assert guest.verify(SPAN, 5).bad_lines == 0
+    guest.write(SPAN.start + 5 * PAGE_BYTES, 1)
+    check = guest.verify(SPAN, 5)
+    assert (check.bad_lines, check.first_bad) == (1, SPAN.start + 5 * PAGE_BYTES)
+    assert guest.checksum(SPAN) != before
+
+
+def test_a_touch_reaches_every_page_once(qemu: Qemu) -> None:
+    touches = qemu.guest.touch(SPAN, Access.READ)
+    assert touches.count == SPAN.size_bytes // PAGE_BYTES
+    assert touches.min_cycles <= touches.avg_cycles <= touches.max_cycles
+
+
+def test_it_reaches_memory_above_4_gib(start_qemu: Callable[[QemuOptions], Qemu]) -> None:
+    options = QemuOptions(accel=Accel.TCG, memory=Memory(size_bytes=5 << 30), balloon=False)
+    guest = start_qemu(options).guest
+    for gpa in (1 << 30, 4 << 30, (6 << 30) - PAGE_BYTES):
+        guest.write(gpa, gpa >> 12)
+    for gpa in (1 << 30, 4 << 30, (6 << 30) - PAGE_BYTES):
+        assert guest.read(gpa) == gpa >> 12
+
+
+def test_its_balloon_driver_gives_up_and_takes_back(qemu: Qemu) -> None:
+    pages = SPAN.size_bytes // PAGE_BYTES
+    qemu.guest.fill(SPAN, 5)
+    actual, resident = qemu.monitor.balloon_bytes(), qemu.resident_bytes()
+    assert qemu.guest.balloon_inflate(SPAN) == pages
+    assert qemu.monitor.balloon_bytes() == actual - SPAN.size_bytes
+    assert resident - qemu.resident_bytes() > SPAN.size_bytes // 2
+    assert qemu.guest.read(SPAN.start) == 0  # it uses what it gave up, and nothing stops it
+    assert qemu.guest.balloon_deflate(SPAN) == 0
+    assert qemu.monitor.balloon_bytes() == actual
