@@ -28,6 +28,10 @@ int uffdb_uffd_writeprotect(int uffd, uint64_t hva, uint64_t len, bool on);
 
 int uffdb_uffd_wake(int uffd, uint64_t hva, uint64_t len);
 
+int uffdb_pidfd_open(int pid);
+
+int64_t uffdb_process_read(int pid, uint64_t hva, void *into, size_t len);
+
 int uffdb_pidfd_getfd(int pidfd, int remote_fd);
 
 struct uffdb_range {

@@ -86,6 +86,19 @@ int uffdb_uffd_wake(int uffd, uint64_t hva, uint64_t len);
 
 /* ---- other processes ---- */
 
+/** uffdb_pidfd_open - pin a process: an fd that is readable once it has ended, or -errno. */
+int uffdb_pidfd_open(int pid);
+
+/**
+ * uffdb_process_read - read memory of another process.
+ *
+ * An absent page that a userfaultfd traps is a fault of the caller's: never
+ * call it from the thread that answers faults.
+ *
+ * Return: bytes read, fewer where memory ends, or -errno.
+ */
+int64_t uffdb_process_read(int pid, uint64_t hva, void *into, size_t len);
+
 /** uffdb_pidfd_getfd - duplicate an fd of another process: our fd, or -errno. */
 int uffdb_pidfd_getfd(int pidfd, int remote_fd);
 

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <stdint.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -10,6 +11,21 @@
 
 /* struct uffdb_range is handed to the kernel as it is. */
 _Static_assert(sizeof(struct uffdb_range) == sizeof(struct iovec), "64-bit only");
+
+int uffdb_pidfd_open(int pid)
+{
+	int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+
+	return fd < 0 ? -errno : fd;
+}
+
+int64_t uffdb_process_read(int pid, uint64_t hva, void *into, size_t len)
+{
+	struct iovec local = {into, len}, remote = {(void *)(uintptr_t)hva, len};
+	ssize_t got = process_vm_readv(pid, &local, 1, &remote, 1, 0);
+
+	return got < 0 ? -errno : got;
+}
 
 int uffdb_pidfd_getfd(int pidfd, int remote_fd)
 {

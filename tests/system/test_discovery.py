@@ -15,6 +15,7 @@ import pytest
 
 from uffdballoon.attach.target import Target
 from uffdballoon.errors import QmpError, UnsupportedError
+from uffdballoon.kernel.process import read_memory
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import Gpa, GpaRange
 from uffdballoon.model.ram import Backing, Layout
@@ -35,14 +36,12 @@ def _layout(qemu: Qemu, *, by_monitor: bool) -> Layout:
 
 def _check_markers(qemu: Qemu, layout: Layout, *gpas: int) -> None:
     """Have the guest write a word at each gpa, and read it at the translated hva."""
-    with Path(f"/proc/{qemu.pid}/mem").open("rb") as memory:
-        for gpa in gpas:
-            marker = 0xB1A00000 | (gpa >> 20) & 0xFFFF
-            qemu.guest.write(gpa, marker)
-            hva, _ = layout.to_hva(GpaRange.of(gpa, 4))
-            memory.seek(hva.start)
-            assert struct.unpack("<I", memory.read(4)) == (marker,)
-            assert layout.to_gpa(hva.start) == gpa
+    for gpa in gpas:
+        marker = 0xB1A00000 | (gpa >> 20) & 0xFFFF
+        qemu.guest.write(gpa, marker)
+        hva, _ = layout.to_hva(GpaRange.of(gpa, 4))
+        assert struct.unpack("<I", read_memory(qemu.pid, hva)) == (marker,)
+        assert layout.to_gpa(hva.start) == gpa
 
 
 @pytest.mark.parametrize("by_monitor", [True, False])

@@ -14,6 +14,7 @@ from tests.support.resources import resources_of, userfaultfd_mappings
 from uffdballoon.contract.policy import DEFAULT_POLICY, Policy, parse_policy
 from uffdballoon.errors import UsageError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
+from uffdballoon.memory.maps import read_mappings
 from uffdballoon.model.addresses import PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.ram import Backing
@@ -53,7 +54,7 @@ def test_ten_rounds_leave_the_guest_as_it_was(qemu: Qemu) -> None:
     checksum = guest.checksum(OWNED)
     with Session(_options(qemu)) as session:
         session.status()
-    before = resources_of(qemu.pid)
+    before, mappings = resources_of(qemu.pid), len(read_mappings(qemu.pid))
     for _ in range(10):
         with Session(_options(qemu)) as session:
             report = session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
@@ -69,6 +70,7 @@ def test_ten_rounds_leave_the_guest_as_it_was(qemu: Qemu) -> None:
             assert userfaultfd_mappings(qemu.pid) == 0
         guest.ping()
         assert resources_of(qemu.pid) == before
+        assert len(read_mappings(qemu.pid)) == mappings
         assert guest.checksum(OWNED) == checksum
 
 

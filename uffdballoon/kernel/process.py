@@ -35,6 +35,20 @@ def duplicate_fd(pidfd: int, remote_fd: int, *, pid: int) -> int:
     )
 
 
+def read_memory(pid: int, span: HvaRange) -> bytes:
+    """Read a range of another process (process_vm_readv(2)); shorter where memory ends.
+
+    It waits where a userfaultfd traps an absent page.
+    """
+    data = bytearray(span.size_bytes)
+    got = check(
+        lib.uffdb_process_read(pid, span.start, ffi.from_buffer(data), span.size_bytes),
+        f"cannot read {span} of process {pid}",
+        pid=pid,
+    )
+    return bytes(data[:got])
+
+
 def process_madvise(pidfd: int, ranges: Sequence[HvaRange], advice: Advice) -> int:
     """Advise ranges of another process; return the bytes advised, perhaps fewer than asked."""
     vector = ffi.new("struct uffdb_range[]", [(r.start, r.size_bytes) for r in ranges])
