@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from uffdballoon.lab.microguest import MicroGuest
     from uffdballoon.model.addresses import GpaRange
 
 RAM_BYTES = 256 << 20
@@ -28,30 +27,8 @@ class Console(Protocol):
     def ping(self) -> None: ...
     def read(self, gpa: int) -> int: ...
     def write(self, gpa: int, value: int) -> None: ...
-    def fill(self, span: GpaRange, seed: int) -> None: ...
-    def checksum(self, span: GpaRange) -> int: ...
-
-
-class SparseConsole:
-    """The micro-guest's console, filling and summing up four lines of every page.
-
-    A 32-bit guest may be emulated instruction by instruction even under KVM (nested or
-    paravirtual hosts do that): every byte of 256 MiB would take minutes there.
-    """
-
-    _STRIDE_BYTES = 1024
-
-    def __init__(self, guest: MicroGuest) -> None:
-        self._guest = guest
-        self.ping = guest.ping
-        self.read = guest.read
-        self.write = guest.write
-
-    def fill(self, span: GpaRange, seed: int) -> None:
-        self._guest.fill(span, seed, stride_bytes=self._STRIDE_BYTES)
-
-    def checksum(self, span: GpaRange) -> int:
-        return self._guest.checksum(span, stride_bytes=self._STRIDE_BYTES)
+    def fill(self, span: GpaRange, seed: int, *, stride_bytes: int) -> None: ...
+    def checksum(self, span: GpaRange, *, stride_bytes: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +56,7 @@ def boot() -> Iterator[Guest]:
         name = qemu.options.accel.name
         yield Guest(
             qemu.pid,
-            SparseConsole(qemu.guest),
+            qemu.guest,
             qemu.qmp_path,
             f"A real QEMU with a guest of 256 MiB, accelerated by {name}.",
         )

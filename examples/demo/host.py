@@ -5,16 +5,37 @@ from __future__ import annotations
 
 import os
 import re
-import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from typing import Self
 
 
-def mem_free_bytes() -> int:
-    return _kilobytes(Path("/proc/meminfo"), "MemFree")
+@dataclass(frozen=True)
+class Free:
+    """Free memory of the host.
+
+    What is freed goes to a list of its CPU first and may stay there; MemFree counts it only
+    later (mm/page_alloc.c). Both together move at once, and by what was freed.
+    """
+
+    mem_free_bytes: int
+    on_cpu_lists_bytes: int
+
+    @classmethod
+    def now(cls) -> Self:
+        zones = Path("/proc/zoneinfo").read_text()
+        pages = sum(map(int, re.findall(r"^\s+count:\s+(\d+)", zones, re.MULTILINE)))
+        return cls(_kilobytes(Path("/proc/meminfo"), "MemFree"), pages * os.sysconf("SC_PAGESIZE"))
+
+    @property
+    def total_bytes(self) -> int:
+        return self.mem_free_bytes + self.on_cpu_lists_bytes
+
+    def __sub__(self, before: Free) -> Free:
+        return Free(
+            self.mem_free_bytes - before.mem_free_bytes,
+            self.on_cpu_lists_bytes - before.on_cpu_lists_bytes,
+        )
 
 
 def resident_bytes(pid: int) -> int:
@@ -32,18 +53,6 @@ def open_files(pid: int) -> list[str]:
     """List what the process has open, by name, sorted."""
     directory = Path(f"/proc/{pid}/fd")
     return sorted(str(fd.readlink()) for fd in directory.iterdir() if os.path.lexists(fd))
-
-
-def wait_for_growth(measure: Callable[[], int], before: int, at_least: int) -> int:
-    """Return how much ``measure`` has grown, once it is ``at_least`` or it does not come.
-
-    Memory that was given back reaches the counters with a delay of some milliseconds, and
-    the rest of the machine moves them too.
-    """
-    deadline = time.monotonic() + 5
-    while (grown := measure() - before) < at_least and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return grown
 
 
 def _kilobytes(path: Path, name: str) -> int:

@@ -61,10 +61,10 @@ class StandIn:
     def write(self, gpa: int, value: int) -> None:
         self._ask("write", gpa, value)
 
-    def fill(self, span: GpaRange, seed: int) -> None:
+    def fill(self, span: GpaRange, seed: int, *, stride_bytes: int) -> None:  # noqa: ARG002 - it fills all, in no time
         self._ask("fill", span.start, span.size_bytes, seed)
 
-    def checksum(self, span: GpaRange) -> int:
+    def checksum(self, span: GpaRange, *, stride_bytes: int) -> int:  # noqa: ARG002 - the same
         return self._ask("checksum", span.start, span.size_bytes)
 
     def _ask(self, *words: str | int) -> int:
