@@ -219,6 +219,9 @@ def main() -> int:
             Demo(screen, guest).run()
     except (DemoError, UffdballoonError) as error:
         screen.claim(str(error), holds=False)
+    except KeyboardInterrupt:
+        screen.say("\nInterrupted; everything is let go.")
+        return 130
     if screen.failures:
         screen.say(f"\nThe demo failed: {len(screen.failures)} of its claims did not hold.")
         return 1
