@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from uffdballoon.model.addresses import HvaRange
 
 
 class Resources(NamedTuple):
@@ -29,6 +33,20 @@ def resources_of(pid: int) -> Resources:
         ),
         stopped="TracerPid:\t0" not in status or "State:\tt" in status or "State:\tT" in status,
     )
+
+
+def resident_bytes(pid: int, span: HvaRange) -> int:
+    """Sum up what is resident of the mappings in a range (smaps).
+
+    Of the guest's RAM, not of the process: QEMU's own memory comes and goes in megabytes.
+    """
+    total, inside = 0, False
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if head := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = span.start <= int(head[1], 16) and int(head[2], 16) <= span.end
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1]) << 10
+    return total
 
 
 def userfaultfd_mappings(pid: int) -> int:

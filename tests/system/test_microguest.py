@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.resources import resident_bytes
+from uffdballoon.attach.target import Target
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.touch import Access
+from uffdballoon.session import look_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,10 +53,12 @@ def test_it_reaches_memory_above_4_gib(start_qemu: Callable[[QemuOptions], Qemu]
 def test_its_balloon_driver_gives_up_and_takes_back(qemu: Qemu) -> None:
     pages = SPAN.size_bytes // PAGE_BYTES
     qemu.guest.fill(SPAN, 5)
-    actual, resident = qemu.monitor.balloon_bytes(), qemu.resident_bytes()
+    with Target.open(qemu.pid) as target:
+        (ram,) = look_at(target, str(qemu.qmp_path))[0].blocks
+    actual, resident = qemu.monitor.balloon_bytes(), resident_bytes(qemu.pid, ram.hva_range)
     assert qemu.guest.balloon_inflate(SPAN) == pages
     assert qemu.monitor.balloon_bytes() == actual - SPAN.size_bytes
-    assert resident - qemu.resident_bytes() > SPAN.size_bytes // 2
+    assert resident - resident_bytes(qemu.pid, ram.hva_range) == SPAN.size_bytes
     assert qemu.guest.read(SPAN.start) == 0  # it uses what it gave up, and nothing stops it
     assert qemu.guest.balloon_deflate(SPAN) == 0
     assert qemu.monitor.balloon_bytes() == actual

@@ -207,12 +207,6 @@ class Qemu:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def resident_bytes(self) -> int:
-        """Read how much of QEMU's memory is resident, exactly (smaps_rollup)."""
-        rollup = Path(f"/proc/{self.pid}/smaps_rollup").read_text(encoding="ascii")
-        line = next(line for line in rollup.splitlines() if line.startswith("Rss:"))
-        return int(line.split()[1]) << 10
-
     def _install_elf(self) -> Path:
         """Put the guest's image where any uid can read it."""
         elf = self.directory / "microguest.elf"
