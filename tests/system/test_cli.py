@@ -76,6 +76,7 @@ def attached(qemu: Qemu, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     finally:
         manager.kill()
         manager.communicate()
+        socket_path(qemu.pid).unlink(missing_ok=True)  # a killed manager cannot
 
 
 def status_of(qemu: Qemu) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import click
 
 from uffdballoon.attach.target import list_targets
 from uffdballoon.cli.output import print_json, print_table, say
-from uffdballoon.daemon.protocol import socket_path
+from uffdballoon.daemon.control import is_attached
 from uffdballoon.memory.cmdline import parse_cmdline
 from uffdballoon.model.sizes import format_size
 
@@ -29,7 +29,7 @@ def list_(*, as_json: bool) -> None:
                     "exe": target.exe,
                     "machine": options.machine,
                     "ram_bytes": options.ram_bytes,
-                    "attached": socket_path(target.pid).exists(),
+                    "attached": is_attached(target.pid),
                 }
             )
     if as_json:

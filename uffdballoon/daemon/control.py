@@ -219,6 +219,15 @@ def refuse_if_attached(pid: int) -> None:
     _remove_stale(socket_path(pid), pid)
 
 
+def is_attached(pid: int) -> bool:
+    """Tell whether a manager of that process is alive; a dead one's socket is removed."""
+    try:
+        refuse_if_attached(pid)
+    except TargetBusyError:
+        return True
+    return False
+
+
 def _remove_stale(path: Path, pid: int) -> None:
     with socket.socket(socket.AF_UNIX) as probe:
         try:
