@@ -287,8 +287,24 @@ static void act(struct uffdb_engine *engine, struct touch *touch)
 	grant(engine, touch); /* a ladder that ends early must not leave a vCPU asleep */
 }
 
+/*
+ * Was this fault of a write-protected page answered together with another
+ * thread's? Its message may be read when the page was given back and even
+ * ballooned anew: then it is no touch of what the ledger speaks of.
+ */
+static bool is_stale(const struct uffdb_engine *engine, const struct touch *touch)
+{
+	return touch->protected && engine->config.pagemap_fd >= 0 &&
+	       !uffdb_is_protected(engine->config.pagemap_fd, touch->hva);
+}
+
 static void judge(struct uffdb_engine *engine, struct touch *touch)
 {
+	if (touch->ballooned && is_stale(engine, touch)) {
+		count(&engine->exists);
+		let_retry(engine, touch);
+		return;
+	}
 	if (!touch->ballooned) {
 		count(&engine->ordinary);
 		give_page(engine, touch);

@@ -13,6 +13,9 @@
 /* pagemap.c: 1 when the page holds memory of its own, 0 when absent or the zero page, -errno. */
 int uffdb_holds_memory(int pagemap_fd, uint64_t hva);
 
+/* pagemap.c: is the page write-protected by a userfaultfd? */
+bool uffdb_is_protected(int pagemap_fd, uint64_t hva);
+
 /* ledger.c */
 const struct uffdb_block *uffdb_ledger_block(const struct uffdb_ledger *ledger, uint64_t hva);
 const struct uffdb_block *uffdb_ledger_blocks(const struct uffdb_ledger *ledger, size_t *nr);

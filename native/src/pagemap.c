@@ -8,6 +8,7 @@
 
 #define PAGEMAP_PRESENT (1ull << 63)
 #define PAGEMAP_SWAPPED (1ull << 62)
+#define PAGEMAP_UFFD_WP (1ull << 57)
 #define BATCH		512
 
 static int scan(int fd, uint64_t start, uint64_t end, struct page_region *regions, size_t nr,
@@ -38,6 +39,15 @@ int uffdb_holds_memory(int pagemap_fd, uint64_t hva)
 	uint64_t next;
 
 	return scan(pagemap_fd, hva, hva + UFFDB_PAGE, &region, 1, &next);
+}
+
+bool uffdb_is_protected(int pagemap_fd, uint64_t hva)
+{
+	off_t at = (off_t)(hva / UFFDB_PAGE * sizeof(uint64_t));
+	uint64_t entry;
+
+	return pread(pagemap_fd, &entry, sizeof(entry), at) == sizeof(entry) &&
+	       entry & PAGEMAP_UFFD_WP;
 }
 
 static int append(struct uffdb_range *out, int found, size_t nr, uint64_t start, uint64_t len)
