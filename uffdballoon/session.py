@@ -9,6 +9,7 @@ it gave up. Leaving the context lets it all go, and the guest goes on.
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,16 +17,28 @@ from uffdballoon.attach.obtain import Choice, obtain_userfaultfd
 from uffdballoon.attach.target import Target
 from uffdballoon.contract.policy import DEFAULT_POLICY, Policy
 from uffdballoon.engine.enforcer import Enforcer
-from uffdballoon.errors import RangeError, TargetGoneError, UsageError
-from uffdballoon.kernel.uffd import query_features
+from uffdballoon.errors import (
+    QmpError,
+    RangeError,
+    TargetGoneError,
+    UffdballoonError,
+    UnsupportedError,
+    UsageError,
+)
+from uffdballoon.kernel.fault_loop import LoopOptions, Resolution
+from uffdballoon.kernel.host import max_map_count
+from uffdballoon.kernel.uffd import Feature, query_features
 from uffdballoon.memory.discovery import discover
 from uffdballoon.memory.maps import read_mappings
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange, HvaRange
 from uffdballoon.model.granule import Granule, round_inward
+from uffdballoon.model.ladder import RungKind
 from uffdballoon.model.ram import Backing
-from uffdballoon.model.touch import Role
-from uffdballoon.qmp.facts import collect
+from uffdballoon.model.terms import TOLD, Terms
+from uffdballoon.model.touch import Action
+from uffdballoon.qmp.facts import collect, vcpu_tids
 from uffdballoon.qmp.monitor import Monitor
+from uffdballoon.qmp.pausing import stop_vm
 from uffdballoon.zap.private import DEFAULT_STOP_BUDGET_NS
 
 if TYPE_CHECKING:
@@ -43,7 +56,10 @@ class SessionOptions:
 
     pid: int
     qmp_path: str | None = None
+    terms: Terms = TOLD
     policy: Policy = DEFAULT_POLICY
+    max_windows: int | None = None
+    follow_cpu: bool = True
     uffd_method: Choice = "auto"
     stop_budget_ns: int = DEFAULT_STOP_BUDGET_NS
 
@@ -74,11 +90,26 @@ class ChangeReport:
 
 def look_at(target: Target, qmp_path: str | None) -> tuple[Layout, MonitorFacts | None]:
     """Find a target's RAM, with its monitor where a path is given; change nothing."""
-    facts = None
-    if qmp_path is not None:
-        with Monitor.connect(qmp_path, pid=target.pid) as monitor:
-            facts = collect(monitor)
+    if qmp_path is None:
+        return discover(target.pid, target.cmdline, None), None
+    with Monitor.connect(qmp_path, pid=target.pid) as monitor:
+        facts = collect(monitor)
     return discover(target.pid, target.cmdline, facts), facts
+
+
+def _refuse_what_cannot_be(options: SessionOptions) -> None:
+    if options.policy.has(RungKind.PAUSE) and options.qmp_path is None:
+        raise UsageError(
+            "the rung pause needs the monitor",
+            why="QEMU is stopped by QMP, and no socket of it was given",
+            hint="give --qmp PATH, or another rung",
+        )
+    if options.policy.has(RungKind.POISON) and not query_features() & Feature.POISON:
+        raise UnsupportedError(
+            "the rung poison cannot be performed",
+            why="this kernel has no UFFDIO_POISON (Linux 6.6)",
+            hint="use kill, or another rung",
+        )
 
 
 class Session:
@@ -98,7 +129,16 @@ class Session:
             self.target = undo.enter_context(Target.open(options.pid))
             progress(f"process {options.pid}: {self.target.exe}")
             self.target.refuse_if_busy()
-            self.layout, facts = look_at(self.target, options.qmp_path)
+            self._monitor = None
+            facts = None
+            if options.qmp_path is not None:
+                self._monitor = undo.enter_context(
+                    Monitor.connect(options.qmp_path, pid=options.pid)
+                )
+                facts = collect(self._monitor)
+            _refuse_what_cannot_be(options)
+            self.layout = discover(options.pid, self.target.cmdline, facts)
+            self._tids = self.target.tids()
             self._vcpus = dict(facts.vcpu_tids) if facts else self.target.vcpus()
             progress(
                 f"guest RAM: {self.layout.ram_bytes >> 20} MiB in {len(self.layout.blocks)} "
@@ -124,7 +164,12 @@ class Session:
                 self.layout.blocks,
                 obtained.uffd,
                 known=known,
-                policy=options.policy,
+                options=LoopOptions(
+                    terms=options.terms,
+                    rungs=options.policy.rungs,
+                    window_budget=self._window_budget(),
+                    follow_cpu=options.follow_cpu,
+                ),
                 vcpus=sorted(self._vcpus),
                 stop_budget_ns=options.stop_budget_ns,
             )
@@ -200,7 +245,7 @@ class Session:
             "state": "gone" if self.target.has_exited() else "attached",
             "uffd_method": self.uffd_method,
             "observer": "direct",
-            "contract": {"kind": "told", "floor_bytes": 0},
+            "contract": self._contract_state(ballooned_bytes),
             "policy": str(self.options.policy),
             "ram_bytes": self.layout.ram_bytes,
             "ballooned_bytes": ballooned_bytes,
@@ -214,12 +259,14 @@ class Session:
                 "violations": stats.violations,
                 "host_reads": stats.host_reads,
                 "slipped_writes": stats.slipped_writes,
+                "filled_around_pages": stats.around_pages,
             },
             "actions": {
-                "grant": stats.action_grant,
-                "zero-read": stats.action_zero_read,
-                "kill": stats.action_kill,
+                action.value: count
+                for action, count in stats.actions.items()
+                if action is not Action.NONE
             },
+            "held": self.held(),
             "inflated_pages_total": self._inflated_bytes // PAGE_BYTES,
             "deflated_pages_total": self._deflated_bytes // PAGE_BYTES,
             "broken_blocks": self._count_broken_blocks(),
@@ -229,6 +276,7 @@ class Session:
                 "retried": stats.retried,
                 "gone": stats.gone,
                 "failed": stats.failed,
+                "together": stats.together,
             },
             "latency_ns": {
                 "p50": percentile(500),
@@ -250,9 +298,142 @@ class Session:
         """Return the pidfd, readable once the target has ended."""
         return self.target.pidfd
 
+    def monitor_fileno(self) -> int | None:
+        """Return an fd that is readable while the monitor has something to tell; None without."""
+        return self._monitor.event_fileno() if self._monitor is not None else None
+
     def drain_events(self) -> list[dict[str, Any]]:
-        """Take waiting events, each in the shape of an event line."""
-        return [self._event(record) for record in self._enforcer.loop.drain()]
+        """Take waiting events, each in the shape of an event line, and do what they ask for.
+
+        A touch that a rung held for us (`pause`, `poison`) is seen to here, so
+        that this has to be called whenever event_fileno() is readable.
+        """
+        events = [self._event(record) for record in self._enforcer.loop.drain()]
+        actions = {event["action"] for event in events}
+        if Action.PAUSE.value in actions:
+            events.extend(self._pause())
+        if Action.POISON.value in actions:
+            events.extend(self._poison())
+        return events
+
+    def drain_monitor(self) -> list[dict[str, Any]]:
+        """Take what the monitor told, and follow it: a reset empties the balloon."""
+        if self._monitor is None:
+            return []
+        told = {str(event["event"]) for event in self._monitor.take_events()}
+        if "RESET" not in told:
+            return []
+        self.reset()
+        return [self._notice("reset")]
+
+    def reset(self) -> None:
+        """Empty the balloon, as a reset of the guest does; its boot grace begins."""
+        self._deflated_bytes += self._enforcer.ledger.ballooned_bytes
+        self._enforcer.loop.reset()
+
+    def release(self, tid: int | None = None) -> int:
+        """Let the frozen thread ``tid`` go on, or all that are frozen; return how many did."""
+        return self._enforcer.loop.release(tid or 0)
+
+    def held(self) -> list[dict[str, Any]]:
+        """List the touches that are not answered yet: frozen, throttled, or waiting for us."""
+        now_ns = time.monotonic_ns()
+        return [
+            {
+                "gpa": self.layout.to_gpa(held.span.start),
+                "size": held.span.size_bytes,
+                "vcpu": self._vcpus.get(held.tid),
+                "tid": held.tid,
+                "access": held.access.value,
+                "action": held.action.value,
+                "held_s": (now_ns - held.since_ns) / 1e9,
+                "left_s": (held.deadline_ns - now_ns) / 1e9 if held.deadline_ns else None,
+            }
+            for held in self._enforcer.loop.parked()
+        ]
+
+    def keep_up(self) -> None:
+        """Do what is due now and then: once a second is often enough.
+
+        Lets go of windows that grants have emptied, and learns which threads
+        are vCPUs by now.
+        """
+        try:
+            self._enforcer.loop.tidy()
+            tids = self.target.tids()
+            if tids != self._tids:
+                self._vcpus = self._ask_vcpus()
+                self._enforcer.loop.set_vcpus(sorted(self._vcpus))
+                self._tids = tids
+        except TargetGoneError:
+            pass  # whoever waits on target_fileno() knows
+
+    def _ask_vcpus(self) -> dict[int, int]:
+        if self._monitor is not None:
+            try:
+                return vcpu_tids(self._monitor)
+            except QmpError:
+                return self._vcpus  # as far as we know
+        return self.target.vcpus()
+
+    def _pause(self) -> list[dict[str, Any]]:
+        loop = self._enforcer.loop
+
+        def let_go() -> None:
+            for held in loop.parked():
+                if held.action is Action.PAUSE:
+                    loop.resolve(held, Resolution.GRANT)
+
+        assert self._monitor is not None
+        try:
+            stop_vm(self._monitor, let_go)
+        except QmpError as error:
+            return [self._notice("pause-failed", str(error))]
+        return [self._notice("paused")]
+
+    def _poison(self) -> list[dict[str, Any]]:
+        failures = []
+        for held in self._enforcer.loop.parked():
+            if held.action is not Action.POISON:
+                continue
+            try:
+                self._enforcer.poison(held)
+            except UffdballoonError as error:
+                self._enforcer.loop.resolve(held, Resolution.GRANT)
+                failures.append(self._notice("poison-failed", str(error)))
+        return failures
+
+    @staticmethod
+    def _notice(kind: str, why: str = "") -> dict[str, Any]:
+        """Return an event line of something that is no touch."""
+        nothing = ("gpa", "size", "vcpu", "tid", "access", "verdict", "action")
+        event = {"time_ns": time.time_ns(), "kind": kind, **dict.fromkeys(nothing)}
+        return {**event, "why": why} if why else event
+
+    def _contract_state(self, ballooned_bytes: int) -> dict[str, Any]:
+        terms = self.options.terms
+        grace = self._enforcer.loop.grace()
+        state: dict[str, Any] = {
+            "kind": terms.kind.value,
+            "floor_bytes": terms.floor_bytes,
+            "below_floor": ballooned_bytes < terms.floor_bytes,
+            "in_grace": grace is not None,
+        }
+        if grace is not None and grace.until_ns is not None:
+            state["grace_left_s"] = max(0.0, (grace.until_ns - time.monotonic_ns()) / 1e9)
+        if grace is not None and grace.left_bytes is not None:
+            state["grace_left_bytes"] = grace.left_bytes
+        return state
+
+    def _window_budget(self) -> int:
+        """Return how many windows there may be: by default half of the mappings that are left.
+
+        A window alone in its RAM block costs two mappings: it is one, and cuts one in two.
+        """
+        if self.options.max_windows is not None:
+            return self.options.max_windows
+        left = max_map_count() - len(read_mappings(self.target.pid))
+        return max(1, left // 4)
 
     def _event(self, record: TouchRecord) -> dict[str, Any]:
         return {
@@ -265,7 +446,7 @@ class Session:
             "access": record.access.value,
             "verdict": record.verdict.value,
             "action": record.action.value,
-            "by_host": record.role is Role.HOST,
+            "role": record.role.value,
             "sequence": record.sequence,
             "answer_ns": record.answer_ns,
         }

@@ -74,10 +74,10 @@ uint64_t uffdb_ledger_pages(const struct uffdb_ledger *ledger);
 int uffdb_ledger_next(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t end,
 		      struct uffdb_range *out);
 
-enum uffdb_rung {
-	UFFDB_RUNG_OBSERVE = 1,
-	UFFDB_RUNG_ZERO_READ,
-	UFFDB_RUNG_KILL,
+enum uffdb_role {
+	UFFDB_ROLE_VCPU,
+	UFFDB_ROLE_HOST_READER,
+	UFFDB_ROLE_DEVICE_WRITER,
 };
 
 enum uffdb_verdict {
@@ -86,14 +86,62 @@ enum uffdb_verdict {
 	UFFDB_VIOLATION,
 };
 
+enum uffdb_contract_kind {
+	UFFDB_CONTRACT_TOLD,
+	UFFDB_CONTRACT_CAP,
+};
+
+struct uffdb_contract {
+	uint32_t kind;
+	uint32_t in_grace;
+	uint64_t floor_bytes;
+	uint64_t grace_ns;
+	uint64_t grace_bytes;
+	uint64_t grace_until_ns;
+	uint64_t grace_left_bytes;
+};
+
+struct uffdb_judged {
+	uint64_t ballooned_bytes;
+	uint64_t touched_bytes;
+	uint64_t now_ns;
+	uint32_t role;
+	uint32_t reserved;
+};
+
+void uffdb_contract_reset(struct uffdb_contract *contract, uint64_t now_ns);
+
+uint32_t uffdb_contract_judge(struct uffdb_contract *contract, const struct uffdb_judged *touch);
+
+enum uffdb_rung_kind {
+	UFFDB_RUNG_OBSERVE = 1,
+	UFFDB_RUNG_ZERO_READ,
+	UFFDB_RUNG_THROTTLE,
+	UFFDB_RUNG_FREEZE,
+	UFFDB_RUNG_PAUSE,
+	UFFDB_RUNG_POISON,
+	UFFDB_RUNG_KILL,
+};
+
+struct uffdb_rung {
+	uint32_t kind;
+	uint32_t reserved;
+	uint64_t hold_ns;
+	uint64_t bytes_per_s;
+	uint64_t burst_bytes;
+};
+
 enum uffdb_action {
 	UFFDB_ACTION_NONE,
 	UFFDB_ACTION_GRANT,
 	UFFDB_ACTION_ZERO_READ,
+	UFFDB_ACTION_THROTTLE,
+	UFFDB_ACTION_FREEZE,
+	UFFDB_ACTION_PAUSE,
+	UFFDB_ACTION_POISON,
 	UFFDB_ACTION_KILL,
+	UFFDB_ACTION_RELEASE,
 };
-
-#define UFFDB_MAX_RUNGS ...
 
 struct uffdb_engine_config {
 	int uffd;
@@ -105,7 +153,10 @@ struct uffdb_engine_config {
 	bool follow_cpu;
 	uint32_t ring_records;
 	uint32_t nr_rungs;
-	uint32_t rungs[8];
+	uint64_t around_bytes;
+	uint64_t window_budget;
+	struct uffdb_contract contract;
+	struct uffdb_rung rungs[8];
 };
 
 struct uffdb_event {
@@ -118,7 +169,7 @@ struct uffdb_event {
 	uint8_t write;
 	uint8_t verdict;
 	uint8_t action;
-	uint8_t host;
+	uint8_t role;
 	uint8_t reserved[16];
 };
 
@@ -127,16 +178,17 @@ struct uffdb_stats {
 	uint64_t granted;
 	uint64_t violations;
 	uint64_t host_reads;
-	uint64_t action_grant;
-	uint64_t action_zero_read;
-	uint64_t action_kill;
+	uint64_t actions[9];
 	uint64_t slipped_writes;
 	uint64_t exists;
 	uint64_t retried;
 	uint64_t gone;
 	uint64_t failed;
+	uint64_t together;
+	uint64_t around_pages;
 	uint64_t events_posted;
 	uint64_t events_dropped;
+	uint64_t parked;
 	uint64_t moves;
 	uint64_t windows;
 	uint64_t armed_bytes;
@@ -153,11 +205,41 @@ int uffdb_engine_start(struct uffdb_engine *engine);
 
 void uffdb_engine_stop(struct uffdb_engine *engine);
 
-int uffdb_engine_arm(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
+int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
 
 int64_t uffdb_engine_deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
 
+int uffdb_engine_reset(struct uffdb_engine *engine);
+
+int uffdb_engine_tidy(struct uffdb_engine *engine);
+
 int uffdb_engine_set_vcpus(struct uffdb_engine *engine, const int32_t *tids, size_t nr);
+
+void uffdb_engine_contract(struct uffdb_engine *engine, struct uffdb_contract *out);
+
+struct uffdb_parked {
+	uint64_t id;
+	uint64_t hva;
+	uint64_t size;
+	uint64_t since_ns;
+	uint64_t deadline_ns;
+	uint32_t tid;
+	uint8_t write;
+	uint8_t action;
+	uint8_t reserved[2];
+};
+
+size_t uffdb_engine_parked(struct uffdb_engine *engine, struct uffdb_parked *out, size_t nr);
+
+enum uffdb_resolution {
+	UFFDB_RESOLVE_GRANT,
+	UFFDB_RESOLVE_NEXT,
+	UFFDB_RESOLVE_POISON,
+};
+
+int uffdb_engine_resolve(struct uffdb_engine *engine, uint64_t id, uint32_t how);
+
+int uffdb_engine_release(struct uffdb_engine *engine, uint32_t tid);
 
 int uffdb_engine_event_fd(const struct uffdb_engine *engine);
 
@@ -166,3 +248,11 @@ size_t uffdb_engine_drain(struct uffdb_engine *engine, struct uffdb_event *event
 void uffdb_engine_stats(const struct uffdb_engine *engine, struct uffdb_stats *stats);
 
 uint64_t uffdb_engine_latency(const struct uffdb_engine *engine, uint32_t permille);
+
+struct uffdb_bucket {
+	uint64_t top;
+	uint64_t count;
+};
+
+size_t uffdb_engine_latencies(const struct uffdb_engine *engine, struct uffdb_bucket *out,
+			      size_t nr);

@@ -65,6 +65,13 @@ int uffdb_uffd_unregister(int uffd, uint64_t hva, uint64_t len);
  */
 int uffdb_uffd_zeropage(int uffd, uint64_t hva, uint64_t len, uint32_t flags);
 
+/**
+ * uffdb_fill_zeros - fill absent pages with zeros, up to the first that is there.
+ *
+ * Return: bytes that were filled and whose waiters are awake; -errno when none.
+ */
+int64_t uffdb_fill_zeros(int uffd, uint64_t hva, uint64_t len);
+
 /** uffdb_uffd_copy - fill absent pages from @src, our own memory. Return: as zeropage. */
 int uffdb_uffd_copy(int uffd, uint64_t hva, const void *src, uint64_t len, uint32_t flags);
 
@@ -187,12 +194,12 @@ uint64_t uffdb_ledger_pages(const struct uffdb_ledger *ledger);
 int uffdb_ledger_next(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t end,
 		      struct uffdb_range *out);
 
-/* ---- engine: the fault loop, its windows and its events ---- */
+/* ---- contract: what a touch means ---- */
 
-enum uffdb_rung {
-	UFFDB_RUNG_OBSERVE = 1,
-	UFFDB_RUNG_ZERO_READ,
-	UFFDB_RUNG_KILL,
+enum uffdb_role {
+	UFFDB_ROLE_VCPU,	  /* the guest, or a kernel worker that faults for it */
+	UFFDB_ROLE_HOST_READER,	  /* migration, dump, monitor: gets zeros */
+	UFFDB_ROLE_DEVICE_WRITER, /* writes on behalf of the guest */
 };
 
 enum uffdb_verdict {
@@ -201,13 +208,73 @@ enum uffdb_verdict {
 	UFFDB_VIOLATION,
 };
 
+enum uffdb_contract_kind {
+	UFFDB_CONTRACT_TOLD, /* a page leaves the balloon by being deflated, and by nothing else */
+	UFFDB_CONTRACT_CAP,  /* touching is deflating, while @floor_bytes stay in the balloon */
+};
+
+struct uffdb_contract {
+	uint32_t kind;
+	uint32_t in_grace; /* state: a reset was, and none of the limits below is reached */
+	uint64_t floor_bytes;
+	uint64_t grace_ns;    /* boot grace after a reset; 0: not limited by time */
+	uint64_t grace_bytes; /* 0: not limited by bytes; both 0: no grace */
+	uint64_t grace_until_ns;
+	uint64_t grace_left_bytes;
+};
+
+struct uffdb_judged {
+	uint64_t ballooned_bytes; /* in all, with those of the touched page */
+	uint64_t touched_bytes;	  /* of the touched page that are in the balloon */
+	uint64_t now_ns;	  /* CLOCK_MONOTONIC */
+	uint32_t role;
+	uint32_t reserved;
+};
+
+/** uffdb_contract_reset - the guest was reset: its balloon is empty, the boot grace begins. */
+void uffdb_contract_reset(struct uffdb_contract *contract, uint64_t now_ns);
+
+/**
+ * uffdb_contract_judge - tell what a touch means; the boot grace pays for what it grants.
+ *
+ * A host reader's touch of a ballooned page is ordinary, and is answered with zeros.
+ *
+ * Return: enum uffdb_verdict.
+ */
+uint32_t uffdb_contract_judge(struct uffdb_contract *contract, const struct uffdb_judged *touch);
+
+/* ---- engine: the fault loop, its windows and its events ---- */
+
+enum uffdb_rung_kind {
+	UFFDB_RUNG_OBSERVE = 1, /* grant */
+	UFFDB_RUNG_ZERO_READ,	/* zeros for a read; a write goes to the next rung */
+	UFFDB_RUNG_THROTTLE,	/* grant at a rate; above it the next rung, or wait as the last */
+	UFFDB_RUNG_FREEZE,	/* hold until released, or for @hold_ns and then the next rung */
+	UFFDB_RUNG_PAUSE,	/* hold until uffdb_engine_resolve(): the VM is to be stopped */
+	UFFDB_RUNG_POISON,	/* UFFDIO_POISON; a page that is there is to be zapped first */
+	UFFDB_RUNG_KILL,
+};
+
+struct uffdb_rung {
+	uint32_t kind;
+	uint32_t reserved;
+	uint64_t hold_ns; /* freeze; 0: until released */
+	uint64_t bytes_per_s;
+	uint64_t burst_bytes;
+};
+
 enum uffdb_action {
 	UFFDB_ACTION_NONE,
 	UFFDB_ACTION_GRANT,
 	UFFDB_ACTION_ZERO_READ,
+	UFFDB_ACTION_THROTTLE,
+	UFFDB_ACTION_FREEZE,
+	UFFDB_ACTION_PAUSE,
+	UFFDB_ACTION_POISON,
 	UFFDB_ACTION_KILL,
+	UFFDB_ACTION_RELEASE, /* what was held is granted */
 };
-
+#define UFFDB_ACTIONS	9
 #define UFFDB_MAX_RUNGS 8
 
 struct uffdb_engine_config {
@@ -217,13 +284,16 @@ struct uffdb_engine_config {
 	int pid;
 	bool write_protect;	   /* UFFD_FEATURE_PAGEFAULT_FLAG_WP was granted */
 	bool write_protect_shared; /* UFFD_FEATURE_WP_HUGETLBFS_SHMEM was granted */
-	bool follow_cpu;	   /* run where the faulting thread runs */
+	bool follow_cpu;	   /* run where the faulting threads run, as long as it pays */
 	uint32_t ring_records;	   /* a power of two */
 	uint32_t nr_rungs;
-	uint32_t rungs[UFFDB_MAX_RUNGS]; /* enum uffdb_rung, the gentlest first */
+	uint64_t around_bytes;	/* fill so much around a touch of owned memory; a power of two */
+	uint64_t window_budget; /* at most so many windows; 0: no limit but the kernel's */
+	struct uffdb_contract contract;
+	struct uffdb_rung rungs[UFFDB_MAX_RUNGS]; /* the gentlest first */
 };
 
-/* One touch that was not ordinary. */
+/* One touch that was not ordinary, or one that was held and goes on. */
 struct uffdb_event {
 	uint64_t seq;	    /* counts on over dropped records */
 	uint64_t time_ns;   /* CLOCK_REALTIME */
@@ -234,7 +304,7 @@ struct uffdb_event {
 	uint8_t write;
 	uint8_t verdict;
 	uint8_t action;
-	uint8_t host; /* by a thread that is no vCPU */
+	uint8_t role;
 	uint8_t reserved[16];
 };
 
@@ -242,18 +312,19 @@ struct uffdb_stats {
 	uint64_t ordinary;
 	uint64_t granted;
 	uint64_t violations;
-	uint64_t host_reads;   /* by other threads than vCPUs: zeros, no violation */
-	uint64_t action_grant; /* answers, by the rung that gave them */
-	uint64_t action_zero_read;
-	uint64_t action_kill;
+	uint64_t host_reads;		 /* by other threads than vCPUs: zeros, no violation */
+	uint64_t actions[UFFDB_ACTIONS]; /* what was done, by enum uffdb_action */
 	uint64_t slipped_writes; /* came between zero page and write protection; found and judged */
 	uint64_t exists;	 /* another answer was first */
 	uint64_t retried;	 /* the mappings were changing */
 	uint64_t gone;		 /* page or target had gone */
 	uint64_t failed;	 /* answers that the kernel refused; the thread was let try again */
+	uint64_t together;	 /* ordinary touches that another's answer had answered, too */
+	uint64_t around_pages;	 /* filled beside those that were touched */
 	uint64_t events_posted;
 	uint64_t events_dropped;
-	uint64_t moves; /* of the fault thread to another CPU */
+	uint64_t parked; /* held right now */
+	uint64_t moves;	 /* of the fault thread to another CPU */
 	uint64_t windows;
 	uint64_t armed_bytes;
 };
@@ -283,26 +354,38 @@ int uffdb_engine_start(struct uffdb_engine *engine);
 void uffdb_engine_stop(struct uffdb_engine *engine);
 
 /**
- * uffdb_engine_arm - trap what is absent in the 2 MiB blocks that hold a range.
+ * uffdb_engine_inflate - trap a range and call it ballooned; to be zapped right after.
  *
- * Blocks are clipped to their RAM block; those that are armed stay so.
+ * The 2 MiB blocks that hold it are armed first, clipped to their RAM block. Every
+ * fault that was read before is answered when this returns, so that nothing is
+ * filled any more that the zap then drops.
  *
- * Context: one controlling thread; the fault loop may run.
- * Return: 0; -EBUSY, -ENOMEM as uffdb_uffd_register(), and then nothing more is
- *         armed than before; -ENOENT outside of the RAM blocks.
+ * Context: one controlling thread; the fault loop may run. So are those below.
+ * Return: number of pages that were not ballooned; -EBUSY, -ENOMEM as
+ *         uffdb_uffd_register(), and then nothing more is armed than before;
+ *         -ENOENT outside of the RAM blocks.
  */
-int uffdb_engine_arm(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
+int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
 
 /**
  * uffdb_engine_deflate - give pages back: clear the ledger, lift all traps of theirs.
  *
- * Blocks without a ballooned page left are unregistered; the kernel's own fault
- * path, with THP, serves them again.
+ * Who was held there goes on. Blocks without a ballooned page left are
+ * unregistered; the kernel's own fault path, with THP, serves them again.
  *
- * Context: one controlling thread; the fault loop may run.
  * Return: number of pages that were ballooned, or -errno.
  */
 int64_t uffdb_engine_deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
+
+/** uffdb_engine_reset - the guest was reset: nothing is ballooned, held or trapped any more. */
+int uffdb_engine_reset(struct uffdb_engine *engine);
+
+/**
+ * uffdb_engine_tidy - unregister windows that lost their last ballooned page to a grant.
+ *
+ * Return: number of 2 MiB blocks that were let go, or -errno.
+ */
+int uffdb_engine_tidy(struct uffdb_engine *engine);
 
 /**
  * uffdb_engine_set_vcpus - say which threads are the guest.
@@ -310,6 +393,41 @@ int64_t uffdb_engine_deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t
  * With an empty list every thread is.
  */
 int uffdb_engine_set_vcpus(struct uffdb_engine *engine, const int32_t *tids, size_t nr);
+
+/** uffdb_engine_contract - read the contract with its state. */
+void uffdb_engine_contract(struct uffdb_engine *engine, struct uffdb_contract *out);
+
+/* A touch that is held. */
+struct uffdb_parked {
+	uint64_t id;
+	uint64_t hva;
+	uint64_t size;
+	uint64_t since_ns;    /* CLOCK_MONOTONIC */
+	uint64_t deadline_ns; /* 0: until released */
+	uint32_t tid;
+	uint8_t write;
+	uint8_t action; /* that holds it */
+	uint8_t reserved[2];
+};
+
+/** uffdb_engine_parked - list what is held. Return: number of entries, at most @nr. */
+size_t uffdb_engine_parked(struct uffdb_engine *engine, struct uffdb_parked *out, size_t nr);
+
+enum uffdb_resolution {
+	UFFDB_RESOLVE_GRANT,
+	UFFDB_RESOLVE_NEXT,   /* go on with the next rung */
+	UFFDB_RESOLVE_POISON, /* the page was zapped; grant it if it cannot be poisoned */
+};
+
+/** uffdb_engine_resolve - answer a held touch. Return: 0, or -ENOENT when it is not held. */
+int uffdb_engine_resolve(struct uffdb_engine *engine, uint64_t id, uint32_t how);
+
+/**
+ * uffdb_engine_release - grant what the frozen thread @tid touched, or all such with 0.
+ *
+ * Return: number of touches that were released.
+ */
+int uffdb_engine_release(struct uffdb_engine *engine, uint32_t tid);
 
 /** uffdb_engine_event_fd - an eventfd, readable while events wait after an empty drain. */
 int uffdb_engine_event_fd(const struct uffdb_engine *engine);
@@ -331,5 +449,14 @@ void uffdb_engine_stats(const struct uffdb_engine *engine, struct uffdb_stats *s
  * Return: nanoseconds, at most 1/16 above the true value; 0 without samples.
  */
 uint64_t uffdb_engine_latency(const struct uffdb_engine *engine, uint32_t permille);
+
+struct uffdb_bucket {
+	uint64_t top; /* the largest value that counts here */
+	uint64_t count;
+};
+
+/** uffdb_engine_latencies - list the buckets that are not empty. Return: their number. */
+size_t uffdb_engine_latencies(const struct uffdb_engine *engine, struct uffdb_bucket *out,
+			      size_t nr);
 
 #endif

@@ -2,9 +2,10 @@
 /*
  * The fault loop: read a fault, look the page up, judge it, answer it.
  *
- * One thread, and on its path no allocation, no lock and no Python. What it
- * shares with the controlling thread is atomic: the ledger's words, the set of
- * vCPU threads, the counters.
+ * One thread, and on its path no allocation, no lock and no Python. It owns the
+ * contract's state, the parked touches and the counters; a controlling thread
+ * that wants to change what a touch means has the loop do it between two batches,
+ * so that no fault is judged by a picture that has changed meanwhile.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -12,68 +13,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "engine.h"
 #include "kernel_compat.h"
 
-#define BATCH	     64
-#define RETRIES	     64
-#define WAKE_SIGNAL  (SIGRTMAX - 1)
 #define STOP_POLL_NS 1000000
 #define NS_PER_S     1000000000ull
 
-struct tid_set {
-	struct tid_set *retired; /* the set that this one replaced */
-	size_t nr;
-	int32_t tids[];
-};
-
-struct uffdb_engine {
-	struct uffdb_engine_config config;
-	struct uffdb_ledger *ledger;
-	struct uffdb_windows *windows;
-	struct uffdb_ring *ring;
-	struct uffdb_histogram latency;
-	struct uffdb_placement placement;
-	void *zeros; /* 2 MiB, for UFFDIO_COPY */
-
-	pthread_t thread;
-	bool running;
-	_Atomic bool stop;
-	_Atomic bool stopped;
-	_Atomic(struct tid_set *) vcpus;
-
-	uint64_t seq;
-	_Atomic uint64_t ordinary, granted, violations, host_reads;
-	_Atomic uint64_t action_grant, action_zero_read, action_kill;
-	_Atomic uint64_t slipped_writes, exists, retried, gone, failed;
-	_Atomic uint64_t events_posted, events_dropped, moves;
-};
-
-/* A fault that was read, and what there is to know about its page. */
-struct touch {
-	uint64_t hva; /* of the page, which is @size large */
-	uint64_t size;
-	uint64_t read_ns;
-	uint32_t tid;
-	bool write;
-	bool protected; /* the page is there, write-protected */
-	bool host;
-	bool ballooned;
-	const struct uffdb_block *block;
-};
-
-static void count(_Atomic uint64_t *counter)
-{
-	/* The fault loop is the only writer: no need for a locked addition. */
-	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + 1,
-			      memory_order_relaxed);
-}
-
-static uint64_t now_ns(clockid_t clock)
+uint64_t uffdb_now_ns(clockid_t clock)
 {
 	struct timespec now;
 
@@ -81,216 +30,9 @@ static uint64_t now_ns(clockid_t clock)
 	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
-static bool is_special(const struct touch *touch)
-{
-	return touch->block->flags & (UFFDB_BLOCK_SHARED | UFFDB_BLOCK_HUGETLB);
-}
-
-static bool is_vcpu(const struct uffdb_engine *engine, uint32_t tid)
-{
-	const struct tid_set *set = atomic_load_explicit(&engine->vcpus, memory_order_acquire);
-
-	if (!set || !set->nr)
-		return true;
-	for (size_t i = 0; i < set->nr; i++)
-		if ((uint32_t)set->tids[i] == tid)
-			return true;
-	return false;
-}
-
-/*
- * Let the thread try again: it faults anew if it must. Right after every answer
- * that could not be given, since a thread that nobody wakes waits for ever.
- */
-static void let_retry(struct uffdb_engine *engine, const struct touch *touch)
-{
-	uffdb_uffd_wake(engine->config.uffd, touch->hva, touch->size);
-}
-
-/* Count how an answer came out, and see that nobody is left asleep. */
-static bool answered(struct uffdb_engine *engine, const struct touch *touch, int error)
-{
-	switch (error) {
-	case 0:
-		return true;
-	case -EEXIST:
-		count(&engine->exists);
-		break;
-	case -EAGAIN:
-		count(&engine->retried);
-		break;
-	case -ENOENT:
-	case -ESRCH:
-		count(&engine->gone);
-		break;
-	default:
-		count(&engine->failed);
-		break;
-	}
-	let_retry(engine, touch);
-	return false;
-}
-
-/*
- * Fill an absent page with zeros. On anonymous memory the shared zero page is
- * faster than a copy even when a write follows and has to copy it.
- */
-static int fill(struct uffdb_engine *engine, const struct touch *touch, uint32_t flags)
-{
-	int uffd = engine->config.uffd, error = -EAGAIN;
-
-	for (int i = 0; i < RETRIES && error == -EAGAIN; i++) {
-		/* ZEROPAGE knows no hugetlbfs, and no way to protect in the same step. */
-		if (touch->block->flags & UFFDB_BLOCK_HUGETLB || flags & UFFDB_WRITEPROTECT)
-			error = uffdb_uffd_copy(uffd, touch->hva, engine->zeros, touch->size,
-						flags);
-		else
-			error = uffdb_uffd_zeropage(uffd, touch->hva, touch->size, flags);
-	}
-	return error;
-}
-
-static bool give_page(struct uffdb_engine *engine, const struct touch *touch)
-{
-	if (touch->protected)
-		return answered(engine, touch,
-				uffdb_uffd_writeprotect(engine->config.uffd, touch->hva,
-							touch->size, false));
-	return answered(engine, touch, fill(engine, touch, 0));
-}
-
-enum zeroed {
-	ZEROED,
-	ZEROED_BY_ANOTHER,
-	WRITTEN
-};
-
-/*
- * Give a reader zeros and trap the write that may follow; the reader is still
- * asleep when this returns ZEROED or WRITTEN.
- *
- * Anonymous memory gets the shared zero page, which costs nothing, protected in
- * a second step (the other order does not work: EEXIST). A write by another
- * vCPU between the two steps finds the page unprotected and copies it; it is
- * found afterwards, because the page then is memory of its own. Shared memory
- * and hugetlbfs have no zero page to share: they get a page of zeros that is
- * protected in the same step, and that the balloon loses until it is zapped.
- */
-static enum zeroed arm_zeros(struct uffdb_engine *engine, const struct touch *touch)
-{
-	const struct uffdb_engine_config *config = &engine->config;
-	uint32_t flags = UFFDB_DONTWAKE | (is_special(touch) ? UFFDB_WRITEPROTECT : 0);
-
-	if (!answered(engine, touch, fill(engine, touch, flags)))
-		return ZEROED_BY_ANOTHER;
-	if (is_special(touch))
-		return ZEROED;
-	if (!answered(engine, touch,
-		      uffdb_uffd_writeprotect(config->uffd, touch->hva, touch->size, true)))
-		return ZEROED_BY_ANOTHER;
-	if (config->pagemap_fd >= 0 && uffdb_holds_memory(config->pagemap_fd, touch->hva) > 0)
-		return WRITTEN;
-	return ZEROED;
-}
-
-static bool can_arm_zeros(const struct uffdb_engine *engine, const struct touch *touch)
-{
-	return is_special(touch) ? engine->config.write_protect_shared
-				 : engine->config.write_protect;
-}
-
-/*
- * Tell of a violation. Before its answer, so that whoever sees the guest go on
- * finds it counted and told.
- */
-static void post(struct uffdb_engine *engine, const struct touch *touch, uint8_t action)
-{
-	struct uffdb_event event = {
-		.seq = engine->seq++,
-		.time_ns = now_ns(CLOCK_REALTIME),
-		.hva = touch->hva,
-		.size = touch->size,
-		.answer_ns = now_ns(CLOCK_MONOTONIC) - touch->read_ns,
-		.tid = touch->tid,
-		.write = touch->write,
-		.verdict = UFFDB_VIOLATION,
-		.action = action,
-		.host = touch->host,
-	};
-
-	count(uffdb_ring_post(engine->ring, &event) ? &engine->events_posted
-						    : &engine->events_dropped);
-}
-
-static void grant(struct uffdb_engine *engine, const struct touch *touch)
-{
-	/* First the ledger: what is answered must not be judged as ballooned again. */
-	uffdb_ledger_clear(engine->ledger, touch->hva, touch->size);
-	count(&engine->action_grant);
-	post(engine, touch, UFFDB_ACTION_GRANT);
-	give_page(engine, touch);
-}
-
-static void kill_target(struct uffdb_engine *engine, const struct touch *touch)
-{
-	count(&engine->action_kill);
-	post(engine, touch, UFFDB_ACTION_KILL);
-	syscall(SYS_pidfd_send_signal, engine->config.pidfd, SIGKILL, NULL, 0);
-}
-
-/*
- * Try to answer a read with zeros; false when it turns out to be a write, whose
- * page is there by now, write-protected.
- */
-static bool zero_read(struct uffdb_engine *engine, struct touch *touch, _Atomic uint64_t *counter,
-		      bool tell)
-{
-	enum zeroed zeroed = arm_zeros(engine, touch);
-
-	if (zeroed == WRITTEN) {
-		count(&engine->slipped_writes);
-		touch->write = true;
-		touch->protected = true;
-		return false;
-	}
-	count(counter);
-	if (tell)
-		post(engine, touch, UFFDB_ACTION_ZERO_READ);
-	if (zeroed == ZEROED)
-		let_retry(engine, touch);
-	return true;
-}
-
-static bool is_zero_readable(const struct uffdb_engine *engine, const struct touch *touch)
-{
-	return !touch->write && !touch->protected && can_arm_zeros(engine, touch);
-}
-
-/* Walk the ladder; the first rung that can answer does. */
-static void act(struct uffdb_engine *engine, struct touch *touch)
-{
-	for (uint32_t i = 0; i < engine->config.nr_rungs; i++) {
-		switch (engine->config.rungs[i]) {
-		case UFFDB_RUNG_ZERO_READ:
-			if (is_zero_readable(engine, touch) &&
-			    zero_read(engine, touch, &engine->action_zero_read, true))
-				return;
-			break;
-		case UFFDB_RUNG_KILL:
-			kill_target(engine, touch);
-			return;
-		default:
-			grant(engine, touch);
-			return;
-		}
-	}
-	grant(engine, touch); /* a ladder that ends early must not leave a vCPU asleep */
-}
-
 /*
  * Was this fault of a write-protected page answered together with another
- * thread's? Its message may be read when the page was given back and even
- * ballooned anew: then it is no touch of what the ledger speaks of.
+ * thread's? Then it is no touch of what the ledger speaks of.
  */
 static bool is_stale(const struct uffdb_engine *engine, const struct touch *touch)
 {
@@ -298,24 +40,84 @@ static bool is_stale(const struct uffdb_engine *engine, const struct touch *touc
 	       !uffdb_is_protected(engine->config.pagemap_fd, touch->hva);
 }
 
+static uint64_t ballooned_bytes(const struct uffdb_engine *engine)
+{
+	return uffdb_ledger_pages(engine->ledger) * UFFDB_PAGE;
+}
+
+/* Migration, dump or monitor: zeros are right for them, and cost nothing. */
+static void serve_host_reader(struct uffdb_engine *engine, struct touch *touch)
+{
+	if (!uffdb_is_zero_readable(engine, touch)) {
+		/* A kernel that cannot protect: the guest's next touch will not be seen. */
+		uffdb_count(&engine->host_reads, 1);
+		uffdb_give_page(engine, touch);
+		return;
+	}
+	if (uffdb_zero_read(engine, touch))
+		return;
+	/* A vCPU wrote in between; its write is what is judged. */
+	touch->role = UFFDB_ROLE_VCPU;
+	uffdb_count(&engine->violations, 1);
+	uffdb_act(engine, touch, 0);
+}
+
 static void judge(struct uffdb_engine *engine, struct touch *touch)
 {
+	const struct uffdb_judged judged = {
+		.ballooned_bytes = ballooned_bytes(engine),
+		.touched_bytes = touch->ballooned ? touch->size : 0,
+		.now_ns = touch->read_ns,
+		.role = touch->role,
+	};
+
+	switch (uffdb_contract_judge(&engine->contract, &judged)) {
+	case UFFDB_VIOLATION:
+		uffdb_count(&engine->violations, 1);
+		uffdb_act(engine, touch, 0);
+		break;
+	case UFFDB_GRANTED:
+		uffdb_count(&engine->granted, 1);
+		uffdb_take_out(engine, touch);
+		uffdb_post(engine, touch, UFFDB_GRANTED, UFFDB_ACTION_GRANT);
+		uffdb_give_around(engine, touch);
+		break;
+	default:
+		if (touch->ballooned) {
+			serve_host_reader(engine, touch);
+			break;
+		}
+		uffdb_count(&engine->ordinary, 1);
+		uffdb_give_around(engine, touch);
+		break;
+	}
+}
+
+/* Was the page filled since this fault was read? Then its thread is awake already. */
+static bool is_filled(const struct uffdb_engine *engine, const struct touch *touch)
+{
+	for (size_t i = 0; i < engine->nr_filled; i++)
+		if (touch->hva >= engine->filled[i].start &&
+		    touch->hva < engine->filled[i].start + engine->filled[i].len)
+			return true;
+	return false;
+}
+
+static void on_touch(struct uffdb_engine *engine, struct touch *touch)
+{
+	if (engine->nr_parked && uffdb_is_parked_already(engine, touch))
+		return;
+	if (!touch->ballooned && is_filled(engine, touch)) {
+		uffdb_count(&engine->ordinary, 1);
+		uffdb_count(&engine->together, 1);
+		return;
+	}
 	if (touch->ballooned && is_stale(engine, touch)) {
-		count(&engine->exists);
-		let_retry(engine, touch);
+		uffdb_count(&engine->exists, 1);
+		uffdb_let_retry(engine, touch);
 		return;
 	}
-	if (!touch->ballooned) {
-		count(&engine->ordinary);
-		give_page(engine, touch);
-		return;
-	}
-	/* Migration, dump or monitor: zeros are right for them, and cost nothing. */
-	if (touch->host && is_zero_readable(engine, touch) &&
-	    zero_read(engine, touch, &engine->host_reads, false))
-		return;
-	count(&engine->violations);
-	act(engine, touch);
+	judge(engine, touch);
 }
 
 static void on_fault(struct uffdb_engine *engine, const struct uffd_msg *message, uint64_t read_ns)
@@ -323,6 +125,7 @@ static void on_fault(struct uffdb_engine *engine, const struct uffd_msg *message
 	uint64_t address = message->arg.pagefault.address;
 	uint64_t flags = message->arg.pagefault.flags;
 	struct touch touch = {
+		.hva = address & ~(UFFDB_PAGE - 1),
 		.size = UFFDB_PAGE,
 		.read_ns = read_ns,
 		.tid = message->arg.pagefault.feat.ptid,
@@ -331,53 +134,110 @@ static void on_fault(struct uffdb_engine *engine, const struct uffd_msg *message
 		.block = uffdb_ledger_block(engine->ledger, address),
 	};
 
-	touch.hva = address & ~(UFFDB_PAGE - 1);
 	if (!touch.block) {
 		/* Registered by nobody here; a mapping that moved. Never leave a thread asleep. */
-		count(&engine->failed);
-		let_retry(engine, &touch);
+		uffdb_count(&engine->failed, 1);
+		uffdb_let_retry(engine, &touch);
 		return;
 	}
 	if (touch.block->flags & UFFDB_BLOCK_HUGETLB) {
 		touch.size = UFFDB_HUGE;
 		touch.hva = address & ~(UFFDB_HUGE - 1);
 	}
-	touch.host = !is_vcpu(engine, touch.tid);
+	touch.role = uffdb_roles_of(&engine->roles, touch.tid, touch.write);
 	touch.ballooned = uffdb_ledger_test(engine->ledger, touch.hva) > 0;
-	if (engine->config.follow_cpu && uffdb_placement_follow(&engine->placement, touch.tid))
-		count(&engine->moves);
-	judge(engine, &touch);
-	uffdb_histogram_add(&engine->latency, now_ns(CLOCK_MONOTONIC) - read_ns);
+	on_touch(engine, &touch);
 }
 
-static void on_message(struct uffdb_engine *engine, const struct uffd_msg *message,
-		       uint64_t read_ns)
+static void on_batch(struct uffdb_engine *engine, const struct uffd_msg *messages, size_t nr)
 {
-	if (message->event == UFFD_EVENT_PAGEFAULT)
-		on_fault(engine, message, read_ns);
-	else if (message->event == UFFD_EVENT_FORK)
-		close((int)message->arg.fork.ufd); /* the child's memory is not ours to hold */
+	uint64_t read_ns = uffdb_now_ns(CLOCK_MONOTONIC), done_ns = read_ns;
+
+	engine->nr_filled = 0;
+	for (size_t i = 0; i < nr; i++) {
+		if (messages[i].event == UFFD_EVENT_PAGEFAULT) {
+			on_fault(engine, &messages[i], read_ns);
+			done_ns = uffdb_now_ns(CLOCK_MONOTONIC);
+			uffdb_histogram_add(&engine->latency, done_ns - read_ns);
+		} else if (messages[i].event == UFFD_EVENT_FORK) {
+			close((int)messages[i].arg.fork.ufd); /* the child is not ours to hold */
+		}
+	}
+	if (engine->config.follow_cpu && messages[nr - 1].event == UFFD_EVENT_PAGEFAULT &&
+	    uffdb_placement_follow(&engine->placement, messages[nr - 1].arg.pagefault.feat.ptid,
+				   read_ns, done_ns))
+		uffdb_count(&engine->moves, 1);
+}
+
+static void serve_call(struct uffdb_engine *engine)
+{
+	uffdb_loop_call *call = atomic_load_explicit(&engine->call, memory_order_acquire);
+
+	if (!call)
+		return;
+	call(engine, engine->call_argument);
+	atomic_store_explicit(&engine->call, NULL, memory_order_release);
+	sem_post(&engine->call_done);
 }
 
 static void *fault_loop(void *argument)
 {
 	struct uffdb_engine *engine = argument;
-	struct uffd_msg messages[BATCH];
+	struct uffd_msg messages[UFFDB_BATCH];
 
 	pthread_setname_np(pthread_self(), "uffdb-faults");
+	uffdb_parking_start_timer(engine);
 	while (!atomic_load(&engine->stop)) {
-		/* Woken by a fault, or by WAKE_SIGNAL from uffdb_engine_stop(). */
+		/* Woken by a fault, or by UFFDB_WAKE_SIGNAL: a call, a deadline, the end. */
 		ssize_t got = read(engine->config.uffd, messages, sizeof(messages));
-		uint64_t read_ns = now_ns(CLOCK_MONOTONIC);
 
 		if (got < 0 && errno != EINTR && errno != EAGAIN)
 			break;
-		for (ssize_t i = 0; i < got / (ssize_t)sizeof(*messages); i++)
-			on_message(engine, &messages[i], read_ns);
+		if (got > 0)
+			on_batch(engine, messages, (size_t)got / sizeof(*messages));
+		serve_call(engine);
+		if (engine->nr_parked)
+			uffdb_expire(engine);
 	}
+	uffdb_parking_stop_timer(engine);
 	uffdb_placement_release(&engine->placement);
 	atomic_store(&engine->stopped, true);
 	return NULL;
+}
+
+/* Wait a millisecond for the loop to have made the call. */
+static bool call_is_done(struct uffdb_engine *engine)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += STOP_POLL_NS;
+	if (until.tv_nsec >= (long)NS_PER_S) {
+		until.tv_nsec -= (long)NS_PER_S;
+		until.tv_sec++;
+	}
+	return !sem_clockwait(&engine->call_done, CLOCK_MONOTONIC, &until);
+}
+
+void uffdb_engine_on_loop(struct uffdb_engine *engine, uffdb_loop_call *call, void *argument)
+{
+	if (!engine->running) {
+		call(engine, argument);
+		return;
+	}
+	engine->call_argument = argument;
+	atomic_store_explicit(&engine->call, call, memory_order_release);
+	/* The signal may come just before the read() that it shall end: repeat it. */
+	while (!atomic_load(&engine->stopped)) {
+		pthread_kill(engine->thread, UFFDB_WAKE_SIGNAL);
+		if (call_is_done(engine))
+			return;
+	}
+	/* The loop ended by itself: the target is gone. It may have made the call at its end. */
+	if (atomic_exchange(&engine->call, NULL))
+		call(engine, argument);
+	else
+		sem_trywait(&engine->call_done);
 }
 
 static void do_nothing(int signal)
@@ -385,28 +245,46 @@ static void do_nothing(int signal)
 	(void)signal;
 }
 
-int uffdb_engine_create(const struct uffdb_engine_config *config, struct uffdb_ledger *ledger,
-			struct uffdb_engine **out)
+static int set_up(struct uffdb_engine *engine)
 {
-	struct uffdb_engine *engine;
+	const struct uffdb_engine_config *config = &engine->config;
 	uint32_t modes = UFFDB_MODE_MISSING | (config->write_protect ? UFFDB_MODE_WP : 0);
 	uint32_t shared = UFFDB_MODE_MISSING | (config->write_protect_shared ? UFFDB_MODE_WP : 0);
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, error;
 
+	engine->zeros = mmap(NULL, UFFDB_HUGE, PROT_READ, flags, -1, 0);
+	error = engine->zeros == MAP_FAILED ? -ENOMEM : 0;
+	if (!error)
+		error = uffdb_parking_init(engine);
+	if (!error)
+		error = uffdb_ring_create(config->ring_records, &engine->ring);
+	if (!error)
+		error = uffdb_windows_create(engine->ledger, config->uffd, modes, shared,
+					     &engine->windows);
+	return error;
+}
+
+int uffdb_engine_create(const struct uffdb_engine_config *config, struct uffdb_ledger *ledger,
+			struct uffdb_engine **out)
+{
+	struct uffdb_engine *engine;
+	int error;
+
 	if (config->nr_rungs > UFFDB_MAX_RUNGS)
 		return -EINVAL;
+	for (uint32_t i = 0; i < config->nr_rungs; i++)
+		if (config->rungs[i].kind == UFFDB_RUNG_THROTTLE && !config->rungs[i].bytes_per_s)
+			return -EINVAL;
 	engine = calloc(1, sizeof(*engine));
 	if (!engine)
 		return -ENOMEM;
 	engine->config = *config;
+	engine->contract = config->contract;
 	engine->ledger = ledger;
+	sem_init(&engine->call_done, 0, 0);
 	uffdb_placement_init(&engine->placement, config->pid);
-	engine->zeros = mmap(NULL, UFFDB_HUGE, PROT_READ, flags, -1, 0);
-	error = engine->zeros == MAP_FAILED ? -ENOMEM : 0;
-	if (!error)
-		error = uffdb_ring_create(config->ring_records, &engine->ring);
-	if (!error)
-		error = uffdb_windows_create(ledger, config->uffd, modes, shared, &engine->windows);
+	uffdb_roles_init(&engine->roles, config->pid);
+	error = set_up(engine);
 	if (error) {
 		uffdb_engine_destroy(engine);
 		return error;
@@ -417,8 +295,6 @@ int uffdb_engine_create(const struct uffdb_engine_config *config, struct uffdb_l
 
 void uffdb_engine_destroy(struct uffdb_engine *engine)
 {
-	struct tid_set *set;
-
 	if (!engine)
 		return;
 	uffdb_engine_stop(engine);
@@ -426,12 +302,9 @@ void uffdb_engine_destroy(struct uffdb_engine *engine)
 	uffdb_ring_destroy(engine->ring);
 	if (engine->zeros != MAP_FAILED)
 		munmap(engine->zeros, UFFDB_HUGE);
-	for (set = atomic_load(&engine->vcpus); set;) {
-		struct tid_set *older = set->retired;
-
-		free(set);
-		set = older;
-	}
+	uffdb_roles_release(&engine->roles);
+	uffdb_parking_release(engine);
+	sem_destroy(&engine->call_done);
 	free(engine);
 }
 
@@ -446,11 +319,11 @@ int uffdb_engine_start(struct uffdb_engine *engine)
 	atomic_store(&engine->stop, false);
 	atomic_store(&engine->stopped, false);
 	sigemptyset(&action.sa_mask);
-	if (sigaction(WAKE_SIGNAL, &action, NULL))
+	if (sigaction(UFFDB_WAKE_SIGNAL, &action, NULL))
 		return -errno;
 	/* The thread inherits the mask: the process's signals are for its other threads. */
 	sigfillset(&all);
-	sigdelset(&all, WAKE_SIGNAL);
+	sigdelset(&all, UFFDB_WAKE_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
 	error = -pthread_create(&engine->thread, NULL, fault_loop, engine);
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -467,16 +340,43 @@ void uffdb_engine_stop(struct uffdb_engine *engine)
 	atomic_store(&engine->stop, true);
 	/* The signal may come just before the read() that it shall end: repeat it. */
 	while (!atomic_load(&engine->stopped)) {
-		pthread_kill(engine->thread, WAKE_SIGNAL);
+		pthread_kill(engine->thread, UFFDB_WAKE_SIGNAL);
 		nanosleep(&pause, NULL);
 	}
 	pthread_join(engine->thread, NULL);
 	engine->running = false;
 }
 
-int uffdb_engine_arm(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
+struct change {
+	uint64_t hva, len;
+	int64_t pages;
+};
+
+static void take(struct uffdb_engine *engine, void *argument)
 {
-	return uffdb_windows_arm(engine->windows, hva, len);
+	struct change *change = argument;
+
+	change->pages = uffdb_ledger_set(engine->ledger, change->hva, change->len);
+}
+
+int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
+{
+	struct change change = {hva, len, 0};
+	int error = uffdb_windows_arm(engine->windows, hva, len);
+
+	if (error)
+		return error;
+	uffdb_engine_on_loop(engine, take, &change);
+	return change.pages;
+}
+
+static void give_back(struct uffdb_engine *engine, void *argument)
+{
+	struct change *change = argument;
+
+	change->pages = uffdb_ledger_clear(engine->ledger, change->hva, change->len);
+	if (engine->nr_parked)
+		uffdb_unpark_range(engine, change->hva, change->len, true);
 }
 
 /* Lift the protection of what stays registered; the rest was lifted with its registration. */
@@ -484,7 +384,7 @@ static int unprotect(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 {
 	int error = -EAGAIN;
 
-	for (int i = 0; i < RETRIES && error == -EAGAIN; i++)
+	for (int i = 0; i < UFFDB_RETRIES && error == -EAGAIN; i++)
 		error = uffdb_uffd_writeprotect(engine->config.uffd, hva, len, false);
 	/* Not registered for it, or not at all: then nothing is protected. */
 	return error == -ENOENT || error == -EINVAL || error == -ESRCH ? 0 : error;
@@ -492,11 +392,12 @@ static int unprotect(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 
 int64_t uffdb_engine_deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 {
-	int64_t pages = uffdb_ledger_clear(engine->ledger, hva, len);
+	struct change change = {hva, len, 0};
 	int error;
 
-	if (pages < 0)
-		return pages;
+	uffdb_engine_on_loop(engine, give_back, &change);
+	if (change.pages < 0)
+		return change.pages;
 	error = uffdb_windows_trim(engine->windows, hva, len);
 	/* By blocks: one that is not registered any more would end the whole call. */
 	for (uint64_t at = hva; !error && at < hva + len;) {
@@ -507,21 +408,54 @@ int64_t uffdb_engine_deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t
 		error = unprotect(engine, at, next - at);
 		at = next;
 	}
-	return error ? error : pages;
+	return error ? error : change.pages;
+}
+
+static void begin_anew(struct uffdb_engine *engine, void *argument)
+{
+	const struct uffdb_block *blocks;
+	size_t nr;
+
+	(void)argument;
+	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
+	for (size_t i = 0; i < nr; i++) {
+		uffdb_ledger_clear(engine->ledger, blocks[i].hva, blocks[i].size);
+		uffdb_unpark_range(engine, blocks[i].hva, blocks[i].size, true);
+	}
+	uffdb_contract_reset(&engine->contract, uffdb_now_ns(CLOCK_MONOTONIC));
+}
+
+int uffdb_engine_reset(struct uffdb_engine *engine)
+{
+	const struct uffdb_block *blocks;
+	int error = 0;
+	size_t nr;
+
+	uffdb_engine_on_loop(engine, begin_anew, NULL);
+	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
+	for (size_t i = 0; !error && i < nr; i++)
+		error = uffdb_windows_trim(engine->windows, blocks[i].hva, blocks[i].size);
+	return error;
+}
+
+int uffdb_engine_tidy(struct uffdb_engine *engine)
+{
+	return uffdb_windows_tidy(engine->windows);
 }
 
 int uffdb_engine_set_vcpus(struct uffdb_engine *engine, const int32_t *tids, size_t nr)
 {
-	struct tid_set *set = malloc(sizeof(*set) + nr * sizeof(*tids));
+	return uffdb_roles_set_vcpus(&engine->roles, tids, nr);
+}
 
-	if (!set)
-		return -ENOMEM;
-	set->nr = nr;
-	memcpy(set->tids, tids, nr * sizeof(*tids));
-	/* The loop may be reading the old set: it is freed with the engine. */
-	set->retired = atomic_load(&engine->vcpus);
-	atomic_store_explicit(&engine->vcpus, set, memory_order_release);
-	return 0;
+static void read_contract(struct uffdb_engine *engine, void *argument)
+{
+	*(struct uffdb_contract *)argument = engine->contract;
+}
+
+void uffdb_engine_contract(struct uffdb_engine *engine, struct uffdb_contract *out)
+{
+	uffdb_engine_on_loop(engine, read_contract, out);
 }
 
 int uffdb_engine_event_fd(const struct uffdb_engine *engine)
@@ -541,23 +475,31 @@ void uffdb_engine_stats(const struct uffdb_engine *engine, struct uffdb_stats *s
 		.granted = engine->granted,
 		.violations = engine->violations,
 		.host_reads = engine->host_reads,
-		.action_grant = engine->action_grant,
-		.action_zero_read = engine->action_zero_read,
-		.action_kill = engine->action_kill,
 		.slipped_writes = engine->slipped_writes,
 		.exists = engine->exists,
 		.retried = engine->retried,
 		.gone = engine->gone,
 		.failed = engine->failed,
+		.together = engine->together,
+		.around_pages = engine->around_pages,
 		.events_posted = engine->events_posted,
 		.events_dropped = engine->events_dropped,
+		.parked = engine->parked_now,
 		.moves = engine->moves,
 		.windows = uffdb_windows_count(engine->windows),
 		.armed_bytes = uffdb_windows_bytes(engine->windows),
 	};
+	for (size_t i = 0; i < UFFDB_ACTIONS; i++)
+		stats->actions[i] = engine->actions[i];
 }
 
 uint64_t uffdb_engine_latency(const struct uffdb_engine *engine, uint32_t permille)
 {
 	return uffdb_histogram_quantile(&engine->latency, permille);
+}
+
+size_t uffdb_engine_latencies(const struct uffdb_engine *engine, struct uffdb_bucket *out,
+			      size_t nr)
+{
+	return uffdb_histogram_list(&engine->latency, out, nr);
 }

@@ -51,3 +51,17 @@ uint64_t uffdb_histogram_quantile(const struct uffdb_histogram *histogram, uint3
 	}
 	return top_of(UFFDB_HISTOGRAM_BUCKETS - 1);
 }
+
+size_t uffdb_histogram_list(const struct uffdb_histogram *histogram, struct uffdb_bucket *out,
+			    size_t nr)
+{
+	size_t found = 0;
+
+	for (unsigned int i = 0; i < UFFDB_HISTOGRAM_BUCKETS && found < nr; i++) {
+		uint64_t count = atomic_load_explicit(&histogram->counts[i], memory_order_relaxed);
+
+		if (count)
+			out[found++] = (struct uffdb_bucket){top_of(i), count};
+	}
+	return found;
+}

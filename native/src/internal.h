@@ -10,6 +10,9 @@
 #define UFFDB_PAGE 4096ull
 #define UFFDB_HUGE (2ull << 20)
 
+/* Ends a blocking read of the fault loop. A macro of libc's: no constant. */
+#define UFFDB_WAKE_SIGNAL (SIGRTMAX - 1)
+
 /* pagemap.c: 1 when the page holds memory of its own, 0 when absent or the zero page, -errno. */
 int uffdb_holds_memory(int pagemap_fd, uint64_t hva);
 
@@ -27,6 +30,9 @@ int uffdb_windows_create(const struct uffdb_ledger *ledger, int uffd, uint32_t m
 void uffdb_windows_destroy(struct uffdb_windows *windows);
 int uffdb_windows_arm(struct uffdb_windows *windows, uint64_t hva, uint64_t len);
 int uffdb_windows_trim(struct uffdb_windows *windows, uint64_t hva, uint64_t len);
+/* Some pages of a block are not ballooned any more: the one of these that any thread may call. */
+void uffdb_windows_note_change(struct uffdb_windows *windows, uint64_t hva);
+int uffdb_windows_tidy(struct uffdb_windows *windows);
 uint64_t uffdb_windows_count(const struct uffdb_windows *windows);
 uint64_t uffdb_windows_bytes(const struct uffdb_windows *windows);
 
@@ -47,25 +53,58 @@ struct uffdb_histogram {
 };
 
 void uffdb_histogram_add(struct uffdb_histogram *histogram, uint64_t value);
+size_t uffdb_histogram_list(const struct uffdb_histogram *histogram, struct uffdb_bucket *out,
+			    size_t nr);
 uint64_t uffdb_histogram_quantile(const struct uffdb_histogram *histogram, uint32_t permille);
 
-/* placement.c: keeps the calling thread on the CPU of the thread that faulted last. */
+/* roles.c: who touches. */
+#define UFFDB_KNOWN_THREADS 64
+
+struct tid_set;
+struct uffdb_roles {
+	_Atomic(struct tid_set *) vcpus;
+	int task_fd; /* /proc/PID/task */
+	struct {
+		uint32_t tid;
+		bool worker;
+	} known[UFFDB_KNOWN_THREADS];
+};
+
+void uffdb_roles_init(struct uffdb_roles *roles, int pid);
+void uffdb_roles_release(struct uffdb_roles *roles);
+int uffdb_roles_set_vcpus(struct uffdb_roles *roles, const int32_t *tids, size_t nr);
+uint8_t uffdb_roles_of(struct uffdb_roles *roles, uint32_t tid, bool write);
+
+/* placement.c: keeps the calling thread on the CPU of the threads that fault. */
 #define UFFDB_PLACED_THREADS 16
+
+struct uffdb_placed_thread {
+	uint32_t tid;
+	int stat_fd;
+	int cpu; /* where it ran when we last looked; -1: not known */
+	uint32_t since_look;
+	uint64_t answered_ns; /* its last fault */
+};
 
 struct uffdb_placement {
 	int pid;
-	int cpu; /* where we are now; -1: anywhere */
-	uint32_t since_look;
-	uint32_t last_tid;
+	int cpu;	 /* where we are bound; -1: anywhere */
+	bool following;	 /* right now */
+	bool prefers;	 /* to follow: the other way is on trial when they differ */
+	uint32_t streak; /* faults in a row from another CPU than ours */
+	/* What a fault costs its thread, not following and following: running averages. */
+	uint64_t round_trip_ns[2];
+	uint64_t samples;  /* since the last change of ways */
+	uint64_t patience; /* samples until the other way is tried again */
 	uint32_t next_slot;
-	struct {
-		uint32_t tid;
-		int stat_fd;
-	} threads[UFFDB_PLACED_THREADS];
+	struct uffdb_placed_thread threads[UFFDB_PLACED_THREADS];
 };
 
 void uffdb_placement_init(struct uffdb_placement *placement, int pid);
 void uffdb_placement_release(struct uffdb_placement *placement);
-bool uffdb_placement_follow(struct uffdb_placement *placement, uint32_t tid);
+
+/* After each batch: @tid faulted last. True when the calling thread was moved. */
+bool uffdb_placement_follow(struct uffdb_placement *placement, uint32_t tid, uint64_t read_ns,
+			    uint64_t answered_ns);
 
 #endif

@@ -66,6 +66,16 @@ int uffdb_uffd_zeropage(int uffd, uint64_t hva, uint64_t len, uint32_t flags)
 	return filled(error, request.zeropage, len);
 }
 
+int64_t uffdb_fill_zeros(int uffd, uint64_t hva, uint64_t len)
+{
+	struct uffdio_zeropage request = {.range = {hva, len}};
+	int error = call(uffd, UFFDIO_ZEROPAGE, &request);
+
+	if (!error || request.zeropage > 0)
+		return request.zeropage;
+	return filled(error, request.zeropage, len);
+}
+
 int uffdb_uffd_copy(int uffd, uint64_t hva, const void *src, uint64_t len, uint32_t flags)
 {
 	struct uffdio_copy request = {.dst = hva, .src = (uintptr_t)src, .len = len, .mode = flags};

@@ -14,6 +14,7 @@ struct block_windows {
 	uint64_t first; /* number of the first 2 MiB block of the address space that it reaches */
 	uint64_t count;
 	uint8_t *armed;
+	_Atomic uint8_t *changed; /* lost a ballooned page to a grant */
 };
 
 struct uffdb_windows {
@@ -23,6 +24,7 @@ struct uffdb_windows {
 	struct block_windows *blocks;
 	_Atomic uint64_t windows;
 	_Atomic uint64_t bytes;
+	_Atomic bool changed;
 };
 
 int uffdb_windows_create(const struct uffdb_ledger *ledger, int uffd, uint32_t modes,
@@ -48,7 +50,8 @@ int uffdb_windows_create(const struct uffdb_ledger *ledger, int uffd, uint32_t m
 		of->first = blocks[i].hva / UFFDB_HUGE;
 		of->count = (blocks[i].hva + blocks[i].size - 1) / UFFDB_HUGE - of->first + 1;
 		of->armed = calloc(of->count, 1);
-		if (!of->armed)
+		of->changed = calloc(of->count, 1);
+		if (!of->armed || !of->changed)
 			goto no_memory;
 	}
 	*out = windows;
@@ -63,8 +66,10 @@ void uffdb_windows_destroy(struct uffdb_windows *windows)
 {
 	if (!windows)
 		return;
-	for (size_t i = 0; windows->blocks && i < windows->nr; i++)
+	for (size_t i = 0; windows->blocks && i < windows->nr; i++) {
 		free(windows->blocks[i].armed);
+		free((void *)windows->blocks[i].changed);
+	}
 	free(windows->blocks);
 	free(windows);
 }
@@ -165,6 +170,35 @@ int uffdb_windows_trim(struct uffdb_windows *windows, uint64_t hva, uint64_t len
 		note(windows, of, i, i + 1, false);
 	}
 	return 0;
+}
+
+void uffdb_windows_note_change(struct uffdb_windows *windows, uint64_t hva)
+{
+	struct block_windows *of = of_address(windows, hva);
+
+	if (!of)
+		return;
+	atomic_store_explicit(&of->changed[hva / UFFDB_HUGE - of->first], 1, memory_order_relaxed);
+	atomic_store_explicit(&windows->changed, true, memory_order_release);
+}
+
+int uffdb_windows_tidy(struct uffdb_windows *windows)
+{
+	uint64_t before = windows->bytes;
+	int error = 0;
+
+	if (!atomic_exchange_explicit(&windows->changed, false, memory_order_acquire))
+		return 0;
+	for (size_t i = 0; i < windows->nr; i++) {
+		struct block_windows *of = &windows->blocks[i];
+
+		for (uint64_t j = 0; !error && j < of->count; j++) {
+			if (!atomic_exchange_explicit(&of->changed[j], 0, memory_order_relaxed))
+				continue;
+			error = uffdb_windows_trim(windows, extent(of, j, j + 1).start, UFFDB_PAGE);
+		}
+	}
+	return error ? error : (int)((before - windows->bytes) / UFFDB_HUGE);
 }
 
 uint64_t uffdb_windows_count(const struct uffdb_windows *windows)

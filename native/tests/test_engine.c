@@ -1,90 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The engine on this process's own memory, touched by two threads at once. */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-#include "check.h"
-#include "uffdballoon.h"
+#include "engine_setup.h"
 
-#define PAGE   4096ull
-#define HUGE   (2ull << 20)
-#define SIZE   (4 * HUGE)
-#define PAGES  (SIZE / PAGE)
-#define WANTED 0x101u /* UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_THREAD_ID */
 #define ROUNDS 8
-
-struct setup {
-	int uffd, pidfd, pagemap;
-	uint8_t *memory;
-	struct uffdb_ledger *ledger;
-	struct uffdb_engine *engine;
-};
-
-static uint64_t address(const struct setup *setup)
-{
-	return (uintptr_t)setup->memory;
-}
-
-static void set_up(struct setup *setup, uint32_t first, uint32_t second)
-{
-	struct uffdb_engine_config config = {
-		.pid = getpid(),
-		.write_protect = true,
-		.follow_cpu = true,
-		.ring_records = 1 << 14,
-		.nr_rungs = second ? 2 : 1,
-		.rungs = {first, second},
-	};
-	struct uffdb_block block = {0};
-	uint64_t known;
-	uint8_t *raw;
-
-	setup->uffd = uffdb_uffd_open(-1);
-	if (setup->uffd == -EPERM || setup->uffd == -ENOSYS) {
-		fprintf(stderr, "no userfaultfd here: %s\n", strerror(-setup->uffd));
-		exit(SKIPPED);
-	}
-	CHECK(setup->uffd >= 0);
-	CHECK(!uffdb_uffd_api(setup->uffd, WANTED, &known));
-	setup->pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
-	setup->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	CHECK(setup->pidfd >= 0 && setup->pagemap >= 0);
-	raw = mmap(NULL, SIZE + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	CHECK(raw != MAP_FAILED);
-	setup->memory = (uint8_t *)(((uintptr_t)raw + HUGE - 1) & ~(HUGE - 1));
-	block.hva = address(setup);
-	block.size = SIZE;
-	CHECK(!uffdb_ledger_create(&block, 1, &setup->ledger));
-	config.uffd = setup->uffd;
-	config.pidfd = setup->pidfd;
-	config.pagemap_fd = setup->pagemap;
-	CHECK(!uffdb_engine_create(&config, setup->ledger, &setup->engine));
-	CHECK(!uffdb_engine_start(setup->engine));
-}
-
-static void tear_down(struct setup *setup)
-{
-	uffdb_engine_destroy(setup->engine);
-	uffdb_ledger_destroy(setup->ledger);
-	close(setup->uffd);
-	close(setup->pidfd);
-	close(setup->pagemap);
-}
-
-static void inflate(struct setup *setup, uint64_t offset, uint64_t len)
-{
-	CHECK(!uffdb_engine_arm(setup->engine, address(setup) + offset, len));
-	CHECK(uffdb_ledger_set(setup->ledger, address(setup) + offset, len) >= 0);
-	CHECK(!madvise(setup->memory + offset, len, MADV_DONTNEED));
-}
 
 struct toucher {
 	struct setup *setup;
@@ -155,9 +77,10 @@ static void answers_every_touch_of_two_threads(void)
 		events += drain_all(&setup, &dropped);
 	}
 	uffdb_engine_stats(setup.engine, &stats);
-	CHECK(stats.action_grant == ROUNDS * PAGES);
-	CHECK(stats.action_zero_read >= ROUNDS * PAGES);
-	CHECK(stats.violations == stats.action_grant + stats.action_zero_read);
+	CHECK(stats.actions[UFFDB_ACTION_GRANT] == ROUNDS * PAGES);
+	CHECK(stats.actions[UFFDB_ACTION_ZERO_READ] >= ROUNDS * PAGES);
+	CHECK(stats.violations ==
+	      stats.actions[UFFDB_ACTION_GRANT] + stats.actions[UFFDB_ACTION_ZERO_READ]);
 	CHECK(events + dropped == stats.violations);
 	CHECK(stats.windows == 0 && stats.armed_bytes == 0);
 	CHECK(uffdb_engine_latency(setup.engine, 500) > 0);
@@ -183,7 +106,7 @@ static void arms_only_blocks_that_hold_ballooned_pages(void)
 	CHECK(uffdb_engine_deflate(setup.engine, address(&setup) + HUGE, HUGE) == 1);
 	uffdb_engine_stats(setup.engine, &stats);
 	CHECK(stats.windows == 2 && stats.armed_bytes == 2 * HUGE);
-	CHECK(uffdb_engine_arm(setup.engine, address(&setup) + SIZE, PAGE) == -ENOENT);
+	CHECK(uffdb_engine_inflate(setup.engine, address(&setup) + SIZE, PAGE) == -ENOENT);
 	tear_down(&setup);
 }
 

@@ -127,6 +127,13 @@ class Target:
                     threads.append(Thread(tid, comm.rstrip("\n")))
         return threads
 
+    def tids(self) -> frozenset[int]:
+        """Return the ids of all threads; raise TargetGoneError when there are none."""
+        try:
+            return frozenset(int(task.name) for task in Path(f"/proc/{self.pid}/task").iterdir())
+        except (FileNotFoundError, ProcessLookupError):
+            raise TargetGoneError(f"process {self.pid} ended", pid=self.pid) from None
+
     def vcpus(self) -> dict[int, int]:
         """Map the thread ids of the vCPUs to their numbers, by the threads' names.
 

@@ -11,13 +11,14 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import click
 
 from uffdballoon.cli.output import say
-from uffdballoon.cli.types import LADDER, PID, SIZE
+from uffdballoon.cli.types import DURATION_NS, LADDER, PID, SIZE
 from uffdballoon.contract.policy import DEFAULT_POLICY, Policy
 from uffdballoon.daemon import client
 from uffdballoon.daemon.control import refuse_if_attached
 from uffdballoon.daemon.manager import Ending, Manager
 from uffdballoon.errors import ExitCode, UnsupportedError, UsageError
 from uffdballoon.metrics.text import event_line
+from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ _NS_PER_US = 1000
     type=LADDER,
     default=DEFAULT_POLICY,
     show_default=True,
-    help="What is done about violations, gentlest first: zero-read, observe, kill.",
+    help="What is done about violations, gentlest first, such as zero-read,throttle=1000/s,pause. "
+    "Rungs: observe, zero-read, throttle=RATE[:BURST], freeze[=DURATION], pause, poison, kill.",
 )
 @click.option(
     "--observer",
@@ -72,6 +74,23 @@ _NS_PER_US = 1000
     show_default=True,
     help="How long zaps may stop the target's main thread at a time.",
 )
+@click.option(
+    "--boot-grace",
+    "grace_ns",
+    type=DURATION_NS,
+    help="With cap: for so long after a reset the guest may go below the floor.",
+)
+@click.option(
+    "--boot-grace-bytes",
+    "grace_bytes",
+    type=SIZE,
+    help="With cap: it may touch so much meanwhile.",
+)
+@click.option(
+    "--max-windows",
+    type=click.IntRange(min=1),
+    help="Windows to trap in at most; by default half of the mappings that are left to QEMU.",
+)
 @click.option("--fail-on-violation", is_flag=True, help="End with exit code 5 at the first one.")
 def attach(  # noqa: PLR0913 - an option each
     pid: int,
@@ -79,6 +98,9 @@ def attach(  # noqa: PLR0913 - an option each
     qmp: str | None,
     contract: str,
     floor: int | None,
+    grace_ns: int | None,
+    grace_bytes: int | None,
+    max_windows: int | None,
     policy: Policy,
     observer: str,
     method: Literal["auto", "direct", "passed"],
@@ -95,12 +117,15 @@ def attach(  # noqa: PLR0913 - an option each
 
     Example: uffdballoon attach 4711 --qmp /run/vm/qmp --policy zero-read,kill --events -
     """
-    _refuse_what_is_to_come(contract, floor, observer, on_exit)
+    _refuse_what_is_to_come(observer, on_exit)
+    terms = _terms(contract, floor, grace_ns, grace_bytes)
     refuse_if_attached(pid)
     options = SessionOptions(
         pid=pid,
         qmp_path=qmp,
+        terms=terms,
         policy=policy,
+        max_windows=max_windows,
         uffd_method=method,
         stop_budget_ns=stop_budget_us * _NS_PER_US,
     )
@@ -161,22 +186,36 @@ def _event_writer(path: str | None, form: str) -> Iterator[Callable[[dict[str, A
         yield write
 
 
-def _refuse_what_is_to_come(contract: str, floor: int | None, observer: str, on_exit: str) -> None:
-    """Refuse what the design has and this version has not, rather than pretend."""
-    if contract == "told" and floor is not None:
+def _terms(
+    contract: str, floor: int | None, grace_ns: int | None, grace_bytes: int | None
+) -> Terms:
+    kind = ContractKind(contract)
+    if kind is ContractKind.TOLD and (floor, grace_ns, grace_bytes) != (None, None, None):
         raise UsageError(
-            "--floor goes with --contract cap",
-            why="told has no floor",
-            hint="leave it out",
+            "a floor and a boot grace go with --contract cap",
+            why="under told a page leaves the balloon by being deflated, and by nothing else",
+            hint="leave them out, or add --contract cap",
         )
+    if kind is ContractKind.CAP and floor is None:
+        raise UsageError(
+            "--contract cap needs a floor",
+            why="it is what has to stay in the balloon",
+            hint="give --floor SIZE, such as --floor 512M",
+        )
+    return Terms(
+        kind=kind, floor_bytes=floor or 0, grace_ns=grace_ns or 0, grace_bytes=grace_bytes or 0
+    )
+
+
+def _refuse_what_is_to_come(observer: str, on_exit: str) -> None:
+    """Refuse what the design has and this version has not, rather than pretend."""
     for given, option in (
-        (contract == "cap", "--contract cap"),
         (observer not in ("auto", "direct"), f"--observer {observer}"),
         (on_exit == "hold", "--on-exit hold"),
     ):
         if given:
             raise UnsupportedError(
                 f"{option} is not there yet",
-                why="this version enforces `told` over what `uffdballoon inflate` took",
+                why="this version enforces what `uffdballoon inflate` took",
                 hint="leave it out",
             )

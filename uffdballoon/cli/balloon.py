@@ -61,6 +61,18 @@ def deflate(pid: int, *, gpa: int, size: int, granule: str, as_json: bool) -> No
     _report("deflated", report, as_json=as_json)
 
 
+@click.command()
+@click.argument("pid", type=PID)
+@click.option("--tid", type=click.IntRange(min=1), help="This thread only; `status` lists them.")
+def release(pid: int, *, tid: int | None) -> None:
+    """Let a frozen vCPU of the attached PID go on, with the page that it touched.
+
+    Example: uffdballoon release 4711 --tid 4715
+    """
+    released = client.request(pid, "release", tid=tid)["released"]
+    say(f"released {released} touch(es)")
+
+
 def _report(done: str, report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(report)

@@ -33,6 +33,7 @@ for verb in (
     events.events,
     balloon.inflate,
     balloon.deflate,
+    balloon.release,
     attach.detach,
 ):
     cli.add_command(verb)

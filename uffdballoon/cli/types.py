@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sizes, addresses and ladders as command-line arguments."""
+"""Sizes, addresses, durations and ladders as command-line arguments."""
 
 from __future__ import annotations
 
 import click
 
 from uffdballoon.contract.policy import Policy, parse_policy
+from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.sizes import parse_address, parse_size
 
 
@@ -36,7 +37,17 @@ class LadderType(click.ParamType[Policy]):
         return value if isinstance(value, Policy) else parse_policy(str(value))
 
 
+class DurationType(click.ParamType[int]):
+    name = "DURATION"
+
+    def convert(
+        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
+    ) -> int:
+        return value if isinstance(value, int) else parse_duration(str(value))
+
+
 SIZE = SizeType()
 ADDRESS = AddressType()
 LADDER = LadderType()
+DURATION_NS = DurationType()
 PID = click.IntRange(min=1)

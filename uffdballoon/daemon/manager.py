@@ -8,6 +8,7 @@ import os
 import selectors
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 from uffdballoon.daemon.control import ControlServer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.session import Session
 
+_LOOK_EVERY_S = 1.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -54,11 +56,15 @@ class Manager:
             "events": lambda _: list(self._control.recent),
             "inflate": self._inflate,
             "deflate": self._deflate,
+            "release": self._release,
             "verify": self._verify,
             "detach": self._detach,
         }
         self._watch(session.event_fileno(), self._drain)
         self._watch(session.target_fileno(), self._target_ended)
+        monitor = session.monitor_fileno()
+        if monitor is not None:
+            self._watch(monitor, self._drain_monitor)
         self._signalled, self._signal_end = socket.socketpair()
         self._signalled.settimeout(0)
         self._signal_end.settimeout(0)
@@ -88,16 +94,20 @@ class Manager:
     def run(self) -> Ending:
         """Serve until detached, signalled, or the target ended.
 
-        Woken by the fault loop's eventfd, the control socket, the pidfd and the
-        signals' wakeup fd; by nothing else.
+        Woken by the fault loop's eventfd, the monitor's, the control socket, the
+        pidfd and the signals' wakeup fd, and once a second.
         """
         self._drain()  # an empty drain arms the eventfd
+        next_look = time.monotonic()
         while True:
-            for key, mask in self._selector.select():
+            for key, mask in self._selector.select(_LOOK_EVERY_S):
                 key.data(mask)
                 if self._ending is not None:
                     self._drain()
                     return self._ending
+            if time.monotonic() >= next_look:
+                self._session.keep_up()
+                next_look = time.monotonic() + _LOOK_EVERY_S
 
     def _watch(self, fd: int, act: Callable[[], None]) -> None:
         self._selector.register(fd, selectors.EVENT_READ, lambda _: act())
@@ -108,6 +118,10 @@ class Manager:
                 self._tell(event)
                 if self._fail_on_violation and event["verdict"] == "violation":
                     self._ending = self._ending or Ending.VIOLATION
+
+    def _drain_monitor(self) -> None:
+        for event in self._session.drain_monitor():
+            self._tell(event)
 
     def _tell(self, event: dict[str, Any]) -> None:
         self._on_event(event)
@@ -138,6 +152,12 @@ class Manager:
 
     def _deflate(self, message: dict[str, Any]) -> dict[str, Any]:
         return self._session.deflate(*_range_of(message)).as_dict()
+
+    def _release(self, message: dict[str, Any]) -> dict[str, int]:
+        tid = message.get("tid")
+        if tid is not None and (type(tid) is not int or tid <= 0):
+            raise UsageError("that is no thread", why="a thread id is a number above 0")
+        return {"released": self._session.release(tid)}
 
     def _verify(self, _: dict[str, Any]) -> list[dict[str, int]]:
         found = self._session.disagreements()

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UffdballoonError
-from uffdballoon.kernel.fault_loop import FaultLoop
+from uffdballoon.kernel.fault_loop import FaultLoop, Resolution
 from uffdballoon.kernel.ledger import Ledger
 from uffdballoon.kernel.process import resident
 from uffdballoon.kernel.uffd import Feature
 from uffdballoon.memory.backing import BackingFile, open_backing_file
-from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.zap.private import zap_private
 from uffdballoon.zap.shared import zap_shared
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from uffdballoon.attach.target import Target
-    from uffdballoon.contract.policy import Policy
+    from uffdballoon.kernel.fault_loop import LoopOptions, ParkedTouch
     from uffdballoon.kernel.uffd import Userfaultfd
     from uffdballoon.model.addresses import HvaRange
     from uffdballoon.model.ram import RamBlock
@@ -37,6 +36,7 @@ _WANTED = (
     | Feature.MISSING_SHMEM
     | Feature.MISSING_HUGETLBFS
     | Feature.WP_HUGETLBFS_SHMEM
+    | Feature.POISON
 )
 
 
@@ -62,7 +62,7 @@ class Enforcer:
         uffd: Userfaultfd,
         *,
         known: Feature,
-        policy: Policy,
+        options: LoopOptions,
         vcpus: Sequence[int],
         stop_budget_ns: int,
     ) -> None:
@@ -80,7 +80,7 @@ class Enforcer:
                 pid=target.pid,
                 pidfd=target.pidfd,
                 pagemap_fd=self._pagemap,
-                rungs=policy.rungs,
+                options=options,
             )
             self.loop.set_vcpus(vcpus)
             self.loop.start()
@@ -105,25 +105,20 @@ class Enforcer:
         When the zap fails, what was not zapped goes back to the guest: the
         ledger calls no page ballooned that is still there.
         """
-        file = self._file_of(block) if block.shared else None
-        self.loop.arm(span)
+        fresh_bytes = self.loop.inflate(span)
         try:
-            fresh_bytes = self.ledger.set(span) * PAGE_BYTES
             held = sum(r.size_bytes for r in resident(self._pagemap, span))
-            if file is not None:
-                zapped = zap_shared(file.fd, [span], file_start=file.file_start)
-                progress(zapped.zapped_bytes)
-            else:
-                zapped = zap_private(
-                    self._target.pid,
-                    [span],
-                    stop_budget_ns=self._stop_budget_ns,
-                    progress=progress,
-                )
+            zapped = self._zap(block, span, progress)
         except UffdballoonError:
             self._give_back_what_is_there(span)
             raise
         return Inflated(fresh_bytes, held, zapped)
+
+    def poison(self, touch: ParkedTouch) -> None:
+        """Poison a held page that is there: it gave zeros to a reader before."""
+        block = next(b for b in self.ledger.blocks if b.hva_range.overlaps(touch.span))
+        self._zap(block, touch.span, lambda _: None)
+        self.loop.resolve(touch, Resolution.POISON)
 
     def deflate(self, span: HvaRange) -> int:
         """Give pages back; return the bytes that were in the balloon."""
@@ -142,6 +137,16 @@ class Enforcer:
             return
         for run in resident(self._pagemap, span):
             self.loop.deflate(run)
+
+    def _zap(self, block: RamBlock, span: HvaRange, progress: Callable[[int], None]) -> ZapReport:
+        if block.shared:
+            file = self._file_of(block)
+            report = zap_shared(file.fd, [span], file_start=file.file_start)
+            progress(report.zapped_bytes)
+            return report
+        return zap_private(
+            self._target.pid, [span], stop_budget_ns=self._stop_budget_ns, progress=progress
+        )
 
     def _file_of(self, block: RamBlock) -> BackingFile:
         if block not in self._files:

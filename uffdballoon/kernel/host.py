@@ -37,6 +37,11 @@ class Probe:
     essential: bool = False
 
 
+def max_map_count() -> int:
+    """Return how many mappings a process may have (Documentation/admin-guide/sysctl/vm.rst)."""
+    return _read_number("/proc/sys/vm/max_map_count") or 0
+
+
 def probe_host() -> list[Probe]:
     """Try everything; raise nothing."""
     return [probe() for probe in _PROBES]
@@ -148,7 +153,7 @@ def _pagemap() -> Probe:
 
 
 def _map_count() -> Probe:
-    limit = _read_number("/proc/sys/vm/max_map_count") or 0
+    limit = max_map_count()
     enough = 65530
     return Probe(
         "vm.max_map_count", limit >= enough, str(limit), fix=f"sysctl vm.max_map_count={enough}"

@@ -18,15 +18,26 @@ def status_rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     stopped = status["stopped_us"]
     return [
         ("target", f"{status['pid']} ({status['state']}, userfaultfd {status['uffd_method']})"),
-        ("contract", f"{status['contract']['kind']}, observer {status['observer']}"),
+        ("contract", f"{_contract(status['contract'])}, observer {status['observer']}"),
         ("policy", status["policy"]),
         ("guest RAM", format_size(status["ram_bytes"])),
         ("in the balloon", format_size(status["ballooned_bytes"])),
         ("reclaimed", format_size(status["reclaimed_bytes"])),
         ("windows", f"{status['windows']} ({status['vmas']} mappings in the target)"),
         ("violations", f"{touches['violations']}"),
-        ("other touches", f"{touches['ordinary']} ordinary, {touches['host_reads']} host reads"),
-        ("answered by", ", ".join(f"{k} {v}" for k, v in status["actions"].items())),
+        (
+            "other touches",
+            ", ".join(
+                f"{touches[name]} {words}"
+                for name, words in (
+                    ("granted", "granted"),
+                    ("ordinary", "ordinary"),
+                    ("host_reads", "host reads"),
+                )
+            ),
+        ),
+        ("answered by", ", ".join(f"{k} {v}" for k, v in status["actions"].items() if v) or "-"),
+        *(("held", _held(touch)) for touch in status["held"]),
         ("answer time", ", ".join(f"{k} {v / 1000:.1f} us" for k, v in latency.items())),
         (
             "main thread stopped",
@@ -36,12 +47,35 @@ def status_rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _contract(contract: Mapping[str, Any]) -> str:
+    if contract["kind"] == "told":
+        return "told"
+    state = "below it" if contract["below_floor"] else "kept"
+    grace = ", in its boot grace" if contract["in_grace"] else ""
+    return f"cap, floor {format_size(contract['floor_bytes'])} ({state}{grace})"
+
+
+def _held(touch: Mapping[str, Any]) -> str:
+    ends = "until released" if touch["left_s"] is None else f"for {touch['left_s']:.1f} s more"
+    gpa = "?" if touch["gpa"] is None else f"{touch['gpa']:#x}"
+    return (
+        f"tid {touch['tid']} by {touch['action']}, {touch['access']} of gpa {gpa}, "
+        f"for {touch['held_s']:.1f} s, {ends}"
+    )
+
+
 def event_line(event: Mapping[str, Any]) -> str:
     """Return an event as one line."""
-    when = dt.datetime.fromtimestamp(event["time_ns"] / 1e9, tz=dt.UTC)
+    if event["verdict"] is None:
+        why = f": {event['why']}" if "why" in event else ""
+        return f"{_clock(event)} {event['kind']}{why}"
     gpa = "?" if event["gpa"] is None else f"{event['gpa']:#x}"
     who = f"tid {event['tid']}" if event["vcpu"] is None else f"vcpu {event['vcpu']}"
     return (
-        f"{when:%H:%M:%S.%f} {event['kind']} {event['access']} gpa {gpa} "
+        f"{_clock(event)} {event['kind']} {event['access']} gpa {gpa} "
         f"size {event['size']} {who} -> {event['action']}"
     )
+
+
+def _clock(event: Mapping[str, Any]) -> str:
+    return f"{dt.datetime.fromtimestamp(event['time_ns'] / 1e9, tz=dt.UTC):%H:%M:%S.%f}"

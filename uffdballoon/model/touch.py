@@ -12,10 +12,16 @@ class Access(enum.Enum):
 
 
 class Role(enum.Enum):
-    """Who touched: a vCPU is the guest, any other thread of the target is the host."""
+    """Who touched.
+
+    A vCPU thread is the guest. Another thread of the target that reads
+    (migration, dump, monitor) is the host; one that writes is a device that acts
+    for the guest.
+    """
 
     VCPU = "vcpu"
-    HOST = "host"
+    HOST_READER = "host-reader"
+    DEVICE_WRITER = "device-writer"
 
 
 class Verdict(enum.Enum):
@@ -27,7 +33,11 @@ class Verdict(enum.Enum):
 
 
 class Action(enum.Enum):
-    """What was done about a touch: the rung of the ladder that answered it."""
+    """What was done about a touch: the rung of the ladder that answered it.
+
+    GRANT is the rung `observe`, or the contract's own grant; RELEASE ends a
+    freeze or a pause.
+    """
 
     NONE = "none"
     GRANT = "grant"
@@ -37,3 +47,4 @@ class Action(enum.Enum):
     PAUSE = "pause"
     POISON = "poison"
     KILL = "kill"
+    RELEASE = "release"

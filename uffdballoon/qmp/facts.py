@@ -31,12 +31,15 @@ def collect(monitor: Monitor) -> MonitorFacts:
         hvas=hvas,
         memdevs=memdevs,
         nodes=_plugged_nodes(monitor),
-        vcpu_tids={
-            int(cpu["thread-id"]): int(cpu["cpu-index"])
-            for cpu in monitor.execute("query-cpus-fast")
-        },
+        vcpu_tids=vcpu_tids(monitor),
         balloon_actual_bytes=_balloon_actual_bytes(monitor),
     )
+
+
+def vcpu_tids(monitor: Monitor) -> dict[int, int]:
+    """Map the thread ids of the vCPUs to their numbers; raise QmpError."""
+    cpus = monitor.execute("query-cpus-fast")
+    return {int(cpu["thread-id"]): int(cpu["cpu-index"]) for cpu in cpus}
 
 
 def _plugged_nodes(monitor: Monitor) -> dict[str, int]:

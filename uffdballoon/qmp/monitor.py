@@ -8,24 +8,58 @@ the rest of the program stays plain.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import socket
 import struct
 import threading
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError
+from qemu.qmp import (
+    ConnectError,
+    EventListener,
+    ExecInterruptedError,
+    ExecuteError,
+    Message,
+    QMPClient,
+    QMPError,
+)
 
 from uffdballoon.errors import QmpError
 
 if TYPE_CHECKING:
+    import concurrent.futures
     from collections.abc import Coroutine
     from types import TracebackType
 
 T = TypeVar("T")
 
 DEFAULT_TIMEOUT_S = 5.0
+_MAX_EVENTS = 1024
+
+
+class _Inbox(EventListener):
+    """Keeps the last events and makes an fd readable; the library's own grows for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._waiting: deque[dict[str, Any]] = deque(maxlen=_MAX_EVENTS)
+
+    async def put(self, event: Message) -> None:
+        self._waiting.append(dict(event))
+        os.eventfd_write(self.fd, 1)
+
+    def take(self) -> list[dict[str, Any]]:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+        taken = []
+        while self._waiting:
+            taken.append(self._waiting.popleft())
+        return taken
 
 
 class Monitor:
@@ -36,6 +70,11 @@ class Monitor:
         # The library logs what we report by ourselves.
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)
         self._client = QMPClient("uffdballoon")
+        self._inbox = _Inbox()
+        self._client.register_listener(self._inbox)
+        # In place of the library's own, which keeps every event for ever.
+        kept_for_ever, self._client.events = self._client.events, self._inbox
+        self._client.remove_listener(kept_for_ever)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
         self._thread.start()
@@ -99,6 +138,18 @@ class Monitor:
             why, hint = f"the connection ended ({error})", "is QEMU still running?"
         raise QmpError(f"the monitor refused {command}", why=why, hint=hint)
 
+    def submit(self, command: str) -> concurrent.futures.Future[object]:
+        """Send a command whose answer is waited for later, if at all."""
+        return asyncio.run_coroutine_threadsafe(self._client.execute(command), self._loop)
+
+    def event_fileno(self) -> int:
+        """Return an fd that is readable while events wait."""
+        return self._inbox.fd
+
+    def take_events(self) -> list[dict[str, Any]]:
+        """Take what QEMU told since the last time: {"event", "data", "timestamp"} each."""
+        return self._inbox.take()
+
     def hmp(self, line: str) -> str:
         """Run a command of the human monitor and return its text."""
         text = self.execute("human-monitor-command", {"command-line": line})
@@ -114,6 +165,7 @@ class Monitor:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
+            os.close(self._inbox.fd)
 
     def _wait(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
         bounded = asyncio.wait_for(work, timeout_s)

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Who touches: a vCPU thread is the guest. Another thread of the target reads
+ * for the host, or writes for a device of the guest's. A thread that is not the
+ * target's is a kernel worker that does KVM's asynchronous page faults, which are
+ * the guest's (virt/kvm/async_pf.c), or another process that reads.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "internal.h"
+
+#define FLAGS_FIELD 9 /* proc(5), /proc/PID/stat */
+#define PF_KTHREAD  0x00200000ul
+
+struct tid_set {
+	struct tid_set *retired; /* the set that this one replaced */
+	size_t nr;
+	int32_t tids[];
+};
+
+void uffdb_roles_init(struct uffdb_roles *roles, int pid)
+{
+	char path[64];
+
+	*roles = (struct uffdb_roles){.task_fd = -1};
+	snprintf(path, sizeof(path), "/proc/%d/task", pid);
+	roles->task_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+}
+
+void uffdb_roles_release(struct uffdb_roles *roles)
+{
+	struct tid_set *set = atomic_load(&roles->vcpus);
+
+	while (set) {
+		struct tid_set *older = set->retired;
+
+		free(set);
+		set = older;
+	}
+	if (roles->task_fd >= 0)
+		close(roles->task_fd);
+}
+
+int uffdb_roles_set_vcpus(struct uffdb_roles *roles, const int32_t *tids, size_t nr)
+{
+	struct tid_set *set = malloc(sizeof(*set) + nr * sizeof(*tids));
+
+	if (!set)
+		return -ENOMEM;
+	set->nr = nr;
+	memcpy(set->tids, tids, nr * sizeof(*tids));
+	/* The loop may be reading the old set: it is freed with the engine. */
+	set->retired = atomic_load(&roles->vcpus);
+	atomic_store_explicit(&roles->vcpus, set, memory_order_release);
+	return 0;
+}
+
+static bool is_kernel_thread(uint32_t tid)
+{
+	char path[64], text[512], *field;
+	ssize_t size;
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%u/stat", tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return false;
+	size = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (size <= 0)
+		return false;
+	text[size] = 0;
+	field = strrchr(text, ')');
+	for (int i = 2; field && i < FLAGS_FIELD; i++)
+		field = strchr(field + 1, ' ');
+	return field && strtoul(field + 1, NULL, 10) & PF_KTHREAD;
+}
+
+/* Does a thread that is no vCPU act for the guest? Remembered: asking takes microseconds. */
+static bool is_guests_worker(struct uffdb_roles *roles, uint32_t tid)
+{
+	size_t slot = tid % UFFDB_KNOWN_THREADS;
+	char name[16];
+
+	if (roles->known[slot].tid != tid) {
+		snprintf(name, sizeof(name), "%u", tid);
+		roles->known[slot].tid = tid;
+		roles->known[slot].worker =
+			faccessat(roles->task_fd, name, F_OK, 0) && is_kernel_thread(tid);
+	}
+	return roles->known[slot].worker;
+}
+
+uint8_t uffdb_roles_of(struct uffdb_roles *roles, uint32_t tid, bool write)
+{
+	const struct tid_set *set = atomic_load_explicit(&roles->vcpus, memory_order_acquire);
+
+	if (!set || !set->nr)
+		return UFFDB_ROLE_VCPU;
+	for (size_t i = 0; i < set->nr; i++)
+		if ((uint32_t)set->tids[i] == tid)
+			return UFFDB_ROLE_VCPU;
+	if (is_guests_worker(roles, tid))
+		return UFFDB_ROLE_VCPU;
+	return write ? UFFDB_ROLE_DEVICE_WRITER : UFFDB_ROLE_HOST_READER;
+}
