@@ -256,3 +256,20 @@ struct uffdb_bucket {
 
 size_t uffdb_engine_latencies(const struct uffdb_engine *engine, struct uffdb_bucket *out,
 			      size_t nr);
+
+enum uffdb_bench_kind {
+	UFFDB_BENCH_MANPAGE,
+	UFFDB_BENCH_BEST,
+};
+
+struct uffdb_bench_handler;
+
+int uffdb_bench_handler_start(int uffd, uint32_t kind, uint64_t page_size, int cpu,
+			      struct uffdb_bench_handler **out);
+
+uint64_t uffdb_bench_handler_stop(struct uffdb_bench_handler *handler);
+
+int64_t uffdb_bench_scatter(struct uffdb_ledger *ledger, uint64_t fragments, uint64_t seed);
+
+uint64_t uffdb_bench_lookups(const struct uffdb_ledger *ledger, uint64_t count, uint64_t span,
+			     bool dependent);

@@ -19,7 +19,7 @@
 
 #include "internal.h"
 
-#define LOOK_EVERY	64
+#define LOOK_EVERY	256
 #define STREAK		4	/* a single fault from elsewhere is no reason to move */
 #define STORM_NS	1000000 /* a thread that faults again this late did something else */
 #define TRIAL		32	/* faults; few enough not to be seen in a 99th percentile */

@@ -24,7 +24,7 @@ from uffdballoon.session import Session, SessionOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.support.hugepages import HugePagePool
+    from uffdballoon.lab.hugepages import HugePagePool
     from uffdballoon.lab.microguest import MicroGuest
     from uffdballoon.model.addresses import HvaRange
     from uffdballoon.model.ram import RamBlock

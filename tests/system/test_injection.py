@@ -76,7 +76,10 @@ def test_an_unprivileged_target_gets_its_userfaultfd_passed() -> None:
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]
     with subprocess.Popen([*command, "sleep", "60"]) as process:
         try:
-            while "sleep" not in str(Path(f"/proc/{process.pid}/exe").readlink()):
+            # Its libc has to be there, for the calls that are run from it.
+            while "State:\tS" not in _status(process.pid) or "sleep" not in str(
+                Path(f"/proc/{process.pid}/exe").readlink()
+            ):
                 pass
             assert _attach_once(process.pid, "auto") == "passed"
             assert len(list(Path(f"/proc/{process.pid}/fd").iterdir())) == 3

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-import pytest
+from uffdballoon.errors import LabError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -19,14 +19,28 @@ class HugePagePool:
 
     def __init__(self, pages: int) -> None:
         self._pages = pages
-        self._before = _read("nr_hugepages")
+        try:
+            self._before = _read("nr_hugepages")
+        except OSError as error:
+            raise LabError(
+                "this host has no huge pages of 2 MiB", why=error.strerror or ""
+            ) from error
 
     def __enter__(self) -> Self:
         wanted = self._before + self._pages
-        (_POOL / "nr_hugepages").write_text(str(wanted))
+        try:
+            (_POOL / "nr_hugepages").write_text(str(wanted))
+        except OSError as error:
+            raise LabError(
+                "huge pages cannot be reserved", why=error.strerror or "", hint="run as root"
+            ) from error
         if _read("nr_hugepages") < wanted:
             self._restore()
-            pytest.fail(f"the host has no room for {self._pages} huge pages")
+            raise LabError(
+                f"the host has no room for {self._pages} huge pages",
+                why=f"{_POOL}/nr_hugepages did not reach {wanted}",
+                hint="free memory, or reserve huge pages at boot",
+            )
         return self
 
     def __exit__(

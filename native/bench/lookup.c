@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* The ledger at the size of large guests. */
+#include <errno.h>
+#include <time.h>
+
+#include "../src/internal.h"
+#include "bench.h"
+
+#define NS_PER_S 1000000000ull
+
+/* splitmix64: even, fast, and the same everywhere. */
+static uint64_t next_random(uint64_t *state)
+{
+	uint64_t z = *state += 0x9e3779b97f4a7c15ull;
+
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+	return z ^ (z >> 31);
+}
+
+static uint64_t below(uint64_t random, uint64_t limit)
+{
+	return (uint64_t)((__uint128_t)random * limit >> 64);
+}
+
+int64_t uffdb_bench_scatter(struct uffdb_ledger *ledger, uint64_t fragments, uint64_t seed)
+{
+	size_t nr;
+	const struct uffdb_block *block = uffdb_ledger_blocks(ledger, &nr);
+	uint64_t pages = nr ? block->size / UFFDB_PAGE : 0;
+
+	if (!pages || fragments > pages)
+		return -EINVAL;
+	for (uint64_t i = 0; i < fragments; i++) {
+		uint64_t page = seed ? below(next_random(&seed), pages)
+				     : (uint64_t)((__uint128_t)i * pages / fragments);
+		int64_t set = uffdb_ledger_set(ledger, block->hva + page * UFFDB_PAGE, UFFDB_PAGE);
+
+		if (set < 0)
+			return set;
+	}
+	return (int64_t)uffdb_ledger_pages(ledger);
+}
+
+uint64_t uffdb_bench_lookups(const struct uffdb_ledger *ledger, uint64_t count, uint64_t span,
+			     bool dependent)
+{
+	struct timespec begin, end;
+	size_t nr;
+	const struct uffdb_block *block = uffdb_ledger_blocks(ledger, &nr);
+	uint64_t pages = (span && span < block->size ? span : block->size) / UFFDB_PAGE;
+	uint64_t state = 1, found = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &begin);
+	for (uint64_t i = 0; i < count; i++) {
+		uint64_t page = below(next_random(&state), pages);
+
+		found += (uint64_t)uffdb_ledger_test(ledger, block->hva + page * UFFDB_PAGE);
+		if (dependent)
+			state += found;
+	}
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	/* A result that is used, so that nothing is left out. */
+	return (uint64_t)(end.tv_sec - begin.tv_sec) * NS_PER_S + (uint64_t)end.tv_nsec -
+	       (uint64_t)begin.tv_nsec + (found == UINT64_MAX);
+}
