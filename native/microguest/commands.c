@@ -12,7 +12,7 @@
 #include "paging.h"
 
 enum {
-	ARGUMENTS_MAX = 4,
+	ARGUMENTS_MAX = 5,
 	PAGE_BYTES = 4096
 };
 
@@ -96,6 +96,13 @@ static const char *run_fill(const struct arguments *arguments)
 	return ok();
 }
 
+static void answer_check(const struct memory_check *check)
+{
+	answer_hex("bad", check->bad);
+	if (check->bad)
+		answer_hex("first", check->first_bad_gpa);
+}
+
 static const char *run_verify(const struct arguments *arguments)
 {
 	struct memory_span span;
@@ -106,9 +113,7 @@ static const char *run_verify(const struct arguments *arguments)
 		return refusal;
 	memory_verify(&span, (uint32_t)arguments->at[2], &check);
 	answer_begin("ok");
-	answer_hex("bad", check.bad);
-	if (check.bad)
-		answer_hex("first", check.first_bad_gpa);
+	answer_check(&check);
 	answer_end();
 	return NULL;
 }
@@ -128,22 +133,48 @@ static const char *run_checksum(const struct arguments *arguments)
 	return NULL;
 }
 
+/* The stretch and the access of all commands that touch: GPA SIZE STRIDE r|w. */
+static const char *read_touch(const struct arguments *arguments, uint32_t unit,
+			      struct memory_span *span, bool *write)
+{
+	const char *const refusal = read_span(arguments, 2, unit, span);
+
+	if (refusal)
+		return refusal;
+	*write = arguments->at[3];
+	return *write && span->gpa < PAGING_OWN_END ? own_memory : NULL;
+}
+
+static const char *read_record(const struct arguments *arguments, uint64_t *gpa)
+{
+	*gpa = arguments->count > 4 ? arguments->at[4] : 0;
+	if (arguments->count > 4 && *gpa < PAGING_OWN_END)
+		return own_memory;
+	return *gpa & 3 ? "not a multiple of 4" : NULL;
+}
+
+static const char *answer_touch(const struct memory_touch *touch)
+{
+	answer_begin("ok");
+	cycles_answer(touch);
+	answer_end();
+	return NULL;
+}
+
 static const char *run_touch(const struct arguments *arguments)
 {
 	struct memory_span span;
 	struct memory_touch touch;
-	const bool write = arguments->at[3];
-	const char *const refusal = read_span(arguments, 2, sizeof(uint32_t), &span);
+	uint64_t record_gpa;
+	bool write;
+	const char *refusal = read_touch(arguments, sizeof(uint32_t), &span, &write);
 
+	if (!refusal)
+		refusal = read_record(arguments, &record_gpa);
 	if (refusal)
 		return refusal;
-	if (write && span.gpa < PAGING_OWN_END)
-		return own_memory;
-	memory_touch(&span, write, &touch);
-	answer_begin("ok");
-	cycles_answer(&touch);
-	answer_end();
-	return NULL;
+	memory_touch(&span, write, record_gpa, &touch);
+	return answer_touch(&touch);
 }
 
 static const char no_balloon[] = "there is no legacy virtio-balloon device";
@@ -236,7 +267,7 @@ static const struct command {
 	{"fill", NULL, "nnn?n", run_fill},
 	{"verify", NULL, "nnn?n", run_verify},
 	{"checksum", NULL, "nn?n", run_checksum},
-	{"touch", NULL, "nnna", run_touch},
+	{"touch", NULL, "nnna?n", run_touch},
 	{"balloon", "info", "", run_balloon_info},
 	{"balloon", "target", "", run_balloon_info},
 	{"balloon", "inflate", "nn?n", run_balloon_inflate},

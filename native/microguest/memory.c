@@ -113,17 +113,25 @@ static uint64_t touch_one(uint64_t gpa, bool write)
 	return rdtsc() - start;
 }
 
-void memory_touch(const struct memory_span *span, bool write, struct memory_touch *touch)
+static void record(uint64_t gpa, uint64_t cycles)
+{
+	memory_write(gpa, cycles < UINT32_MAX ? (uint32_t)cycles : UINT32_MAX);
+}
+
+void memory_touch(const struct memory_span *span, bool write, uint64_t record_gpa,
+		  struct memory_touch *touch)
 {
 	*touch = (struct memory_touch){.min = UINT64_MAX};
 	for (uint64_t offset = 0; offset < span->size; offset += span->stride) {
 		const uint64_t cycles = touch_one(span->gpa + offset, write);
 
-		touch->count++;
+		if (record_gpa)
+			record(record_gpa + touch->count * sizeof(uint32_t), cycles);
 		touch->total += cycles;
 		if (cycles < touch->min)
 			touch->min = cycles;
 		if (cycles > touch->max)
 			touch->max = cycles;
+		__atomic_store_n(&touch->count, touch->count + 1, __ATOMIC_RELEASE);
 	}
 }

@@ -32,7 +32,12 @@ void memory_verify(const struct memory_span *span, uint32_t seed, struct memory_
 /* Depends on the value and the place of every word in the lines that it reads. */
 uint64_t memory_checksum(const struct memory_span *span);
 
-/* Access one word of every span->stride bytes; a write stores the low half of its gpa. */
-void memory_touch(const struct memory_span *span, bool write, struct memory_touch *touch);
+/*
+ * Access one word of every span->stride bytes; a write stores the low half of its gpa.
+ * @record_gpa: where the cycles of each go, as 32 bits, or 0
+ * @touch:      kept up to date, for another processor to look at
+ */
+void memory_touch(const struct memory_span *span, bool write, uint64_t record_gpa,
+		  struct memory_touch *touch);
 
 #endif

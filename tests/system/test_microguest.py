@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.resources import resident_bytes
 from uffdballoon.attach.target import Target
+from uffdballoon.errors import LabError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.touch import Access
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_qemu]
 
 SPAN = GpaRange.of(64 << 20, 1 << 20)
+RECORD = 96 << 20
+PAGES = SPAN.size_bytes // PAGE_BYTES
 
 
 def test_it_reads_writes_fills_and_verifies(qemu: Qemu) -> None:
@@ -39,6 +42,18 @@ def test_a_touch_reaches_every_page_once(qemu: Qemu) -> None:
     touches = qemu.guest.touch(SPAN, Access.READ)
     assert touches.count == SPAN.size_bytes // PAGE_BYTES
     assert touches.min_cycles <= touches.avg_cycles <= touches.max_cycles
+
+
+def test_a_touch_records_the_cycles_of_each_access(qemu: Qemu) -> None:
+    guest = qemu.guest
+    guest.write(RECORD + PAGES * 4, 0xC0FFEE)
+    touches = guest.touch(SPAN, Access.WRITE, record_gpa=RECORD)
+    cycles = [guest.read(RECORD + 4 * i) for i in range(PAGES)]
+    assert (touches.count, touches.min_cycles) == (PAGES, min(cycles))
+    assert (touches.avg_cycles, touches.max_cycles) == (sum(cycles) // PAGES, max(cycles))
+    assert guest.read(RECORD + PAGES * 4) == 0xC0FFEE
+    with pytest.raises(LabError, match="the guest keeps itself"):
+        guest.touch(SPAN, Access.READ, record_gpa=1 << 20)
 
 
 def test_it_reaches_memory_above_4_gib(start_qemu: Callable[[QemuOptions], Qemu]) -> None:

@@ -193,16 +193,29 @@ class MicroGuest:
         access: Access,
         *,
         stride_bytes: int = PAGE_BYTES,
+        record_gpa: int | None = None,
         timeout_s: float = ANSWER_TIMEOUT_S,
     ) -> Touches:
-        """Access one word at every stride; a write stores the low half of its address."""
-        return self.start_touch(span, access, stride_bytes=stride_bytes).wait(timeout_s)
+        """Access one word at every stride; a write stores the low half of its address.
+
+        With ``record_gpa`` the guest stores there, as 32 bits each, the cycles of every touch.
+        """
+        pending = self.start_touch(span, access, stride_bytes=stride_bytes, record_gpa=record_gpa)
+        return pending.wait(timeout_s)
 
     def start_touch(
-        self, span: GpaRange, access: Access, *, stride_bytes: int = PAGE_BYTES
+        self,
+        span: GpaRange,
+        access: Access,
+        *,
+        stride_bytes: int = PAGE_BYTES,
+        record_gpa: int | None = None,
     ) -> PendingTouches:
         """Begin a touch that may be held up."""
-        return PendingTouches(self.start(_touch_command(span, access, stride_bytes)))
+        record = "" if record_gpa is None else f" {record_gpa:x}"
+        return PendingTouches(
+            self.start(f"touch {_touch_words(span, access, stride_bytes)}{record}")
+        )
 
     def balloon_inflate(self, span: GpaRange) -> int:
         """Give pages up through the virtio-balloon device; return the pages in the balloon."""
@@ -281,9 +294,9 @@ def _words(span: GpaRange) -> str:
     return f"{span.start:x} {span.size_bytes:x}"
 
 
-def _touch_command(span: GpaRange, access: Access, stride_bytes: int) -> str:
+def _touch_words(span: GpaRange, access: Access, stride_bytes: int) -> str:
     letter = "w" if access is Access.WRITE else "r"
-    return f"touch {_words(span)} {stride_bytes:x} {letter}"
+    return f"{_words(span)} {stride_bytes:x} {letter}"
 
 
 def _touches(answer: str) -> Touches:
