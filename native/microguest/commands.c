@@ -10,6 +10,10 @@
 #include "memory.h"
 #include "multiboot.h"
 #include "paging.h"
+#include "race.h"
+#include "second.h"
+#include "smp.h"
+#include "traps.h"
 
 enum {
 	ARGUMENTS_MAX = 5,
@@ -177,6 +181,80 @@ static const char *run_touch(const struct arguments *arguments)
 	return answer_touch(&touch);
 }
 
+static const char *answer_second_exception(const struct traps_exception *exception)
+{
+	traps_answer(" on the second processor", exception);
+	return NULL;
+}
+
+static const char *begin_on_second(const struct arguments *arguments)
+{
+	struct memory_span span;
+	bool write;
+	const char *const refusal = read_touch(arguments, sizeof(uint32_t), &span, &write);
+
+	return refusal ? refusal : second_begin(&span, write);
+}
+
+static const char *run_ap_start(const struct arguments *arguments)
+{
+	const char *const refusal = begin_on_second(arguments);
+
+	return refusal ? refusal : ok();
+}
+
+static const char *run_ap_state(const struct arguments *arguments)
+{
+	const bool busy = smp_busy(); /* before the count: an end in between is seen next time */
+
+	(void)arguments;
+	answer_begin("ok");
+	answer_hex("busy", busy);
+	answer_hex("done", second_done());
+	answer_end();
+	return NULL;
+}
+
+static const char *run_ap_wait(const struct arguments *arguments)
+{
+	struct memory_touch touch;
+	const struct traps_exception *const exception = second_wait(&touch);
+
+	(void)arguments;
+	if (exception)
+		return answer_second_exception(exception);
+	return touch.count ? answer_touch(&touch)
+			   : "the second processor was given nothing to touch";
+}
+
+static const char *run_ap_touch(const struct arguments *arguments)
+{
+	const char *const refusal = begin_on_second(arguments);
+
+	return refusal ? refusal : run_ap_wait(arguments);
+}
+
+static const char *run_race(const struct arguments *arguments)
+{
+	struct memory_span span;
+	struct race_result result;
+	const struct traps_exception *exception;
+	bool write;
+	const char *refusal = read_touch(arguments, MEMORY_LINE_BYTES, &span, &write);
+
+	if (!refusal)
+		refusal = race_run(&span, write, &result, &exception);
+	if (refusal)
+		return refusal;
+	if (exception)
+		return answer_second_exception(exception);
+	answer_begin("ok");
+	answer_hex("count", result.count);
+	answer_check(&result.check);
+	answer_end();
+	return NULL;
+}
+
 static const char no_balloon[] = "there is no legacy virtio-balloon device";
 
 static const char *run_balloon_info(const struct arguments *arguments)
@@ -268,6 +346,11 @@ static const struct command {
 	{"verify", NULL, "nnn?n", run_verify},
 	{"checksum", NULL, "nn?n", run_checksum},
 	{"touch", NULL, "nnna?n", run_touch},
+	{"ap", "touch", "nnna", run_ap_touch},
+	{"ap", "start", "nnna", run_ap_start},
+	{"ap", "state", "", run_ap_state},
+	{"ap", "wait", "", run_ap_wait},
+	{"race", NULL, "nnna", run_race},
 	{"balloon", "info", "", run_balloon_info},
 	{"balloon", "target", "", run_balloon_info},
 	{"balloon", "inflate", "nn?n", run_balloon_inflate},

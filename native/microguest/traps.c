@@ -3,6 +3,7 @@
 #include "answer.h"
 #include "apic.h"
 #include "io.h"
+#include "race.h"
 #include "smp.h"
 
 enum {
@@ -72,20 +73,27 @@ void traps_init(void)
 	traps_load();
 }
 
+void traps_answer(const char *where, const struct traps_exception *exception)
+{
+	answer_begin("err exception");
+	answer_words(where);
+	answer_hex("vector", exception->vector);
+	answer_hex("error", exception->error);
+	answer_hex("rip", exception->rip);
+	answer_hex("cr2", exception->cr2);
+	answer_end();
+}
+
 void boot_resume(void) __attribute__((noreturn));
 
 void __attribute__((noreturn)) trap_exception(const struct frame *frame)
 {
-	uint64_t cr2;
+	struct traps_exception exception = {frame->vector, frame->error, frame->rip, 0};
 
+	__asm__ volatile("mov %%cr2, %0" : "=r"(exception.cr2));
 	if (smp_on_second())
-		smp_fail_second();
-	__asm__ volatile("mov %%cr2, %0" : "=r"(cr2));
-	answer_begin("err exception");
-	answer_hex("vector", frame->vector);
-	answer_hex("error", frame->error);
-	answer_hex("rip", frame->rip);
-	answer_hex("cr2", cr2);
-	answer_end();
+		smp_fail_second(&exception);
+	race_give_up();
+	traps_answer("", &exception);
 	boot_resume();
 }

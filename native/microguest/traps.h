@@ -2,11 +2,20 @@
 #ifndef MICROGUEST_TRAPS_H
 #define MICROGUEST_TRAPS_H
 
+#include <stdint.h>
+
+struct traps_exception {
+	uint64_t vector, error, rip, cr2;
+};
+
 /* Exceptions answer the command that raised them with `err`; of the interrupts only COM1's is on.
  */
 void traps_init(void);
 
 /* Use the same table on another processor. */
 void traps_load(void);
+
+/* Answer `err exception`, @where it was and what it was. */
+void traps_answer(const char *where, const struct traps_exception *exception);
 
 #endif

@@ -89,6 +89,23 @@ class Touches:
     max_cycles: int
 
 
+@dataclass(frozen=True, slots=True)
+class Race:
+    """In how many places both processors were at once, and how many are not as both left them."""
+
+    count: int
+    bad: int
+    first_bad: Gpa | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecondState:
+    """Whether the second processor is at work, and how many touches it has completed."""
+
+    busy: bool
+    done: int
+
+
 class PendingAnswer:
     """The answer to a command that was sent and may take its time."""
 
@@ -216,6 +233,51 @@ class MicroGuest:
         return PendingTouches(
             self.start(f"touch {_touch_words(span, access, stride_bytes)}{record}")
         )
+
+    def touch_on_second(
+        self,
+        span: GpaRange,
+        access: Access,
+        *,
+        stride_bytes: int = PAGE_BYTES,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> Touches:
+        """Touch as ``touch`` does, on the second processor while the first waits."""
+        words = _touch_words(span, access, stride_bytes)
+        return _touches(self.command(f"ap touch {words}", timeout_s))
+
+    def start_on_second(
+        self, span: GpaRange, access: Access, *, stride_bytes: int = PAGE_BYTES
+    ) -> None:
+        """Begin a touch on the second processor; the first goes on answering."""
+        self.command(f"ap start {_touch_words(span, access, stride_bytes)}")
+
+    def second_state(self) -> SecondState:
+        """Look how far the second processor is."""
+        answer = self.command("ap state")
+        return SecondState(bool(_number(answer, "busy")), _number(answer, "done"))
+
+    def wait_for_second(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Touches:
+        """Wait, the first processor with it, until the second has done what it was given."""
+        return _touches(self.command("ap wait", timeout_s))
+
+    def race(
+        self,
+        span: GpaRange,
+        access: Access,
+        *,
+        stride_bytes: int = PAGE_BYTES,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+    ) -> Race:
+        """Have both processors access the same place at once, at every stride.
+
+        Both read the same word, and it is bad when they read different values; or each writes
+        a word of its own, and it is bad when one is lost. The stride is whole lines of 64 bytes.
+        """
+        words = _touch_words(span, access, stride_bytes)
+        answer = self.command(f"race {words}", timeout_s)
+        bad = _number(answer, "bad")
+        return Race(_number(answer, "count"), bad, Gpa(_number(answer, "first")) if bad else None)
 
     def balloon_inflate(self, span: GpaRange) -> int:
         """Give pages up through the virtio-balloon device; return the pages in the balloon."""
