@@ -255,6 +255,20 @@ static const char *run_race(const struct arguments *arguments)
 	return NULL;
 }
 
+static const char *run_interrupts_on(const struct arguments *arguments)
+{
+	(void)arguments;
+	traps_set_interrupts(true);
+	return ok();
+}
+
+static const char *run_interrupts_off(const struct arguments *arguments)
+{
+	(void)arguments;
+	traps_set_interrupts(false);
+	return ok();
+}
+
 static const char no_balloon[] = "there is no legacy virtio-balloon device";
 
 static const char *run_balloon_info(const struct arguments *arguments)
@@ -351,6 +365,8 @@ static const struct command {
 	{"ap", "state", "", run_ap_state},
 	{"ap", "wait", "", run_ap_wait},
 	{"race", NULL, "nnna", run_race},
+	{"interrupts", "on", "", run_interrupts_on},
+	{"interrupts", "off", "", run_interrupts_off},
 	{"balloon", "info", "", run_balloon_info},
 	{"balloon", "target", "", run_balloon_info},
 	{"balloon", "inflate", "nn?n", run_balloon_inflate},

@@ -2,6 +2,7 @@
 #include "console.h"
 #include "commands.h"
 #include "serial.h"
+#include "traps.h"
 #include "words.h"
 
 enum {
@@ -30,8 +31,10 @@ void console_run(void)
 	struct words words;
 
 	for (;;) {
+		traps_close(); /* as serial_read() wants it */
 		serial_write("> ");
 		read_line(line);
+		traps_open();
 		if (!words_cut(line, &words))
 			commands_refuse("too many words");
 		else if (words.count)

@@ -89,7 +89,9 @@ void smp_serve(void)
 	for (;;) {
 		while (!smp_busy())
 			pause();
+		traps_open();
 		second.work();
+		traps_close();
 		__atomic_store_n(&second.work, NULL, __ATOMIC_RELEASE);
 	}
 }

@@ -84,6 +84,25 @@ void traps_answer(const char *where, const struct traps_exception *exception)
 	answer_end();
 }
 
+static bool interrupts;
+
+void traps_set_interrupts(bool on)
+{
+	__atomic_store_n(&interrupts, on, __ATOMIC_RELAXED);
+}
+
+/* None comes but COM1's, whose handler does no harm at any time. */
+void traps_open(void)
+{
+	if (__atomic_load_n(&interrupts, __ATOMIC_RELAXED))
+		__asm__ volatile("sti" : : : "memory");
+}
+
+void traps_close(void)
+{
+	__asm__ volatile("cli" : : : "memory");
+}
+
 void boot_resume(void) __attribute__((noreturn));
 
 void __attribute__((noreturn)) trap_exception(const struct frame *frame)

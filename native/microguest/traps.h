@@ -2,6 +2,7 @@
 #ifndef MICROGUEST_TRAPS_H
 #define MICROGUEST_TRAPS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct traps_exception {
@@ -17,5 +18,10 @@ void traps_load(void);
 
 /* Answer `err exception`, @where it was and what it was. */
 void traps_answer(const char *where, const struct traps_exception *exception);
+
+/* Are interrupts to be enabled between traps_open() and traps_close()? At first they are not. */
+void traps_set_interrupts(bool on);
+void traps_open(void);
+void traps_close(void);
 
 #endif

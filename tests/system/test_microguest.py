@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -199,3 +200,26 @@ def test_both_processors_of_a_race_fault_on_the_same_page(two: Qemu, access: Acc
             assert len({tid for _, tid in faults}) == 2
             held.release(gpa)
         assert pending.wait() == "count=0x8 bad=0x0"
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_commands_run_with_interrupts_as_wanted(two: Qemu, on: bool) -> None:  # noqa: FBT001
+    guest = two.guest
+    guest.set_interrupts(on=True)
+    guest.set_interrupts(on=on)
+    assert guest.touch(SPAN, Access.WRITE).count == PAGES
+    assert guest.race(SPAN, Access.WRITE) == Race(count=PAGES, bad=0)
+    for touch in (guest.touch, guest.touch_on_second):
+        with pytest.raises(LabError, match="vector=0xe"):
+            touch(UNMAPPED, Access.READ)
+    guest.start_on_second(NOTHING, Access.READ, stride_bytes=4)
+    guest.start_touch(NOTHING, Access.READ, stride_bytes=4)
+    while _interrupts_enabled(two) != [on, on]:
+        pass  # the first may not have begun
+
+
+def _interrupts_enabled(qemu: Qemu) -> list[bool]:
+    """Look at IF of each processor that is not asleep."""
+    registers = qemu.monitor.hmp("info registers -a")
+    found = re.findall(r"RFL=(\w+).*HLT=0", registers)
+    return [bool(int(flags, 16) & 0x200) for flags in found]

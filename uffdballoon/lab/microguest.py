@@ -279,6 +279,13 @@ class MicroGuest:
         bad = _number(answer, "bad")
         return Race(_number(answer, "count"), bad, Gpa(_number(answer, "first")) if bad else None)
 
+    def set_interrupts(self, *, on: bool) -> None:
+        """Have the guest run its commands with interrupts enabled, on both processors.
+
+        KVM takes page faults asynchronously only then.
+        """
+        self.command(f"interrupts {'on' if on else 'off'}")
+
     def balloon_inflate(self, span: GpaRange) -> int:
         """Give pages up through the virtio-balloon device; return the pages in the balloon."""
         return self._balloon("inflate", span)
