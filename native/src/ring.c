@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -27,6 +28,7 @@ int uffdb_ring_create(uint32_t records, struct uffdb_ring **out)
 	ring = aligned_alloc(64, size);
 	if (!ring)
 		return -ENOMEM;
+	memset(ring, 0, size); /* all of its memory now, and no page fault in the fault loop */
 	ring->mask = records - 1;
 	ring->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (ring->fd < 0) {

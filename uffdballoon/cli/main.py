@@ -9,7 +9,7 @@ import sys
 import click
 
 from uffdballoon import __version__
-from uffdballoon.cli import attach, balloon, doctor, events, inspect, listing, status
+from uffdballoon.cli import attach, balloon, doctor, events, inspect, listing, scenario, status
 from uffdballoon.errors import ExitCode, UffdballoonError
 
 _EXIT_CODES = (
@@ -35,6 +35,7 @@ for verb in (
     balloon.deflate,
     balloon.release,
     attach.detach,
+    scenario.scenario,
 ):
     cli.add_command(verb)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import select
 import socket
 import subprocess
 import time
@@ -113,6 +114,10 @@ class PendingAnswer:
         self._guest = guest
         self._command = command
 
+    def is_there(self, timeout_s: float = 0.0) -> bool:
+        """Tell whether the answer came within so long; wait() then returns at once."""
+        return self._guest.has_answered(timeout_s)
+
     def wait(self, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
         """Return what follows `ok`; raise LabError on `err`, GuestSilentError on silence."""
         return self._guest.receive(self._command, timeout_s)
@@ -164,6 +169,22 @@ class MicroGuest:
         self._in_step = False
         self._socket.sendall(f"{text}\n".encode())
         return PendingAnswer(self, text)
+
+    def has_answered(self, timeout_s: float) -> bool:
+        """Tell whether a line, or the end of QEMU, is there to be received within so long."""
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._received:
+            left_s = max(deadline - time.monotonic(), 0)
+            if not select.select([self._socket], [], [], left_s)[0]:
+                return False
+            try:
+                data = self._socket.recv(4096)
+            except ConnectionError:
+                data = b""
+            if not data:
+                return True
+            self._received += data
+        return True
 
     def receive(self, command: str, timeout_s: float) -> str:
         """Read the answer to ``command``, the last that was sent."""
@@ -348,6 +369,10 @@ class PendingTouches:
 
     def __init__(self, answer: PendingAnswer) -> None:
         self._answer = answer
+
+    def is_there(self, timeout_s: float = 0.0) -> bool:
+        """Tell whether the touches were done within so long."""
+        return self._answer.is_there(timeout_s)
 
     def wait(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Touches:
         return _touches(self._answer.wait(timeout_s))

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every scenario, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from uffdballoon.scenarios.catalogue import SCENARIOS
+
+if TYPE_CHECKING:
+    from uffdballoon.lab.qemu import Accel
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_qemu,
+    pytest.mark.needs_userfaultfd,
+    pytest.mark.needs_ptrace,
+]
+
+
+def _scenario(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "uffdballoon", "scenario", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
+def test_a_scenario_passes(name: str, accel: Accel) -> None:
+    done = _scenario("run", name, "--accel", accel.value)
+    assert done.stdout.splitlines()[-1] == f"PASS {name}", done.stdout + done.stderr
+    assert done.returncode == 0
+
+
+def test_scenarios_are_listed_in_the_shape_that_scripts_rely_on() -> None:
+    listed = json.loads(_scenario("list", "--json").stdout)
+    assert [entry["name"] for entry in listed] == [scenario.name for scenario in SCENARIOS]
+    assert all(set(entry) == {"name", "summary", "needs"} for entry in listed)
+
+
+def test_a_scenario_that_is_not_there_is_a_usage_error() -> None:
+    done = _scenario("run", "no-such-thing")
+    assert done.returncode == 2
+    assert "there is no scenario" in done.stderr

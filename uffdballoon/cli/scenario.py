@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Run enforcement scenarios on a guest of their own."""
+
+from __future__ import annotations
+
+import click
+
+from uffdballoon.cli.output import print_json, print_table
+from uffdballoon.errors import ExitCode
+from uffdballoon.lab.qemu import Accel
+from uffdballoon.scenarios import catalogue
+from uffdballoon.scenarios.stage import default_accel
+
+
+@click.group()
+def scenario() -> None:
+    """Show enforcement on a guest of its own, start to finish."""
+
+
+@scenario.command("list")
+@click.option("--json", "as_json", is_flag=True)
+def list_(*, as_json: bool) -> None:
+    """List the scenarios."""
+    if as_json:
+        print_json(
+            [
+                {"name": s.name, "summary": s.summary, "needs": list(s.needs)}
+                for s in catalogue.SCENARIOS
+            ]
+        )
+    else:
+        print_table(("name", "summary"), [(s.name, s.summary) for s in catalogue.SCENARIOS])
+
+
+@scenario.command()
+@click.argument("name")
+@click.option(
+    "--accel",
+    type=click.Choice([accel.value for accel in Accel]),
+    help="By default KVM where there is one.",
+)
+def run(name: str, *, accel: str | None) -> int:
+    """Run the scenario NAME; ends with a line PASS or FAIL, and exit code 0 or 1.
+
+    Example: uffdballoon scenario run read-then-write
+    """
+    chosen = catalogue.find(name)
+    why = catalogue.play(chosen, Accel(accel) if accel else default_accel(), click.echo)
+    if why is None:
+        click.echo(f"PASS {name}")
+        return int(ExitCode.DONE)
+    click.echo(f"FAIL {name}: {' '.join(why.split())}")
+    return int(ExitCode.FAILED)

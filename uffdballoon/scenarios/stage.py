@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What every scenario needs: a guest, a session, and somebody to tell."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from uffdballoon.contract.policy import parse_policy
+from uffdballoon.errors import LabError
+from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
+from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
+from uffdballoon.model.granule import Granule
+from uffdballoon.model.sizes import format_size
+from uffdballoon.model.terms import TOLD, Terms
+from uffdballoon.session import Session, SessionOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from uffdballoon.lab.microguest import MicroGuest
+
+OWNED = GpaRange.of(32 << 20, 1 << 20)
+BALLOON = GpaRange.of(64 << 20, 8 << 20)
+_MEMORY_BYTES = 192 << 20
+_SEED = 0x5EED
+_PATIENCE_S = 60.0
+
+
+class BrokenPromiseError(Exception):
+    """What the policy promises did not hold; the scenario fails."""
+
+
+class Pending(Protocol):
+    """Something that the guest was told to do."""
+
+    def is_there(self, timeout_s: float = 0.0) -> bool: ...
+
+
+class Stage:
+    """A guest and those who look at it; a context manager that ends the guest."""
+
+    def __init__(self, say: Callable[[str], None], accel: Accel) -> None:
+        self._say = say
+        self.accel = accel
+        self._running = contextlib.ExitStack()
+        self.events: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._running.close()
+
+    def guest(self, text: str) -> None:
+        """Tell what the guest did or saw."""
+        self._say(f"guest: {text}")
+
+    def host(self, text: str) -> None:
+        """Tell what the host did or saw."""
+        self._say(f"host:  {text}")
+
+    def promise(self, text: str, *, holds: bool) -> None:
+        """Tell of a promise; raise BrokenPromiseError when it does not hold."""
+        self._say(f"{'kept' if holds else 'BROKEN'}:  {text}")
+        if not holds:
+            raise BrokenPromiseError(text)
+
+    def start(self, memory_bytes: int = _MEMORY_BYTES, processors: int = 1) -> Qemu:
+        """Start a guest and fill the memory that it will keep."""
+        options = QemuOptions(
+            accel=self.accel, memory=Memory(size_bytes=memory_bytes), processors=processors
+        )
+        qemu = self._running.enter_context(Qemu(options))
+        qemu.guest.fill(OWNED, _SEED)
+        self.host(
+            f"QEMU {qemu.pid} runs a guest of {format_size(memory_bytes)} under {self.accel.value}"
+        )
+        return qemu
+
+    def attach(self, qemu: Qemu, policy: str, terms: Terms = TOLD) -> Session:
+        """Attach as `uffdballoon attach` does; leave the session to detach."""
+        self.events.clear()
+        options = SessionOptions(
+            pid=qemu.pid, qmp_path=str(qemu.qmp_path), policy=parse_policy(policy), terms=terms
+        )
+        session = Session(options)
+        self.host(f"attached by pid; contract {terms.kind.value}, policy {policy}")
+        return session
+
+    def inflate(self, session: Session, span: GpaRange = BALLOON) -> None:
+        """Have the guest agree to give a range up, and take it."""
+        done = session.inflate(span, Granule.SMALL, guest_agreed=True)
+        self.host(
+            f"took {format_size(done.done_bytes)} at gpa {span.start:#x}; "
+            f"{format_size(done.freed_bytes)} were resident and are free"
+        )
+
+    def pump(self, session: Session) -> None:
+        """Take the session's events, and let it do what they ask for."""
+        while drained := session.drain_events():
+            self.events.extend(drained)
+        self.events.extend(session.drain_monitor())
+
+    def wait_for(self, session: Session, what: str, condition: Callable[[], bool]) -> None:
+        """Serve the session until a condition holds; raise LabError when it never does."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while not condition():
+            if time.monotonic() > deadline:
+                raise LabError(f"nothing came of it: {what}", why=f"waited {_PATIENCE_S:g} s")
+            self.pump(session)
+            time.sleep(0.001)
+        self.pump(session)
+
+    def finish(self, session: Session, pending: Pending) -> None:
+        """Serve the session until the guest has done what it was told to."""
+        self.wait_for(session, "the guest's answer", pending.is_there)
+
+    def check_owned(self, guest: MicroGuest) -> None:
+        """See that no byte that the guest owns was lost or changed."""
+        check = guest.verify(OWNED, _SEED)
+        self.promise("memory that the guest owns kept its contents", holds=check.bad_lines == 0)
+
+
+def pages(first: int, count: int) -> GpaRange:
+    """Return pages of the balloon by number."""
+    return GpaRange.of(BALLOON.start + first * PAGE_BYTES, count * PAGE_BYTES)
+
+
+def default_accel() -> Accel:
+    """Return KVM where there is one, else TCG."""
+    return Accel.KVM if Path("/dev/kvm").exists() else Accel.TCG
