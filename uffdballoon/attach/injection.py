@@ -173,6 +173,10 @@ class RemoteThread:
         )
 
 
+_MAX_FOUND = 64
+_found: dict[int, arch.Gadgets] = {}  # by pid; the search takes longer than the injection
+
+
 def run_in_target(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T]:
     """Stop the main thread of ``pid``, run ``function`` with it, restore it, let it go.
 
@@ -234,7 +238,21 @@ def _run(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T]:
 
 
 def _gadgets_of(pid: int, memory: int) -> arch.Gadgets:
-    """Find the code to borrow, libc's first; nothing is stopped meanwhile."""
+    """Find the code to borrow, libc's first; nothing is stopped meanwhile.
+
+    What was found in a process of that pid before is looked at again, for it may
+    be another process by now, or run another program.
+    """
+
+    def read(address: int, size: int) -> bytes:
+        try:
+            return os.pread(memory, size, address)
+        except OSError:
+            return b""
+
+    known = _found.get(pid)
+    if known is not None and arch.are_there(known, read):
+        return known
     gadgets = arch.find_gadgets(_executable_texts(pid, memory))
     if not gadgets.usable:
         raise UnsupportedError(
@@ -244,6 +262,9 @@ def _gadgets_of(pid: int, memory: int) -> arch.Gadgets:
             hint="a dynamically linked QEMU on glibc or musl is needed",
             pid=pid,
         )
+    if len(_found) >= _MAX_FOUND:
+        _found.clear()
+    _found[pid] = gadgets
     return gadgets
 
 

@@ -123,6 +123,15 @@ def find_gadgets(texts: Iterable[tuple[int, bytes]]) -> Gadgets:
     return found
 
 
+def are_there(gadgets: Gadgets, read: Callable[[int, int], bytes]) -> bool:
+    """Tell whether the code that was found is still where it was; ``read(address, size)``."""
+    for name, patterns in _PATTERNS:
+        address = getattr(gadgets, name)
+        if address and not read(address, max(map(len, patterns))).startswith(patterns):
+            return False
+    return gadgets.usable
+
+
 def is_64bit(registers: ptrace_registers_t) -> bool:
     return int(registers.cs) == _USER_64BIT_CS
 

@@ -9,7 +9,17 @@ import sys
 import click
 
 from uffdballoon import __version__
-from uffdballoon.cli import attach, balloon, doctor, events, inspect, listing, scenario, status
+from uffdballoon.cli import (
+    attach,
+    balloon,
+    bench,
+    doctor,
+    events,
+    inspect,
+    listing,
+    scenario,
+    status,
+)
 from uffdballoon.errors import ExitCode, UffdballoonError
 
 _EXIT_CODES = (
@@ -36,6 +46,7 @@ for verb in (
     balloon.release,
     attach.detach,
     scenario.scenario,
+    bench.bench,
 ):
     cli.add_command(verb)
 

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Pictures of results; needs the extra `plots`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from uffdballoon.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_OURS, _THEIRS, _NOBODY = "#1b6ca8", "#b8860b", "#7a7a7a"
+
+
+def _pyplot() -> Any:  # noqa: ANN401 - a module that may not be there
+    try:
+        import matplotlib as mpl  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise UnsupportedError(
+            "a plot needs matplotlib",
+            why=str(error),
+            hint="pip install 'uffdballoon[plots]', or plot from the JSON elsewhere",
+        ) from error
+    mpl.use("Agg")
+    return importlib.import_module("matplotlib.pyplot")
+
+
+def _colour(name: str) -> str:
+    if name == "plain":
+        return _NOBODY
+    return _OURS if name.startswith("engine") else _THEIRS
+
+
+def plot_latencies(result: dict[str, Any], path: str) -> None:
+    """Draw a latency distribution for each handler, a panel for each kind of memory."""
+    pyplot = _pyplot()
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for row in result["series"]:
+        title = f"{row['backing']}, {row['access']}, {row['threads']} thread(s)"
+        panels.setdefault(title, []).append(row)
+    rows = [len(series) for series in panels.values()]
+    figure, axes = pyplot.subplots(
+        len(panels),
+        1,
+        figsize=(10, 0.55 * sum(rows) + 0.9 * len(rows) + 0.8),
+        gridspec_kw={"height_ratios": rows},
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (title, series) in zip(axes[:, 0], panels.items(), strict=True):
+        _draw_panel(axis, title, series)
+    axes[-1, 0].set_xlabel("time of one touch (log scale); | is the median, : the 99th percentile")
+    machine = result["machine"]
+    figure.suptitle(
+        f"Who answers a page fault, and how fast\n"
+        f"{machine['cpu']}, {machine['cpus']} CPUs, Linux {machine['kernel']}",
+        fontsize=10,
+    )
+    _save(figure, path)
+
+
+def _draw_panel(axis: Any, title: str, series: Sequence[dict[str, Any]]) -> None:  # noqa: ANN401
+    for place, row in enumerate(reversed(series)):
+        tops = [top for top, _ in row["histogram"]]
+        most = max(count for _, count in row["histogram"])
+        heights = [place + 0.85 * count / most for _, count in row["histogram"]]
+        colour = _colour(row["name"])
+        axis.fill_between(tops, place, heights, step="pre", color=colour, alpha=0.65, linewidth=0)
+        for key, style in (("p50_ns", "-"), ("p99_ns", ":")):
+            axis.plot([row[key]] * 2, [place, place + 0.85], style, color="black", linewidth=1.2)
+        axis.annotate(
+            f"p50 {_time(row['p50_ns'])}, p99 {_time(row['p99_ns'])}",
+            (1.01, place + 0.2),
+            xycoords=("axes fraction", "data"),
+            fontsize=7.5,
+        )
+    axis.set_yticks([place + 0.3 for place in range(len(series))])
+    axis.set_yticklabels([row["name"] for row in reversed(series)], fontsize=8.5)
+    axis.set_ylim(0, len(series))
+    axis.set_xscale("log")
+    axis.set_xlim(100, 10_000_000)
+    axis.set_xticks([10**power for power in range(2, 8)])
+    axis.set_xticklabels(["100 ns", "1 us", "10 us", "100 us", "1 ms", "10 ms"])
+    axis.grid(axis="x", alpha=0.35)
+    axis.set_title(title, fontsize=9, loc="left")
+
+
+def plot_bars(result: dict[str, Any], path: str, *, value: str, group: str) -> None:
+    """Draw ``value`` of each series as a bar, by ``group``, on a log axis."""
+    pyplot = _pyplot()
+    series = result["series"]
+    figure, axis = pyplot.subplots(figsize=(9, 0.32 * len(series) + 1.4), layout="constrained")
+    labels = [f"{row[group]}: {row['name']}" for row in series]
+    axis.barh(labels, [row[value] for row in series], color=_OURS)
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.set_xlabel(value.replace("_per_s", "/s").replace("_", " "))
+    axis.grid(axis="x", alpha=0.35)
+    _save(figure, path)
+
+
+def _time(value_ns: float) -> str:
+    if value_ns < 1000:  # noqa: PLR2004
+        return f"{value_ns:.0f} ns"
+    return f"{value_ns / 1000:.1f} us" if value_ns < 1e6 else f"{value_ns / 1e6:.1f} ms"  # noqa: PLR2004
+
+
+def _save(figure: Any, path: str) -> None:  # noqa: ANN401 - a figure
+    try:
+        figure.savefig(path, dpi=130)
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"cannot write the plot to {path}", why=str(error), hint="give a .png, .svg or .pdf"
+        ) from error

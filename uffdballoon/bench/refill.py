@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How fast memory comes back to a guest that may have it, by who serves it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from typing import TYPE_CHECKING, Any
+
+from uffdballoon.bench.contenders import Engine, Nobody, Reference
+from uffdballoon.bench.machine import describe_machine
+from uffdballoon.kernel.reference import HandlerKind
+from uffdballoon.lab.toucher import Toucher
+from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
+from uffdballoon.model.ram import Backing, RamBlock
+from uffdballoon.model.touch import Access
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from uffdballoon.bench.contenders import Contender
+
+_SIZE_BYTES = 256 << 20
+_ROUNDS = 7
+_GIB = 1 << 30
+
+
+class Deflated(Engine):
+    """Ours after a deflate: of everything, or of all but a page in each 2 MiB.
+
+    Of the second it is the window that remains: its touches are trapped still.
+    """
+
+    def __init__(self, pid: int, block: RamBlock, *, whole: bool) -> None:
+        super().__init__(pid, "observe", block)
+        self.name = "deflated" if whole else "deflated:windows-stay"
+        self._whole = whole
+
+    def trap(self, span: HvaRange) -> None:
+        self.loop.inflate(span)
+        if self._whole:
+            self.loop.deflate(span)
+            return
+        for start in range(span.start, span.end, HUGE_BYTES):
+            self.loop.deflate(HvaRange.of(Hva(start), HUGE_BYTES - PAGE_BYTES))
+
+
+class Granted(Engine):
+    """Ours under cap: nothing was deflated, every touch of a ballooned page is granted."""
+
+    def __init__(self, pid: int, block: RamBlock) -> None:
+        super().__init__(pid, "cap", block)
+        self.name = "cap:granted"
+
+
+def _contenders(pid: int, block: RamBlock) -> Iterator[Contender]:
+    cpu = min(os.sched_getaffinity(0))
+    yield Nobody()
+    yield Reference(pid, HandlerKind.MANPAGE, block, cpu=-1)
+    yield Reference(pid, HandlerKind.BEST, block, cpu=cpu)
+    yield Deflated(pid, block, whole=True)
+    yield Deflated(pid, block, whole=False)
+    yield Granted(pid, block)
+
+
+def run(*, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Write to 256 MiB that were zapped, page by page; return GiB/s by contender."""
+    rates: dict[str, dict[str, list[float]]] = {}
+    _touch_host_memory()
+    pages = _SIZE_BYTES // PAGE_BYTES
+    for backing in ("anon", "thp"):
+        with contextlib.ExitStack() as stack:
+            toucher = stack.enter_context(Toucher(backing, _SIZE_BYTES, 1))
+            block = RamBlock(
+                "ram", toucher.span.start, _SIZE_BYTES, PAGE_BYTES, Backing.ANON, shared=False
+            )
+            contenders = [stack.enter_context(c) for c in _contenders(toucher.pid, block)]
+            of = rates.setdefault("4k" if backing == "anon" else "thp", {})
+            for number in range(_ROUNDS + 1):
+                progress(f"{backing}, round {number} of {_ROUNDS}")
+                # Not always after the same one: the pages that it freed are what we get.
+                for contender in random.Random(number).sample(  # noqa: S311 - an order
+                    contenders, len(contenders)
+                ):
+                    contender.trap(toucher.span)
+                    try:
+                        toucher.zap()
+                        # All but the page of each block that may stay in the balloon: a page in
+                        # 512, of which the trap is part of what is measured.
+                        elapsed_ns = toucher.touch(Access.WRITE, PAGE_BYTES, pages)
+                    finally:
+                        contender.let_go(toucher.span)
+                    if number:
+                        rate = _SIZE_BYTES / _GIB / (elapsed_ns / 1e9)
+                        of.setdefault(contender.name, []).append(rate)
+    series: list[dict[str, Any]] = [
+        {"name": name, "pages": backing, "gib_per_s": _median(values), "rounds": len(values)}
+        for backing, of in rates.items()
+        for name, values in of.items()
+    ]
+    return {
+        "machine": describe_machine(),
+        "size_bytes": _SIZE_BYTES,
+        "series": series,
+        "ratios": {
+            f"{row['name']}_vs_manpage:{row['pages']}": row["gib_per_s"]
+            / _median(rates[row["pages"]]["manpage"])
+            for row in series
+            if row["name"] not in ("manpage", "plain")
+        },
+    }
+
+
+def _touch_host_memory() -> None:
+    """Have memory that a virtual machine never used backed by its own host before we measure."""
+    with Toucher("thp", 8 * _SIZE_BYTES, 1) as toucher:
+        toucher.fill()
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""How fast memory is zapped from outside, against a process that does it to itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from uffdballoon.bench.machine import describe_machine
+from uffdballoon.lab.toucher import Toucher
+from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
+from uffdballoon.zap.private import zap_private
+from uffdballoon.zap.shared import zap_shared
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SIZE_BYTES = 256 << 20
+_ROUNDS = 5
+_GIB = 1 << 30
+_SHAPES = (
+    ("4k, one run", "anon", PAGE_BYTES, PAGE_BYTES),
+    ("4k, every second page", "anon", PAGE_BYTES, 2 * PAGE_BYTES),
+    ("64k, every second", "anon", 16 * PAGE_BYTES, 32 * PAGE_BYTES),
+    ("2M, every second", "anon", HUGE_BYTES, 2 * HUGE_BYTES),
+    ("THP, one run", "thp", HUGE_BYTES, HUGE_BYTES),
+    ("4k of THP, every second page", "thp", PAGE_BYTES, 2 * PAGE_BYTES),
+    ("4k of memfd, every second page", "memfd", PAGE_BYTES, 2 * PAGE_BYTES),
+)
+
+
+def _ranges(span: HvaRange, size_bytes: int, stride_bytes: int) -> list[HvaRange]:
+    if size_bytes == stride_bytes:
+        return [span]
+    return [
+        HvaRange.of(Hva(start), size_bytes) for start in range(span.start, span.end, stride_bytes)
+    ]
+
+
+def _ours(toucher: Toucher, backing: str, ranges: list[HvaRange]) -> tuple[int, int]:
+    """Zap from outside; return ns in all, and the longest stop of the process in ns."""
+    if backing == "memfd":
+        mapped = next(
+            line.split()
+            for line in open(f"/proc/{toucher.pid}/maps", encoding="utf-8")  # noqa: SIM115, PTH123
+            if "memfd:toucher" in line
+        )
+        start, offset = int(mapped[0].split("-")[0], 16), int(mapped[2], 16)
+        link = f"/proc/{toucher.pid}/map_files/{mapped[0]}"
+        fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            began_ns = time.monotonic_ns()
+            zap_shared(fd, ranges, file_start=start - offset)
+            return time.monotonic_ns() - began_ns, 0
+        finally:
+            os.close(fd)
+    began_ns = time.monotonic_ns()
+    report = zap_private(toucher.pid, ranges)
+    return time.monotonic_ns() - began_ns, max(report.stops_ns, default=0)
+
+
+def run(*, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Zap 256 MiB in several shapes; return pages/s and GiB/s, ours and the process's own."""
+    series = []
+    for name, backing, size_bytes, stride_bytes in _SHAPES:
+        progress(name)
+        with Toucher(backing, _SIZE_BYTES, 1) as toucher:
+            ranges = _ranges(toucher.span, size_bytes, stride_bytes)
+            took: dict[str, list[int]] = {}
+            stops_ns: list[int] = []
+            for number in range(_ROUNDS + 1):
+                toucher.fill()
+                elapsed_ns, stop_ns = _ours(toucher, backing, ranges)
+                measured = {"uffdballoon": elapsed_ns}
+                if backing != "memfd":
+                    for how in ("madvise", "process_madvise"):
+                        toucher.fill()
+                        measured[how] = toucher.zap_by(how, size_bytes, stride_bytes)
+                if number:
+                    stops_ns.append(stop_ns)
+                    for how, value in measured.items():
+                        took.setdefault(how, []).append(value)
+        zapped_bytes = sum(span.size_bytes for span in ranges)
+        for how, values in took.items():
+            median_ns = sorted(values)[len(values) // 2]
+            series.append(
+                {
+                    "shape": name,
+                    "name": how,
+                    "ranges": len(ranges),
+                    "pages_per_s": round(zapped_bytes / PAGE_BYTES / (median_ns / 1e9)),
+                    "gib_per_s": zapped_bytes / _GIB / (median_ns / 1e9),
+                    "longest_stop_us": max(stops_ns) // 1000 if how == "uffdballoon" else None,
+                }
+            )
+    return {"machine": describe_machine(), "series": series, "ratios": _ratios(series)}
+
+
+def _ratios(series: list[dict[str, Any]]) -> dict[str, float]:
+    rate = {(row["shape"], row["name"]): row["gib_per_s"] for row in series}
+    return {
+        f"{shape}: ours vs {how}": rate[shape, "uffdballoon"] / value
+        for (shape, how), value in rate.items()
+        if how != "uffdballoon"
+    }
