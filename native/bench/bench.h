@@ -42,4 +42,21 @@ int64_t uffdb_bench_scatter(struct uffdb_ledger *ledger, uint64_t fragments, uin
 uint64_t uffdb_bench_lookups(const struct uffdb_ledger *ledger, uint64_t count, uint64_t span,
 			     bool dependent);
 
+struct uffdb_bench_plan {
+	uint64_t changes;	/* that were made */
+	uint64_t scratch_ns;	/* from the ledger to a whole plan */
+	uint64_t change_p50_ns; /* a 2 MiB block leaves the balloon and comes back */
+	uint64_t change_p99_ns;
+	uint64_t change_max_ns;
+	uint64_t windows;
+	uint64_t most_windows; /* at any time */
+	uint64_t needed_bytes; /* blocks that hold ballooned pages */
+	uint64_t armed_bytes;
+	uint64_t memory_bytes; /* of the planner; the ledger's comes on top */
+};
+
+/** uffdb_bench_plan - plan the windows of a ledger with one RAM block, registering nothing. */
+int uffdb_bench_plan(const struct uffdb_ledger *ledger, uint64_t budget, uint64_t changes,
+		     struct uffdb_bench_plan *result);
+
 #endif

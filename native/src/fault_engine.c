@@ -248,8 +248,16 @@ static void do_nothing(int signal)
 static int set_up(struct uffdb_engine *engine)
 {
 	const struct uffdb_engine_config *config = &engine->config;
-	uint32_t modes = UFFDB_MODE_MISSING | (config->write_protect ? UFFDB_MODE_WP : 0);
-	uint32_t shared = UFFDB_MODE_MISSING | (config->write_protect_shared ? UFFDB_MODE_WP : 0);
+	uint32_t wp = config->write_protect ? UFFDB_MODE_WP : 0;
+	uint32_t shared_wp = config->write_protect_shared ? UFFDB_MODE_WP : 0;
+	const struct uffdb_windows_config windows = {
+		.ledger = engine->ledger,
+		.uffd = config->uffd,
+		.pagemap_fd = config->pagemap_fd,
+		.modes = UFFDB_MODE_MISSING | wp,
+		.shared_modes = UFFDB_MODE_MISSING | shared_wp,
+		.budget = config->window_budget,
+	};
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, error;
 
 	engine->zeros = mmap(NULL, UFFDB_HUGE, PROT_READ, flags, -1, 0);
@@ -259,8 +267,7 @@ static int set_up(struct uffdb_engine *engine)
 	if (!error)
 		error = uffdb_ring_create(config->ring_records, &engine->ring);
 	if (!error)
-		error = uffdb_windows_create(engine->ledger, config->uffd, modes, shared,
-					     &engine->windows);
+		error = uffdb_windows_create(&windows, &engine->windows);
 	return error;
 }
 

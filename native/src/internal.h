@@ -16,6 +16,12 @@
 /* pagemap.c: 1 when the page holds memory of its own, 0 when absent or the zero page, -errno. */
 int uffdb_holds_memory(int pagemap_fd, uint64_t hva);
 
+/* pagemap.c: is every page of a range there? False when that cannot be told. */
+bool uffdb_is_populated(int pagemap_fd, uint64_t start, uint64_t end);
+
+/* pagemap.c: has the process ended, or given up its memory to end? */
+bool uffdb_is_gone(int pagemap_fd);
+
 /* pagemap.c: is the page write-protected by a userfaultfd? */
 bool uffdb_is_protected(int pagemap_fd, uint64_t hva);
 
@@ -25,8 +31,15 @@ const struct uffdb_block *uffdb_ledger_blocks(const struct uffdb_ledger *ledger,
 
 /* windows.c: which 2 MiB blocks are registered. Used by the controlling thread only. */
 struct uffdb_windows;
-int uffdb_windows_create(const struct uffdb_ledger *ledger, int uffd, uint32_t modes,
-			 uint32_t shared_modes, struct uffdb_windows **out);
+struct uffdb_windows_config {
+	const struct uffdb_ledger *ledger;
+	int uffd;
+	int pagemap_fd; /* or -1 */
+	uint32_t modes, shared_modes;
+	uint64_t budget;
+};
+
+int uffdb_windows_create(const struct uffdb_windows_config *config, struct uffdb_windows **out);
 void uffdb_windows_destroy(struct uffdb_windows *windows);
 int uffdb_windows_arm(struct uffdb_windows *windows, uint64_t hva, uint64_t len);
 int uffdb_windows_trim(struct uffdb_windows *windows, uint64_t hva, uint64_t len);

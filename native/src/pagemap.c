@@ -41,6 +41,33 @@ int uffdb_holds_memory(int pagemap_fd, uint64_t hva)
 	return scan(pagemap_fd, hva, hva + UFFDB_PAGE, &region, 1, &next);
 }
 
+bool uffdb_is_populated(int pagemap_fd, uint64_t start, uint64_t end)
+{
+	struct page_region region;
+	struct pm_scan_arg arg = {
+		.size = sizeof(arg),
+		.start = start,
+		.end = end,
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.max_pages = 1,
+		/* Pages that are neither present nor swapped out: the first is enough. */
+		.category_inverted = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.category_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+		.return_mask = PAGE_IS_PRESENT,
+	};
+
+	return !ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
+}
+
+bool uffdb_is_gone(int pagemap_fd)
+{
+	uint64_t entry;
+
+	/* Any address will do: without an mm there is nothing to be read (fs/proc/task_mmu.c). */
+	return pagemap_fd >= 0 && !pread(pagemap_fd, &entry, sizeof(entry), 0);
+}
+
 bool uffdb_is_protected(int pagemap_fd, uint64_t hva)
 {
 	off_t at = (off_t)(hva / UFFDB_PAGE * sizeof(uint64_t));

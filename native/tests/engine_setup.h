@@ -34,8 +34,8 @@ static inline uint64_t address(const struct setup *setup)
 
 static inline uint8_t *map_aligned(size_t size)
 {
-	uint8_t *raw =
-		mmap(NULL, size + HUGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	uint8_t *raw = mmap(NULL, size + HUGE, PROT_READ | PROT_WRITE,
+			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	CHECK(raw != MAP_FAILED);
 	return (uint8_t *)(((uintptr_t)raw + HUGE - 1) & ~(HUGE - 1));
@@ -57,15 +57,16 @@ static inline void open_fds(struct setup *setup)
 	CHECK(setup->pidfd >= 0 && setup->pagemap >= 0);
 }
 
-/* Start an engine with the contract, rungs and limits of @config. */
-static inline void set_up_with(struct setup *setup, struct uffdb_engine_config config)
+/* Make an engine over @setup->memory with the contract, rungs and limits of @config. */
+static inline void make_engine(struct setup *setup, uint64_t size,
+			       struct uffdb_engine_config config)
 {
 	struct uffdb_block block = {0};
 
 	open_fds(setup);
-	setup->memory = map_aligned(SIZE);
+	setup->memory = map_aligned(size);
 	block.hva = address(setup);
-	block.size = SIZE;
+	block.size = size;
 	CHECK(!uffdb_ledger_create(&block, 1, &setup->ledger));
 	config.uffd = setup->uffd;
 	config.pidfd = setup->pidfd;
@@ -76,6 +77,11 @@ static inline void set_up_with(struct setup *setup, struct uffdb_engine_config c
 	if (!config.ring_records)
 		config.ring_records = 1 << 14;
 	CHECK(!uffdb_engine_create(&config, setup->ledger, &setup->engine));
+}
+
+static inline void set_up_with(struct setup *setup, struct uffdb_engine_config config)
+{
+	make_engine(setup, SIZE, config);
 	CHECK(!uffdb_engine_start(setup->engine));
 }
 

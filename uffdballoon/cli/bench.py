@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uffdballoon.bench import fault_latency, plots, refill, zapping
+from uffdballoon.bench import fault_latency, planning, plots, refill, zapping
 from uffdballoon.bench.guest_latency import measure_guest
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.errors import UsageError
@@ -60,7 +60,7 @@ def fault_latency_(
     samples: int,
     guests: Sequence[str],
 ) -> None:
-    """How long a touch of trapped memory takes, by who answers it.
+    """Time a touch of trapped memory, by who answers it.
 
     Example: uffdballoon bench fault-latency --backing anon-4k --threads 1 --plot latency.png
     """
@@ -106,7 +106,7 @@ def _latency_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
 @_json
 @_plot
 def refill_(json_to: str | None, plot_to: str | None) -> None:
-    """How fast 256 MiB come back to a guest that may have them."""
+    """Time how 256 MiB come back to a guest that may have them."""
     result = refill.run(progress=say)
     _give(
         result,
@@ -122,7 +122,7 @@ def refill_(json_to: str | None, plot_to: str | None) -> None:
 @_json
 @_plot
 def zap(json_to: str | None, plot_to: str | None) -> None:
-    """How fast memory is zapped from outside, against a process that does it to itself."""
+    """Time a zap from outside, against a process that does it to itself."""
     result = zapping.run(progress=say)
     _give(
         result,
@@ -142,6 +142,43 @@ def zap(json_to: str | None, plot_to: str | None) -> None:
     )
     if plot_to:
         plots.plot_bars(result, plot_to, value="gib_per_s", group="shape")
+
+
+@bench.command("planner")
+@_json
+@_plot
+def planner(json_to: str | None, plot_to: str | None) -> None:
+    """Plan the windows of guests of 1 TiB and 16 TiB, and look pages up in them."""
+    result = planning.run(progress=say)
+    _give(
+        result,
+        json_to,
+        lambda r: [
+            (
+                s["name"],
+                f"{s['scratch_ns'] / 1e6:.1f}",
+                f"{s['change_p50_ns'] / 1e3:.1f}",
+                f"{s['change_max_ns'] / 1e3:.1f}",
+                str(s["most_windows"]),
+                f"{s['total_bytes'] / (1 << 20):.1f}",
+                *(f"{s[f'lookup{kind}_ns']:.1f}" for kind in ("", "_dependent", "_local")),
+            )
+            for s in r["series"]
+        ],
+        (
+            "guest",
+            "from scratch, ms",
+            "change p50, us",
+            "max",
+            "windows",
+            "MiB",
+            "look-up, ns",
+            "dependent",
+            "in 64 GiB",
+        ),
+    )
+    if plot_to:
+        plots.plot_bars(result, plot_to, value="scratch_ns", group="ballooned_pages")
 
 
 def _give(

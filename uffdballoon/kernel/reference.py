@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from uffdballoon._native import ffi, lib
@@ -61,3 +62,27 @@ def scatter(ledger: Ledger, fragments: int, seed: int) -> int:
 def time_lookups(ledger: Ledger, count: int, *, span_bytes: int = 0, dependent: bool) -> float:
     """Return ns for a look-up at a random place; ``dependent`` ones cannot overlap."""
     return int(lib.uffdb_bench_lookups(ledger.handle, count, span_bytes, dependent)) / count
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTimes:
+    """What planning took; see struct uffdb_bench_plan."""
+
+    scratch_ns: int
+    change_p50_ns: int
+    change_p99_ns: int
+    change_max_ns: int
+    windows: int
+    most_windows: int
+    needed_bytes: int
+    armed_bytes: int
+    memory_bytes: int
+
+
+def time_planning(ledger: Ledger, budget: int, changes: int) -> PlanTimes:
+    """Plan the windows of a ledger, then change one 2 MiB block after the other."""
+    result = ffi.new("struct uffdb_bench_plan *")
+    check_uffd(lib.uffdb_bench_plan(ledger.handle, budget, changes, result), "cannot plan")
+    return PlanTimes(
+        **{name: int(getattr(result, name)) for name in PlanTimes.__dataclass_fields__}
+    )
