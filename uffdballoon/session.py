@@ -290,6 +290,11 @@ class Session:
             },
         }
 
+    @property
+    def vcpus(self) -> dict[int, int]:
+        """The numbers of the vCPUs by thread id, as far as they are known."""
+        return dict(self._vcpus)
+
     def event_fileno(self) -> int:
         """Return an fd that is readable while events wait."""
         return self._enforcer.loop.event_fileno()

@@ -205,7 +205,7 @@ static void *fault_loop(void *argument)
 	return NULL;
 }
 
-/* Wait a millisecond for the loop to have made the call. */
+/* Wait at most a millisecond for the loop to have made the call. */
 static bool call_is_done(struct uffdb_engine *engine)
 {
 	struct timespec until;
@@ -216,7 +216,8 @@ static bool call_is_done(struct uffdb_engine *engine)
 		until.tv_nsec -= (long)NS_PER_S;
 		until.tv_sec++;
 	}
-	return !sem_clockwait(&engine->call_done, CLOCK_MONOTONIC, &until);
+	sem_clockwait(&engine->call_done, CLOCK_MONOTONIC, &until);
+	return !atomic_load_explicit(&engine->call, memory_order_acquire);
 }
 
 void uffdb_engine_on_loop(struct uffdb_engine *engine, uffdb_loop_call *call, void *argument)
@@ -236,8 +237,6 @@ void uffdb_engine_on_loop(struct uffdb_engine *engine, uffdb_loop_call *call, vo
 	/* The loop ended by itself: the target is gone. It may have made the call at its end. */
 	if (atomic_exchange(&engine->call, NULL))
 		call(engine, argument);
-	else
-		sem_trywait(&engine->call_done);
 }
 
 static void do_nothing(int signal)

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 _OURS, _THEIRS, _NOBODY = "#1b6ca8", "#b8860b", "#7a7a7a"
 
 
+def require() -> None:
+    """Raise UnsupportedError where nothing can be drawn."""
+    _pyplot()
+
+
 def _pyplot() -> Any:  # noqa: ANN401 - a module that may not be there
     try:
         import matplotlib as mpl  # noqa: PLC0415 - an extra
@@ -88,12 +93,12 @@ def _draw_panel(axis: Any, title: str, series: Sequence[dict[str, Any]]) -> None
     axis.set_title(title, fontsize=9, loc="left")
 
 
-def plot_bars(result: dict[str, Any], path: str, *, value: str, group: str) -> None:
-    """Draw ``value`` of each series as a bar, by ``group``, on a log axis."""
+def plot_bars(result: dict[str, Any], path: str, *, value: str, group: str | None = None) -> None:
+    """Draw ``value`` of each series as a bar, named after its ``group``, too, on a log axis."""
     pyplot = _pyplot()
     series = result["series"]
     figure, axis = pyplot.subplots(figsize=(9, 0.32 * len(series) + 1.4), layout="constrained")
-    labels = [f"{row[group]}: {row['name']}" for row in series]
+    labels = [f"{row[group]}: {row['name']}" if group else row["name"] for row in series]
     axis.barh(labels, [row[value] for row in series], color=_OURS)
     axis.invert_yaxis()
     axis.set_xscale("log")

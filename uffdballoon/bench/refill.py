@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from uffdballoon.bench.contenders import Contender
 
 _SIZE_BYTES = 256 << 20
-_ROUNDS = 7
+DEFAULT_ROUNDS = 7
 _GIB = 1 << 30
 
 
@@ -64,7 +64,7 @@ def _contenders(pid: int, block: RamBlock) -> Iterator[Contender]:
     yield Granted(pid, block)
 
 
-def run(*, progress: Callable[[str], None]) -> dict[str, Any]:
+def run(*, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
     """Write to 256 MiB that were zapped, page by page; return GiB/s by contender."""
     rates: dict[str, dict[str, list[float]]] = {}
     _touch_host_memory()
@@ -77,8 +77,8 @@ def run(*, progress: Callable[[str], None]) -> dict[str, Any]:
             )
             contenders = [stack.enter_context(c) for c in _contenders(toucher.pid, block)]
             of = rates.setdefault("4k" if backing == "anon" else "thp", {})
-            for number in range(_ROUNDS + 1):
-                progress(f"{backing}, round {number} of {_ROUNDS}")
+            for number in range(rounds + 1):
+                progress(f"{backing}, round {number} of {rounds}")
                 # Not always after the same one: the pages that it freed are what we get.
                 for contender in random.Random(number).sample(  # noqa: S311 - an order
                     contenders, len(contenders)

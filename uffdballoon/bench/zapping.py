@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _SIZE_BYTES = 256 << 20
-_ROUNDS = 5
+DEFAULT_ROUNDS = 5
 _GIB = 1 << 30
 _SHAPES = (
     ("4k, one run", "anon", PAGE_BYTES, PAGE_BYTES),
@@ -60,7 +60,7 @@ def _ours(toucher: Toucher, backing: str, ranges: list[HvaRange]) -> tuple[int, 
     return time.monotonic_ns() - began_ns, max(report.stops_ns, default=0)
 
 
-def run(*, progress: Callable[[str], None]) -> dict[str, Any]:
+def run(*, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
     """Zap 256 MiB in several shapes; return pages/s and GiB/s, ours and the process's own."""
     series = []
     for name, backing, size_bytes, stride_bytes in _SHAPES:
@@ -69,7 +69,7 @@ def run(*, progress: Callable[[str], None]) -> dict[str, Any]:
             ranges = _ranges(toucher.span, size_bytes, stride_bytes)
             took: dict[str, list[int]] = {}
             stops_ns: list[int] = []
-            for number in range(_ROUNDS + 1):
+            for number in range(rounds + 1):
                 toucher.fill()
                 elapsed_ns, stop_ns = _ours(toucher, backing, ranges)
                 measured = {"uffdballoon": elapsed_ns}

@@ -18,9 +18,38 @@ from uffdballoon.lab.qemu import Accel
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_json = click.option("--json", "json_to", metavar="FILE|-", help="Write the result there.")
-_plot = click.option("--plot", "plot_to", metavar="FILE", help="Draw it; needs matplotlib.")
+
+def _writable(_context: click.Context, _parameter: click.Parameter, path: str | None) -> str | None:
+    """Refuse at once what could only fail after minutes of measuring."""
+    if path in (None, "-"):
+        return path
+    try:
+        with Path(path).open("a", encoding="utf-8"):
+            return path
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {path}", why=error.strerror or "", hint="give a file in a directory"
+        ) from error
+
+
+def _drawable(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
+    if path is not None:
+        plots.require()
+    return _writable(context, parameter, path)
+
+
+_json = click.option(
+    "--json", "json_to", metavar="FILE|-", callback=_writable, help="Write the result there."
+)
+_plot = click.option(
+    "--plot", "plot_to", metavar="FILE", callback=_drawable, help="Draw it; needs matplotlib."
+)
 _MIN_SAMPLES = 1000
+
+
+def _rounds(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option that says how often each is measured; one more warms up."""
+    return click.option("--rounds", type=click.IntRange(1), default=default, show_default=True)
 
 
 @click.group()
@@ -105,9 +134,10 @@ def _latency_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
 @bench.command("refill")
 @_json
 @_plot
-def refill_(json_to: str | None, plot_to: str | None) -> None:
+@_rounds(refill.DEFAULT_ROUNDS)
+def refill_(json_to: str | None, plot_to: str | None, *, rounds: int) -> None:
     """Time how 256 MiB come back to a guest that may have them."""
-    result = refill.run(progress=say)
+    result = refill.run(rounds=rounds, progress=say)
     _give(
         result,
         json_to,
@@ -121,9 +151,10 @@ def refill_(json_to: str | None, plot_to: str | None) -> None:
 @bench.command("zap")
 @_json
 @_plot
-def zap(json_to: str | None, plot_to: str | None) -> None:
+@_rounds(zapping.DEFAULT_ROUNDS)
+def zap(json_to: str | None, plot_to: str | None, *, rounds: int) -> None:
     """Time a zap from outside, against a process that does it to itself."""
-    result = zapping.run(progress=say)
+    result = zapping.run(rounds=rounds, progress=say)
     _give(
         result,
         json_to,
@@ -178,7 +209,7 @@ def planner(json_to: str | None, plot_to: str | None) -> None:
         ),
     )
     if plot_to:
-        plots.plot_bars(result, plot_to, value="scratch_ns", group="ballooned_pages")
+        plots.plot_bars(result, plot_to, value="scratch_ns")
 
 
 def _give(
@@ -194,9 +225,4 @@ def _give(
     print_table(header, rows(result))
     print_table(("", ""), [(name, f"{value:.4g}") for name, value in result["ratios"].items()])
     if json_to is not None:
-        try:
-            Path(json_to).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise UsageError(
-                f"cannot write the result to {json_to}", why=error.strerror or ""
-            ) from error
+        Path(json_to).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
