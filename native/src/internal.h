@@ -101,14 +101,14 @@ struct uffdb_placed_thread {
 
 struct uffdb_placement {
 	int pid;
-	int cpu;	 /* where we are bound; -1: anywhere */
-	bool following;	 /* right now */
-	bool prefers;	 /* to follow: the other way is on trial when they differ */
-	uint32_t streak; /* faults in a row from another CPU than ours */
-	/* What a fault costs its thread, not following and following: running averages. */
-	uint64_t round_trip_ns[2];
-	uint64_t samples;  /* since the last change of ways */
-	uint64_t patience; /* samples until the other way is tried again */
+	int cpu;		 /* where we are bound; -1: anywhere */
+	bool following;		 /* right now */
+	bool prefers;		 /* to follow: the other way is on trial when they differ */
+	uint32_t streak;	 /* faults in a row from another CPU than ours */
+	uint64_t round_trip_ns;	 /* what a fault costs its thread: a running average */
+	uint64_t cost_before_ns; /* the same, of the other way when it was in use last */
+	uint64_t samples;	 /* since the last change of ways */
+	uint64_t patience;	 /* samples until the other way is tried again */
 	uint32_t next_slot;
 	struct uffdb_placed_thread threads[UFFDB_PLACED_THREADS];
 };

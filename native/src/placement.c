@@ -104,16 +104,18 @@ static bool go(struct uffdb_placement *placement, bool following)
 {
 	placement->following = following;
 	placement->samples = 0;
-	placement->round_trip_ns[following] = 0; /* what it was long ago says nothing */
+	placement->cost_before_ns = placement->round_trip_ns;
+	placement->round_trip_ns = 0;
 	return !following && placement->cpu >= 0 && bind_to(placement, -1);
 }
 
-/* After a trial: was the other way better by a fifth? */
+/*
+ * After a trial: keep to the other way if it is twice as good. Less may be luck,
+ * since a thread that may run anywhere may run in the right place for a while.
+ */
 static bool conclude(struct uffdb_placement *placement)
 {
-	const uint64_t *cost = placement->round_trip_ns;
-
-	if (cost[placement->following] < cost[placement->prefers] / 5 * 4) {
+	if (placement->round_trip_ns < placement->cost_before_ns / 2) {
 		placement->prefers = placement->following;
 		placement->patience = PATIENCE_FIRST;
 		placement->samples = 0;
@@ -128,7 +130,7 @@ static bool conclude(struct uffdb_placement *placement)
 static bool learn(struct uffdb_placement *placement, struct uffdb_placed_thread *thread,
 		  uint64_t read_ns)
 {
-	uint64_t *cost = &placement->round_trip_ns[placement->following];
+	uint64_t *cost = &placement->round_trip_ns;
 	uint64_t round_trip = read_ns - thread->answered_ns;
 
 	if (!thread->answered_ns || round_trip > STORM_NS)
@@ -136,10 +138,16 @@ static bool learn(struct uffdb_placement *placement, struct uffdb_placed_thread 
 	if (*cost && round_trip > 4 * *cost)
 		thread->since_look = LOOK_EVERY; /* it may run elsewhere by now */
 	*cost = *cost ? *cost - *cost / 8 + round_trip / 8 : round_trip;
-	placement->samples++;
+	if (++placement->samples < TRIAL)
+		return false;
 	if (placement->following != placement->prefers)
-		return placement->samples >= TRIAL && conclude(placement);
-	return placement->samples >= placement->patience && go(placement, !placement->following);
+		return conclude(placement);
+	/* What was chosen turned out worse than what it was chosen over. */
+	if (!placement->following && *cost > placement->cost_before_ns)
+		placement->prefers = true;
+	else if (placement->samples < placement->patience)
+		return false;
+	return go(placement, !placement->following);
 }
 
 bool uffdb_placement_follow(struct uffdb_placement *placement, uint32_t tid, uint64_t read_ns,
