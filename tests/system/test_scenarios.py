@@ -41,6 +41,12 @@ def test_scenarios_are_listed_in_the_shape_that_scripts_rely_on() -> None:
     assert all(set(entry) == {"name", "summary", "needs"} for entry in listed)
 
 
+def test_the_example_of_a_scenario_runs() -> None:
+    command = [sys.executable, "-m", "examples.own_scenario"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_scenario_that_is_not_there_is_a_usage_error() -> None:
     done = _scenario("run", "no-such-thing")
     assert done.returncode == 2

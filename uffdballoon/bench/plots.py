@@ -39,28 +39,38 @@ def _colour(name: str) -> str:
 
 
 def plot_latencies(result: dict[str, Any], path: str) -> None:
-    """Draw a latency distribution for each handler, a panel for each kind of memory."""
+    """Draw a latency distribution for each handler.
+
+    A row of panels for each kind of memory, a column for each way to touch it.
+    """
     pyplot = _pyplot()
-    panels: dict[str, list[dict[str, Any]]] = {}
+    panels: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    ways: list[str] = []
     for row in result["series"]:
-        title = f"{row['backing']}, {row['access']}, {row['threads']} thread(s)"
-        panels.setdefault(title, []).append(row)
-    rows = [len(series) for series in panels.values()]
+        way = f"{row['access']}s, {row['threads']} thread{'s' if row['threads'] > 1 else ''}"
+        panels.setdefault(row["backing"], {}).setdefault(way, []).append(row)
+        if way not in ways:
+            ways.append(way)
+    heights = [max(map(len, of.values())) for of in panels.values()]
     figure, axes = pyplot.subplots(
         len(panels),
-        1,
-        figsize=(10, 0.55 * sum(rows) + 0.9 * len(rows) + 0.8),
-        gridspec_kw={"height_ratios": rows},
+        len(ways),
+        figsize=(1.5 + 6.5 * len(ways), 0.42 * sum(heights) + 0.6 * len(heights) + 1.0),
+        gridspec_kw={"height_ratios": heights},
         sharex=True,
         squeeze=False,
         layout="constrained",
     )
-    for axis, (title, series) in zip(axes[:, 0], panels.items(), strict=True):
-        _draw_panel(axis, title, series)
-    axes[-1, 0].set_xlabel("time of one touch (log scale); | is the median, : the 99th percentile")
+    for line, (backing, of) in zip(axes, panels.items(), strict=True):
+        for axis, way in zip(line, ways, strict=True):
+            if way in of:
+                _draw_panel(axis, f"{backing}, {way}", of[way])
+            else:
+                axis.set_visible(False)
     machine = result["machine"]
     figure.suptitle(
-        f"Who answers a page fault, and how fast\n"
+        "Who answers a page fault, and how fast: time of one touch (log scale); "
+        "solid line: median, dotted: 99th percentile\n"
         f"{machine['cpu']}, {machine['cpus']} CPUs, Linux {machine['kernel']}",
         fontsize=10,
     )
@@ -78,18 +88,20 @@ def _draw_panel(axis: Any, title: str, series: Sequence[dict[str, Any]]) -> None
             axis.plot([row[key]] * 2, [place, place + 0.85], style, color="black", linewidth=1.2)
         axis.annotate(
             f"p50 {_time(row['p50_ns'])}, p99 {_time(row['p99_ns'])}",
-            (1.01, place + 0.2),
+            (0.99, place + 0.45),
             xycoords=("axes fraction", "data"),
             fontsize=7.5,
+            ha="right",
         )
     axis.set_yticks([place + 0.3 for place in range(len(series))])
     axis.set_yticklabels([row["name"] for row in reversed(series)], fontsize=8.5)
-    axis.set_ylim(0, len(series))
+    axis.set_ylim(-0.03, len(series))
     axis.set_xscale("log")
-    axis.set_xlim(100, 10_000_000)
+    axis.set_xlim(100, 30_000_000)
     axis.set_xticks([10**power for power in range(2, 8)])
     axis.set_xticklabels(["100 ns", "1 us", "10 us", "100 us", "1 ms", "10 ms"])
     axis.grid(axis="x", alpha=0.35)
+    axis.tick_params(labelbottom=True, labelsize=8)
     axis.set_title(title, fontsize=9, loc="left")
 
 
