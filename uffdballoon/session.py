@@ -283,6 +283,7 @@ class Session:
                 "p99": percentile(990),
                 "p999": percentile(999),
             },
+            "latency_histogram_ns": self._enforcer.loop.answer_histogram(),
             "stopped_us": {
                 "attach": self.attach_stopped_ns // 1000,
                 "zap_count": len(self._stops_ns),

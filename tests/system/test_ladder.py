@@ -112,6 +112,9 @@ def test_cap_is_asked_for_with_a_floor_and_shown_with_it(qemu: Qemu) -> None:
         assert state["touches"]["granted"] == 2
         assert state["touches"]["violations"] == 1
         assert "below it" in run("status", qemu.pid).stdout
+        histogram = state["latency_histogram_ns"]
+        assert sum(count for _, count in histogram) >= 3
+        assert histogram == sorted(histogram)
 
 
 def test_what_makes_no_contract_is_refused(qemu: Qemu) -> None:
