@@ -49,11 +49,25 @@ $(BUILT): $(DEPENDENCIES) $(NATIVE_INPUTS) uffdballoon/__init__.py | system-pack
 test: test-native build ## Run every test: the C library's, then Python's
 	$(BIN)/python -m pytest
 
+SEED ?= 1
+
+.PHONY: campaign
+campaign: build ## Kill managers and targets 3,800 and 350 times, and what else repeats; SEED=1
+	UFFDBALLOON_SEED=$(SEED) $(BIN)/python -m pytest -m campaign -s tests/campaign \
+		tests/system/test_hold.py tests/unit/test_contract.py
+
+MINUTES ?= 30
+
+.PHONY: soak
+soak: build ## Two guests, storms, cycles and restarts for MINUTES=30; the plot is build/soak.png
+	@mkdir -p build
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --plot build/soak.png
+
 # $(call ctest,DIRECTORY,SANITIZERS): the C library alone, without Python.
 define ctest
 cmake -S native -B $(1) -DUFFDB_TESTS=ON -DUFFDB_SANITIZE=$(2) >$(1).log || { cat $(1).log; false; }
 cmake --build $(1) --parallel $(JOBS) >$(1).log || { cat $(1).log; false; }
-$(3) ctest --test-dir $(1) --output-on-failure
+$(3) ctest --test-dir $(1) --parallel $(JOBS) --output-on-failure
 endef
 
 .PHONY: test-native
@@ -69,6 +83,42 @@ sanitize: | system-packages ## Run the C library's tests under ASan with UBSan, 
 	$(call ctest,build/tsan,thread,setarch --addr-no-randomize)
 
 comma := ,
+
+.PHONY: analyze
+analyze: | system-packages ## Have gcc look for faults on every path of the C library and its benchmarks
+	@mkdir -p build
+	cmake -S native -B build/analyze -DUFFDB_ANALYZE=ON -DUFFDB_TESTS=OFF >build/analyze.log || { cat build/analyze.log; false; }
+	cmake --build build/analyze --parallel $(JOBS) >build/analyze.log || { cat build/analyze.log; false; }
+
+# Those that need nothing of the host: valgrind 3.19 knows neither userfaultfd(2) nor pidfd_open(2).
+PURE_TESTS := contract ledger planner records version
+
+.PHONY: valgrind
+valgrind: | system-packages ## Run those C tests under valgrind that it can run
+	@mkdir -p build
+	cmake -S native -B build/native -DUFFDB_TESTS=ON >build/native.log || { cat build/native.log; false; }
+	cmake --build build/native --parallel $(JOBS) >build/native.log || { cat build/native.log; false; }
+	printf 'build/native/tests/test_%s\n' $(PURE_TESTS) | xargs -P $(JOBS) -n 1 \
+		valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=all
+
+.PHONY: failures
+failures: | system-packages ## Let every call of the C library fail with every errno, one at a time
+	@mkdir -p build
+	cmake -S native -B build/asan -DUFFDB_TESTS=ON -DUFFDB_SANITIZE=address$(comma)undefined >build/asan.log || { cat build/asan.log; false; }
+	cmake --build build/asan --parallel $(JOBS) >build/asan.log || { cat build/asan.log; false; }
+	build/asan/tests/test_failures all
+
+RUNS ?= 0
+SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: build ## Fuzz all that parses, for SECONDS=60 or RUNS=inputs, all targets together
+	tools/system-packages clang libclang-rt-dev
+	$(PIP) install --group fuzz
+	CC=clang cmake -S native -B build/fuzz/native -DUFFDB_TESTS=OFF -DUFFDB_FUZZ=ON \
+		-DUFFDB_SANITIZE=address$(comma)undefined >build/fuzz.log || { cat build/fuzz.log; false; }
+	cmake --build build/fuzz/native --parallel $(JOBS) >build/fuzz.log || { cat build/fuzz.log; false; }
+	$(BIN)/python -m tests.fuzz --runs $(RUNS) $(if $(filter 0,$(RUNS)),--seconds $(SECONDS))
 
 .PHONY: lint
 lint: build ## Check style and the order of the layers

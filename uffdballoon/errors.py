@@ -91,6 +91,10 @@ class QmpError(UffdballoonError):
     """QEMU's monitor cannot be reached or refused a command."""
 
 
+class MonitorBusyError(QmpError):
+    """Another client is connected to QEMU's monitor, which serves one at a time."""
+
+
 class ControlError(UffdballoonError):
     """The manager's control socket cannot be reached or refused a request."""
 

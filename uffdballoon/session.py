@@ -9,14 +9,21 @@ it gave up. Leaving the context lets it all go, and the guest goes on.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from uffdballoon.attach.obtain import Choice, obtain_userfaultfd
 from uffdballoon.attach.target import Target
 from uffdballoon.contract.policy import DEFAULT_POLICY, Policy
+from uffdballoon.engine.blocks import look_at_blocks
 from uffdballoon.engine.enforcer import Enforcer
+from uffdballoon.engine.follower import Follower
+from uffdballoon.engine.fragmentation import FragmentationGuard
+from uffdballoon.engine.nodes import GuestNodes, refuse_unknown_nodes
+from uffdballoon.engine.reclaimer import Reclaimer
+from uffdballoon.engine.reporting import loop_report
 from uffdballoon.errors import (
     QmpError,
     RangeError,
@@ -24,35 +31,68 @@ from uffdballoon.errors import (
     UffdballoonError,
     UnsupportedError,
     UsageError,
+    WindowBudgetError,
 )
 from uffdballoon.kernel.fault_loop import LoopOptions, Resolution
 from uffdballoon.kernel.host import max_map_count
-from uffdballoon.kernel.uffd import Feature, query_features
+from uffdballoon.kernel.keeper import Kept
+from uffdballoon.kernel.reclaim import ReclaimMeasure
+from uffdballoon.kernel.uffd import Feature, Userfaultfd, query_features
 from uffdballoon.memory.discovery import discover
 from uffdballoon.memory.maps import read_mappings
-from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange, HvaRange
+from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, HvaRange
+from uffdballoon.model.blockmap import BlockMap, Tally
 from uffdballoon.model.granule import Granule, round_inward
 from uffdballoon.model.ladder import RungKind
+from uffdballoon.model.notice import notice
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
+from uffdballoon.model.recording import Recording
+from uffdballoon.model.sizes import format_size
 from uffdballoon.model.terms import TOLD, Terms
 from uffdballoon.model.touch import Action
-from uffdballoon.qmp.facts import collect, vcpu_tids
-from uffdballoon.qmp.monitor import Monitor
+from uffdballoon.observer.choice import Circumstances, choose
+from uffdballoon.qmp.machine import RECONNECT_S, Machine
 from uffdballoon.qmp.pausing import stop_vm
 from uffdballoon.zap.private import DEFAULT_STOP_BUDGET_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from uffdballoon.kernel.fault_loop import TouchRecord
+    from uffdballoon.kernel.fault_loop import LoopStats, TouchRecord
+    from uffdballoon.kernel.keeper import Held, Keeping
     from uffdballoon.memory.facts import MonitorFacts
+    from uffdballoon.model.fragmentation import FragmentationLimit
+    from uffdballoon.model.observing import ObserverKind
     from uffdballoon.model.ram import Layout
+
+_PATIENCE_S = 30.0
+_LOOK_S = 0.02
+_CALM_LOOKS = 2  # in a row: what was about to be told when we looked first
+
+
+class Upkeep(NamedTuple):
+    """Event lines, and seconds until the next upkeep is due; None: when something happens."""
+
+    notices: list[dict[str, Any]]
+    due_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """That all is to be held when we end: by whom, or None for who holds it already."""
+
+    hold: Callable[[Kept], Keeping] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOptions:
-    """What to attach to, and how."""
+    """What to attach to, and how.
+
+    ``held`` is what a keeper handed over: the session goes on with it. A touch that waited
+    ``memory_patience_ns`` for a huge page of an empty pool has the target killed; 0: it waits on.
+    """
 
     pid: int
     qmp_path: str | None = None
@@ -62,6 +102,13 @@ class SessionOptions:
     follow_cpu: bool = True
     uffd_method: Choice = "auto"
     stop_budget_ns: int = DEFAULT_STOP_BUDGET_NS
+    observer: ObserverKind | None = None
+    reclaiming: Reclaiming = Reclaiming.NOW
+    reclaim_rate_bytes_per_s: int = DEFAULT_RATE_BYTES_PER_S
+    fragmentation: FragmentationLimit | None = None
+    memory_patience_ns: int = 0
+    held: Held | None = None
+    holding: Holding | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +125,17 @@ class ChangeReport:
     freed_bytes: int = 0
     stops_us: tuple[int, ...] = field(default=())
 
+    @classmethod
+    def total(cls, parts: Sequence[ChangeReport]) -> ChangeReport:
+        """Add up what was done to several ranges."""
+        return cls(
+            requested_bytes=sum(part.requested_bytes for part in parts),
+            done_bytes=sum(part.done_bytes for part in parts),
+            left_out=tuple(piece for part in parts for piece in part.left_out),
+            freed_bytes=sum(part.freed_bytes for part in parts),
+            stops_us=tuple(stop for part in parts for stop in part.stops_us),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "requested_bytes": self.requested_bytes,
@@ -90,10 +148,8 @@ class ChangeReport:
 
 def look_at(target: Target, qmp_path: str | None) -> tuple[Layout, MonitorFacts | None]:
     """Find a target's RAM, with its monitor where a path is given; change nothing."""
-    if qmp_path is None:
-        return discover(target.pid, target.cmdline, None), None
-    with Monitor.connect(qmp_path, pid=target.pid) as monitor:
-        facts = collect(monitor)
+    with contextlib.closing(Machine.connect(qmp_path, pid=target.pid, needed=True)) as machine:
+        facts = machine.facts()
     return discover(target.pid, target.cmdline, facts), facts
 
 
@@ -104,11 +160,26 @@ def _refuse_what_cannot_be(options: SessionOptions) -> None:
             why="QEMU is stopped by QMP, and no socket of it was given",
             hint="give --qmp PATH, or another rung",
         )
+    if options.fragmentation is not None and options.qmp_path is None:
+        raise UsageError(
+            "a limit of broken blocks needs the monitor",
+            why="an inflate is stopped by setting the balloon's target, and no socket was given",
+            hint="give --qmp PATH, or leave the limit out",
+        )
     if options.policy.has(RungKind.POISON) and not query_features() & Feature.POISON:
         raise UnsupportedError(
             "the rung poison cannot be performed",
             why="this kernel has no UFFDIO_POISON (Linux 6.6)",
             hint="use kill, or another rung",
+        )
+
+
+def _refuse_without_word(what: object, *, guest_agreed: bool) -> None:
+    if not guest_agreed:
+        raise UsageError(
+            f"{what} was not taken",
+            why="what is in it is lost to the guest, and nobody said that the guest agreed",
+            hint="when the guest has given this range up, say so with --guest-agreed",
         )
 
 
@@ -125,21 +196,28 @@ class Session:
         self._inflated_bytes = 0
         self._deflated_bytes = 0
         self._stops_ns: list[int] = []
+        self._keeper: Keeping | None = None
+        self._leaves = False
         with contextlib.ExitStack() as undo:
             self.target = undo.enter_context(Target.open(options.pid))
+            undo.enter_context(self.target.naming_its_end())
             progress(f"process {options.pid}: {self.target.exe}")
             self.target.refuse_if_busy()
-            self._monitor = None
-            facts = None
-            if options.qmp_path is not None:
-                self._monitor = undo.enter_context(
-                    Monitor.connect(options.qmp_path, pid=options.pid)
-                )
-                facts = collect(self._monitor)
             _refuse_what_cannot_be(options)
+            self._machine = Machine.connect(
+                options.qmp_path,
+                pid=options.pid,
+                needed=options.policy.has(RungKind.PAUSE) or options.fragmentation is not None,
+                held=options.held,
+                progress=progress,
+            )
+            undo.callback(self._machine.close)
+            facts = self._machine.facts()
             self.layout = discover(options.pid, self.target.cmdline, facts)
+            refuse_unknown_nodes(self.layout, options.terms, options.fragmentation)
             self._tids = self.target.tids()
-            self._vcpus = dict(facts.vcpu_tids) if facts else self.target.vcpus()
+            told = facts.vcpu_tids if facts else None
+            self._vcpus = self._vcpus_here(told)
             progress(
                 f"guest RAM: {self.layout.ram_bytes >> 20} MiB in {len(self.layout.blocks)} "
                 f"block(s), by {self.layout.source}"
@@ -149,31 +227,68 @@ class Session:
             if not self._vcpus:
                 progress("not known: which threads are vCPUs, so every thread counts as the guest")
             known = query_features()
-            obtained = obtain_userfaultfd(options.pid, self.target.pidfd, options.uffd_method)
-            undo.enter_context(obtained.uffd)
-            self.uffd_method = obtained.method
-            self.attach_stopped_ns = obtained.stopped_ns
-            if obtained.refused_direct:
-                progress(f"userfaultfd not by `direct`: {obtained.refused_direct}")
-            progress(
-                f"userfaultfd obtained: {obtained.method}, "
-                f"main thread stopped {obtained.stopped_ns // 1000} us"
+            chosen = choose(
+                options.observer,
+                Circumstances(
+                    pid=options.pid,
+                    blocks=self.layout.blocks,
+                    features=known,
+                    contract=options.terms.kind,
+                    has_device=self._machine.has_device,
+                    reports_free_pages=self._machine.reports_free_pages,
+                    kept_trace=options.held.trace if options.held else (),
+                ),
             )
+            self._observer = chosen.observer
+            undo.callback(self._observer.close)
+            by = f" by {self._observer.how}" if self._observer.how else ""
+            progress(f"observer {self._observer.kind.value}{by}: {chosen.why}")
+            uffd = undo.enter_context(self._obtain(progress))
+            memory = self._ledger_memory(undo)
             self._enforcer = Enforcer(
                 self.target,
                 self.layout.blocks,
-                obtained.uffd,
+                uffd,
                 known=known,
                 options=LoopOptions(
                     terms=options.terms,
                     rungs=options.policy.rungs,
                     window_budget=self._window_budget(),
                     follow_cpu=options.follow_cpu,
+                    tell_begin=options.fragmentation is not None,
+                    memory_patience_ns=options.memory_patience_ns,
                 ),
+                observer=self._observer,
                 vcpus=sorted(self._vcpus),
                 stop_budget_ns=options.stop_budget_ns,
+                memory=memory,
+                resumed=options.held is not None,
+                missed=self._observer.missed or self._machine.missed,
+                relay=self._machine.relay,
             )
-            undo.callback(self._enforcer.close)
+            undo.callback(self._let_go)
+            self._machine.note_resets_in(memory)
+            self._keeper = self._keep(uffd, memory)
+            self._reclaimer = Reclaimer(
+                self._enforcer.passes,
+                mode=options.reclaiming,
+                rate_bytes_per_s=options.reclaim_rate_bytes_per_s,
+            )
+            self._follower = Follower(
+                self._enforcer,
+                self._observer,
+                [(s.hva_range, s.gpa // PAGE_BYTES) for s in self.layout.segments],
+            )
+            self._guard = FragmentationGuard(
+                self._enforcer.loop,
+                self._enforcer.ledger,
+                options.fragmentation,
+                self._machine.stop_balloon,
+            )
+            self._nodes = GuestNodes(options.pid, self.layout, self._enforcer.ledger, options.terms)
+            self._tell_unseen(facts, progress)
+            for lack in self._enforcer.lacks:
+                progress(lack)
             self._undo = undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -191,6 +306,62 @@ class Session:
         """Detach; the guest goes on, unenforced."""
         self._undo.close()
 
+    def leave_to_keeper(self) -> bool:
+        """Have close() leave the traps to the keeper; False without one."""
+        self._leaves = self._keeper is not None
+        return self._leaves
+
+    def _obtain(self, progress: Callable[[str], None]) -> Userfaultfd:
+        held = self.options.held
+        if held is not None:
+            self.uffd_method, self.attach_stopped_ns = "kept", 0
+            progress("userfaultfd and ledger taken over from who held them")
+            return Userfaultfd(held.uffd)
+        obtained = obtain_userfaultfd(self.options.pid, self.target.pidfd, self.options.uffd_method)
+        self.uffd_method = obtained.method
+        self.attach_stopped_ns = obtained.stopped_ns
+        if obtained.refused_direct:
+            progress(f"userfaultfd not by `direct`: {obtained.refused_direct}")
+        progress(
+            f"userfaultfd obtained: {obtained.method}, "
+            f"main thread stopped {obtained.stopped_ns // 1000} us"
+        )
+        return obtained.uffd
+
+    def _ledger_memory(self, undo: contextlib.ExitStack) -> int:
+        """Return the memfd that the ledger lies in, or -1 for none."""
+        if self.options.held is not None:
+            memory = self.options.held.memory
+        elif self.options.holding is not None:
+            memory = os.memfd_create("uffdballoon-ledger", os.MFD_CLOEXEC)
+        else:
+            return -1
+        undo.callback(os.close, memory)
+        return memory
+
+    def _keep(self, uffd: Userfaultfd, memory: int) -> Keeping | None:
+        """Have all held, or go on with who holds it; one that is not wanted any more ends."""
+        held, holding = self.options.held, self.options.holding
+        if held is not None:
+            if holding is None:
+                held.keeper.end()
+                held.keeper.close()
+                return None
+            held.keeper.serves()
+            return held.keeper
+        if holding is None or holding.hold is None:
+            return None
+        trace = self._observer.trace.fds() if self._observer.trace else ()
+        monitor = self._machine.share()
+        return holding.hold(Kept(uffd.fileno(), memory, self.target.pidfd, trace, monitor))
+
+    def _let_go(self) -> None:
+        self._enforcer.close()
+        if self._keeper is not None:
+            if not self._leaves:
+                self._keeper.end()
+            self._keeper.close()
+
     def inflate(
         self,
         span: GpaRange,
@@ -202,19 +373,17 @@ class Session:
         """Take a range from the guest; ``progress`` is told the bytes done so far.
 
         Raises UsageError unless the guest has agreed, and RangeError outside of
-        its RAM or for less than a granule.
+        its RAM, for less than a granule, or for what would break more huge pages
+        than are allowed to be.
         """
-        if not guest_agreed:
-            raise UsageError(
-                f"{span} was not taken",
-                why="what is in it is lost to the guest, and nobody said that the guest agreed",
-                hint="when the guest has given this range up, say so with --guest-agreed",
-            )
+        _refuse_without_word(span, guest_agreed=guest_agreed)
         whole, hva, left_out = self._translate(span, granule)
+        self._guard.refuse_to_break([hva])
         block = self.layout.segment_at(whole.start).block
         done = self._enforcer.inflate(block, hva, progress)
         self._inflated_bytes += done.pages_bytes
         self._stops_ns.extend(done.zap.stops_ns)
+        self._reclaimer.work(settle_ns=0)  # what its rate does not allow: keep_up() goes on
         return ChangeReport(
             requested_bytes=span.size_bytes,
             done_bytes=done.pages_bytes,
@@ -222,6 +391,29 @@ class Session:
             freed_bytes=done.resident_before_bytes,
             stops_us=tuple(ns // 1000 for ns in done.zap.stops_ns),
         )
+
+    def inflate_node(
+        self, node: int, granule: Granule, *, size_bytes: int | None, guest_agreed: bool
+    ) -> ChangeReport:
+        """Take whole granules of a NUMA node of the guest, from its end; all without a size.
+
+        Raises as inflate(), and RangeError when the node has fewer; nothing is taken then.
+        """
+        _refuse_without_word(f"memory of node {node}", guest_agreed=guest_agreed)
+        chosen = self._nodes.owned(node, granule, size_bytes)
+        self._guard.refuse_to_break([self._translate(span, granule)[1] for span in chosen])
+        return ChangeReport.total(
+            [self.inflate(span, granule, guest_agreed=True) for span in chosen]
+        )
+
+    def deflate_node(self, node: int, granule: Granule, size_bytes: int | None) -> ChangeReport:
+        """Give whole granules of a node back, what inflate_node() takes last first."""
+        chosen = self._nodes.ballooned(node, granule, size_bytes)
+        return ChangeReport.total([self.deflate(span, granule) for span in chosen])
+
+    def refuse_outside_node(self, node: int, span: GpaRange) -> None:
+        """Raise RangeError when a range is not memory of that node of the guest."""
+        self._nodes.refuse_outside(node, span)
 
     def deflate(self, span: GpaRange, granule: Granule) -> ChangeReport:
         """Give a range back to the guest; what was not in the balloon stays as it is."""
@@ -234,62 +426,74 @@ class Session:
         """List ballooned stretches that hold memory in the target: there should be none."""
         return [self._to_gpa(hva) for hva in self._enforcer.disagreements()]
 
+    def verify(self) -> dict[str, Any]:
+        """Walk the page tables; list where ledger and kernel, or the guest, disagree.
+
+        For a quiet moment: what is being given up right now is in the ledger, and
+        still there.
+        """
+        self._follower.look()
+        ballooned_bytes = self._enforcer.ledger.ballooned_bytes
+        return {
+            "ballooned_bytes": ballooned_bytes,
+            **self._balloon_state(ballooned_bytes),
+            "disagreements": [
+                {"gpa": span.start, "size": span.size_bytes} for span in self.disagreements()
+            ],
+        }
+
     def status(self) -> dict[str, Any]:
         """Return the state in the shape of ``status --json``."""
-        stats = self._enforcer.loop.stats()
-        ballooned_bytes = self._enforcer.ledger.ballooned_bytes
-        held_bytes = self._held_bytes()
-        percentile = self._enforcer.loop.answer_ns
+        loop = self._enforcer.loop
+        stats = loop.stats()
+        ledger = self._enforcer.ledger
+        ballooned_bytes = ledger.ballooned_bytes
+        measured = self._reclaimer.measure_blocks(self.layout.blocks)
+        tallies = {block: ledger.tally(block.hva_range) for block in self.layout.blocks}
         return {
             "pid": self.target.pid,
             "state": "gone" if self.target.has_exited() else "attached",
             "uffd_method": self.uffd_method,
-            "observer": "direct",
+            "observer": self._observer.kind.value,
             "contract": self._contract_state(ballooned_bytes),
             "policy": str(self.options.policy),
             "ram_bytes": self.layout.ram_bytes,
             "ballooned_bytes": ballooned_bytes,
-            "reclaimed_bytes": ballooned_bytes - held_bytes,
-            "windows": stats.windows,
-            "armed_bytes": stats.armed_bytes,
+            **self._reclaimer.report(ReclaimMeasure.total(measured.values())),
+            "fragmentation": self._guard.report(Tally.total(tallies.values())),
+            "ram_blocks": self._nodes.blocks_report(tallies),
+            "nodes": self._nodes.report(measured, tallies, self._guard.report_node),
+            "balloon": self._balloon_state(ballooned_bytes),
+            "ram_change_bytes": self._machine.ram_change_bytes(),
+            "guest_memory": self._machine.guest_statistics(),
             "vmas": self._count_vmas(),
-            "touches": {
-                "ordinary": stats.ordinary,
-                "granted": stats.granted,
-                "violations": stats.violations,
-                "host_reads": stats.host_reads,
-                "slipped_writes": stats.slipped_writes,
-                "filled_around_pages": stats.around_pages,
-            },
-            "actions": {
-                action.value: count
-                for action, count in stats.actions.items()
-                if action is not Action.NONE
-            },
             "held": self.held(),
-            "inflated_pages_total": self._inflated_bytes // PAGE_BYTES,
-            "deflated_pages_total": self._deflated_bytes // PAGE_BYTES,
-            "broken_blocks": self._count_broken_blocks(),
-            "events_dropped": stats.events_dropped,
-            "answers": {
-                "exists": stats.exists,
-                "retried": stats.retried,
-                "gone": stats.gone,
-                "failed": stats.failed,
-                "together": stats.together,
-            },
-            "latency_ns": {
-                "p50": percentile(500),
-                "p99": percentile(990),
-                "p999": percentile(999),
-            },
-            "latency_histogram_ns": self._enforcer.loop.answer_histogram(),
+            "inflated_pages_total": self._inflated_bytes // PAGE_BYTES + stats.observed_inflated,
+            "deflated_pages_total": self._deflated_bytes // PAGE_BYTES + stats.observed_deflated,
+            **loop_report(loop, stats),
             "stopped_us": {
                 "attach": self.attach_stopped_ns // 1000,
                 "zap_count": len(self._stops_ns),
                 "zap_max": max(self._stops_ns, default=0) // 1000,
             },
         }
+
+    def touch_counts(self) -> LoopStats:
+        """Return the fault loop's counters alone, which costs nothing; status() asks QEMU, too."""
+        return self._enforcer.loop.stats()
+
+    def block_map(self, recent_s: float, between: Callable[[], None] = lambda: None) -> BlockMap:
+        """Return what each 2 MiB of the guest's memory is; touches of ``recent_s`` are shown.
+
+        A large guest takes a while: ``between`` is called after each GiB.
+        """
+        return look_at_blocks(
+            self._enforcer,
+            self.layout,
+            pid=self.target.pid,
+            recent_s=recent_s,
+            between=between,
+        )
 
     @property
     def vcpus(self) -> dict[int, int]:
@@ -306,7 +510,7 @@ class Session:
 
     def monitor_fileno(self) -> int | None:
         """Return an fd that is readable while the monitor has something to tell; None without."""
-        return self._monitor.event_fileno() if self._monitor is not None else None
+        return self._machine.fileno()
 
     def drain_events(self) -> list[dict[str, Any]]:
         """Take waiting events, each in the shape of an event line, and do what they ask for.
@@ -324,18 +528,48 @@ class Session:
 
     def drain_monitor(self) -> list[dict[str, Any]]:
         """Take what the monitor told, and follow it: a reset empties the balloon."""
-        if self._monitor is None:
-            return []
-        told = {str(event["event"]) for event in self._monitor.take_events()}
-        if "RESET" not in told:
-            return []
-        self.reset()
-        return [self._notice("reset")]
+        heard = self._machine.hear()
+        if self._machine.is_lost:
+            self._enforcer.loop.watch_resets(None)
+        if heard.reset_ns is not None:
+            self.reset(at_ns=heard.reset_ns)
+        if heard.balloon_moved:
+            self._follower.look()
+        return heard.notices
 
-    def reset(self) -> None:
-        """Empty the balloon, as a reset of the guest does; its boot grace begins."""
-        self._deflated_bytes += self._enforcer.ledger.ballooned_bytes
-        self._enforcer.loop.reset()
+    def reset(self, at_ns: int = 0) -> None:
+        """Empty the balloon, as a reset of the guest does; its boot grace begins.
+
+        What the guest gave up after ``at_ns`` (CLOCK_MONOTONIC) stays in it.
+        """
+        before = self._enforcer.ledger.ballooned_bytes
+        self._enforcer.loop.reset(at_ns)
+        self._deflated_bytes += before - self._enforcer.ledger.ballooned_bytes
+        self._guard.go_on()
+
+    def ask_balloon(self, target_bytes: int) -> dict[str, Any]:
+        """Ask the guest's driver to leave it that much memory; return balloon_progress().
+
+        Raises UnsupportedError without a monitor or device, RangeError for more
+        than its RAM or nothing at all, QmpError when QEMU refuses. Nothing is
+        asked for, and the state is stopped, when more huge pages are broken than may be.
+        """
+        obstacle = self._guard.obstacle()
+        actual = self._machine.actual_bytes() if obstacle else None
+        if actual is not None and target_bytes < actual:
+            stopped = {"target_bytes": target_bytes, "before_bytes": actual, "actual_bytes": actual}
+            return self._with_ballooned({**stopped, "state": "stopped", "why": obstacle})
+        plugged = self._machine.ram_change_bytes() or 0
+        asked = self._machine.ask_balloon(target_bytes, self.layout.allocated_bytes + plugged)
+        self._guard.go_on()
+        return self._with_ballooned(asked)
+
+    def balloon_progress(self) -> dict[str, Any]:
+        """Return how far the guest has come to what it was asked for last."""
+        return self._with_ballooned(self._machine.balloon_progress())
+
+    def _with_ballooned(self, progress: dict[str, Any]) -> dict[str, Any]:
+        return {**progress, "ballooned_bytes": self._enforcer.ledger.ballooned_bytes}
 
     def release(self, tid: int | None = None) -> int:
         """Let the frozen thread ``tid`` go on, or all that are frozen; return how many did."""
@@ -358,29 +592,115 @@ class Session:
             for held in self._enforcer.loop.parked()
         ]
 
-    def keep_up(self) -> None:
-        """Do what is due now and then: once a second is often enough.
+    @property
+    def opens_perf_events(self) -> bool:
+        """Whether the observer opens more of them, for threads that the target will have."""
+        return self._observer.trace is not None and self._observer.trace.opens_more
 
-        Lets go of windows that grants have emptied, and learns which threads
-        are vCPUs by now.
+    @property
+    def monitor_path(self) -> str | None:
+        """The monitor's socket as we reach it; None without one."""
+        return self._machine.monitor.path if self._machine.monitor is not None else None
+
+    def news_fileno(self) -> int:
+        """Return an fd that is readable when the guest's balloon moved and is quiet again."""
+        return self._follower.fileno()
+
+    def keep_up(self) -> Upkeep:
+        """Tell what the guest gave up and took back, and do what is due now and then.
+
+        Windows are armed without it, by a thread of the C library. What keeps memory
+        is split here, at its rate. To be called when
+        news_fileno() is readable, after events, and again when what it returned says so.
         """
+        notices: list[dict[str, Any]] = []
         try:
-            self._enforcer.loop.tidy()
+            with contextlib.suppress(WindowBudgetError):  # take_news() tells of it
+                self._follower.look()
+            notices += self._follower.take_news()
+            notices += self._guard.look()
+            reclaim_s = self._reclaimer.work()
             tids = self.target.tids()
             if tids != self._tids:
                 self._vcpus = self._ask_vcpus()
                 self._enforcer.loop.set_vcpus(sorted(self._vcpus))
                 self._tids = tids
         except TargetGoneError:
-            pass  # whoever waits on target_fileno() knows
+            return Upkeep(notices, None)  # whoever waits on target_fileno() knows
+        if back := self._machine.reconnect():
+            notices += back
+            self._enforcer.loop.watch_resets(self._machine.relay)
+        lost_s = RECONNECT_S if self._machine.is_lost else None
+        waits = (reclaim_s, lost_s, self._guard.due_s(), self._machine.due_s())
+        return Upkeep(notices, min((w for w in waits if w is not None), default=None))
+
+    def settle(self, patience_s: float = _PATIENCE_S) -> list[dict[str, Any]]:
+        """Serve as a manager does, until the guest's balloon is quiet; return the event lines.
+
+        For those who have no loop of their own. What still moves after
+        ``patience_s`` is left as it is.
+        """
+        told: list[dict[str, Any]] = []
+        deadline = time.monotonic() + patience_s
+        calm = 0
+        while calm < _CALM_LOOKS and time.monotonic() < deadline:
+            news = self.keep_up().notices + self.drain_monitor()
+            restless = self._follower.look() or self._reclaimer.is_pending
+            calm = 0 if news or restless else calm + 1
+            told += news
+            while events := self.drain_events():
+                told += events
+            time.sleep(_LOOK_S)
+        return told
+
+    def statistics(self) -> dict[str, Any]:
+        """Return how fragmented the balloon is, and each inflate was: ``stats --json``."""
+        return {
+            "pid": self.target.pid,
+            "ram_bytes": self.layout.ram_bytes,
+            **self._follower.statistics(),
+        }
+
+    def recording(self) -> Recording:
+        """Return the balloon's runs as they are now."""
+        return Recording(self.layout.ram_bytes, tuple(self._ballooned_runs()))
+
+    def _ballooned_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield the balloon's runs as (gfn, pages)."""
+        for segment in self.layout.segments:
+            for run in self._enforcer.ledger.runs(segment.hva_range):
+                gpa = segment.gpa + run.start - segment.hva
+                yield gpa // PAGE_BYTES, run.size_bytes // PAGE_BYTES
+
+    def _balloon_state(self, ballooned_bytes: int) -> dict[str, Any]:
+        """Compare the ledger with what the guest says; None where nobody can be asked."""
+        actual = self._machine.actual_bytes()
+        plugged = self._machine.ram_change_bytes() or 0
+        told = None if actual is None else self.layout.allocated_bytes + plugged - actual
+        return {
+            "actual_bytes": actual,
+            "unaccounted_bytes": None if told is None else told - ballooned_bytes,
+        }
+
+    def _tell_unseen(self, facts: MonitorFacts | None, progress: Callable[[str], None]) -> None:
+        """Say what was in the balloon before anybody looked: nobody can tell which pages."""
+        actual = facts.balloon_actual_bytes if facts else None
+        if actual is not None and actual < self.layout.allocated_bytes:
+            there = format_size(self.layout.allocated_bytes - actual)
+            progress(
+                f"not known: which pages make up the {there} "
+                "that are in the balloon already; they are not enforced until they are given up "
+                f"anew (uffdballoon set {self.target.pid} --balloon SIZE, out and in)"
+            )
 
     def _ask_vcpus(self) -> dict[int, int]:
-        if self._monitor is not None:
-            try:
-                return vcpu_tids(self._monitor)
-            except QmpError:
-                return self._vcpus  # as far as we know
-        return self.target.vcpus()
+        told = self._machine.vcpu_tids()
+        if told is None and self._machine.monitor is not None:
+            return self._vcpus  # as far as we know
+        return self._vcpus_here(told)
+
+    def _vcpus_here(self, told: Mapping[int, int] | None) -> dict[int, int]:
+        return self.target.vcpus() if told is None else self.target.seen_from_here(told)
 
     def _pause(self) -> list[dict[str, Any]]:
         loop = self._enforcer.loop
@@ -390,12 +710,12 @@ class Session:
                 if held.action is Action.PAUSE:
                     loop.resolve(held, Resolution.GRANT)
 
-        assert self._monitor is not None
+        assert self._machine.monitor is not None
         try:
-            stop_vm(self._monitor, let_go)
+            stop_vm(self._machine.monitor, let_go)
         except QmpError as error:
-            return [self._notice("pause-failed", str(error))]
-        return [self._notice("paused")]
+            return [notice("pause-failed", str(error))]
+        return [notice("paused")]
 
     def _poison(self) -> list[dict[str, Any]]:
         failures = []
@@ -406,15 +726,8 @@ class Session:
                 self._enforcer.poison(held)
             except UffdballoonError as error:
                 self._enforcer.loop.resolve(held, Resolution.GRANT)
-                failures.append(self._notice("poison-failed", str(error)))
+                failures.append(notice("poison-failed", str(error)))
         return failures
-
-    @staticmethod
-    def _notice(kind: str, why: str = "") -> dict[str, Any]:
-        """Return an event line of something that is no touch."""
-        nothing = ("gpa", "size", "vcpu", "tid", "access", "verdict", "action")
-        event = {"time_ns": time.time_ns(), "kind": kind, **dict.fromkeys(nothing)}
-        return {**event, "why": why} if why else event
 
     def _contract_state(self, ballooned_bytes: int) -> dict[str, Any]:
         terms = self.options.terms
@@ -442,9 +755,10 @@ class Session:
         return max(1, left // 4)
 
     def _event(self, record: TouchRecord) -> dict[str, Any]:
+        kind = record.action if record.action is Action.NO_MEMORY else record.verdict
         return {
             "time_ns": record.time_ns,
-            "kind": record.verdict.value,
+            "kind": kind.value,
             "gpa": self.layout.to_gpa(record.span.start),
             "size": record.span.size_bytes,
             "vcpu": self._vcpus.get(record.tid),
@@ -470,11 +784,12 @@ class Session:
                 why="it is hugetlbfs memory, which comes and goes in pages of 2 MiB",
                 hint="use --granule huge2m",
             )
-        whole, left_out = round_inward(hva, granule)
+        whole, left_out = round_inward(hva, granule, block.file_start)
         if whole is None:
             raise RangeError(
                 f"{span} holds no whole {granule.value} granule",
-                why=f"granules are {granule.size_bytes >> 10} KiB, aligned in the host's memory",
+                why=f"granules are {granule.size_bytes >> 10} KiB, aligned in the host's memory, "
+                "or in its file",
                 hint="give a larger range, or --granule 4k",
             )
         return self._to_gpa(whole), whole, tuple(self._to_gpa(piece) for piece in left_out)
@@ -484,25 +799,8 @@ class Session:
         assert gpa is not None
         return GpaRange.of(gpa, span.size_bytes)
 
-    def _held_bytes(self) -> int:
-        """Sum up the ballooned memory that is there all the same; a dead target has none."""
-        try:
-            return sum(span.size_bytes for span in self._enforcer.disagreements())
-        except TargetGoneError:
-            return 0
-
     def _count_vmas(self) -> int:
         try:
             return len(read_mappings(self.target.pid))
         except TargetGoneError:
             return 0
-
-    def _count_broken_blocks(self) -> int:
-        """Count 2 MiB blocks of the host that are ballooned in part."""
-        broken: set[int] = set()
-        for block in self.layout.blocks:
-            for run in self._enforcer.ledger.runs(block.hva_range):
-                broken.update(
-                    edge // HUGE_BYTES for edge in (run.start, run.end) if edge % HUGE_BYTES
-                )
-        return len(broken)

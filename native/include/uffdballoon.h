@@ -91,6 +91,42 @@ int uffdb_uffd_writeprotect(int uffd, uint64_t hva, uint64_t len, bool on);
 /** uffdb_uffd_wake - let waiters try again. */
 int uffdb_uffd_wake(int uffd, uint64_t hva, uint64_t len);
 
+/* ---- what we may do ourselves ---- */
+
+/**
+ * uffdb_keep_capabilities - drop all capabilities but these, in every thread, for good.
+ * @keep: bits as in /proc/PID/status; one that is not held stays so
+ *
+ * Context: no other thread blocks the signal SIGRTMAX - 2, or makes processes meanwhile.
+ * Return: 0; -ETIMEDOUT when a thread does not answer; -errno. Some have dropped by then.
+ */
+int uffdb_keep_capabilities(uint64_t keep);
+
+/** uffdb_held_capabilities - tell what the calling thread is permitted: 0 or -errno. */
+int uffdb_held_capabilities(uint64_t *held);
+
+/**
+ * struct uffdb_sandbox - whom a sandboxed process may act on.
+ * @target_pid:	  for ptrace(2), process_vm_readv(2), process_vm_writev(2), pidfd_open(2)
+ * @target_pidfd: for pidfd_getfd(2), pidfd_send_signal(2), process_madvise(2)
+ * @may_connect:  to Unix sockets: whoever runs as root could ask others to act for it
+ */
+struct uffdb_sandbox {
+	int target_pid;
+	int target_pidfd;
+	bool may_connect;
+};
+
+/**
+ * uffdb_sandbox_enter - leave this process what a manager needs, in every thread, for good.
+ *
+ * Sets no_new_privs and a seccomp filter. Afterwards no file can be opened for writing, no process
+ * or program started, no memory made executable; such a call fails with EPERM.
+ *
+ * Return: 0; -ESRCH when a thread has another filter already; -errno.
+ */
+int uffdb_sandbox_enter(const struct uffdb_sandbox *sandbox);
+
 /* ---- other processes ---- */
 
 /** uffdb_pidfd_open - pin a process: an fd that is readable once it has ended, or -errno. */
@@ -105,6 +141,16 @@ int uffdb_pidfd_open(int pid);
  * Return: bytes read, fewer where memory ends, or -errno.
  */
 int64_t uffdb_process_read(int pid, uint64_t hva, void *into, size_t len);
+
+/**
+ * uffdb_process_write - write to writable memory of another process.
+ *
+ * Asks for the permission to trace, as /proc/PID/mem does, and not for that to
+ * open a file of the other user's as well. Absent pages: as uffdb_process_read().
+ *
+ * Return: bytes written, fewer where memory ends, or -errno.
+ */
+int64_t uffdb_process_write(int pid, uint64_t hva, const void *from, size_t len);
 
 /** uffdb_pidfd_getfd - duplicate an fd of another process: our fd, or -errno. */
 int uffdb_pidfd_getfd(int pidfd, int remote_fd);
@@ -151,11 +197,13 @@ uint32_t uffdb_xsave_size(uint64_t features);
 #define UFFDB_BLOCK_SHARED  1u /* MAP_SHARED: there is no zero page to share */
 #define UFFDB_BLOCK_HUGETLB 2u /* pages of 2 MiB that are trapped and answered whole */
 
+#define UFFDB_MAX_NODES 128 /* as QEMU has at most */
+
 struct uffdb_block {
 	uint64_t hva;
 	uint64_t size;
 	uint32_t flags;
-	uint32_t reserved;
+	uint32_t node; /* of the guest; UFFDB_MAX_NODES and above: one without a floor */
 };
 
 struct uffdb_ledger;
@@ -168,6 +216,16 @@ struct uffdb_ledger;
  */
 int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffdb_ledger **out);
 void uffdb_ledger_destroy(struct uffdb_ledger *ledger);
+
+/**
+ * uffdb_ledger_create_in - make a ledger in a file, or go on with the one that is there.
+ * @fd: of a memfd; an empty one is filled. The caller's, and may be closed
+ *
+ * Return: as uffdb_ledger_create(); -EINVAL when it is the ledger of other RAM blocks;
+ *         -E2BIG with too many blocks.
+ */
+int uffdb_ledger_create_in(int fd, const struct uffdb_block *blocks, size_t nr,
+			   struct uffdb_ledger **out);
 
 /**
  * uffdb_ledger_set - call pages ballooned.
@@ -186,6 +244,9 @@ int uffdb_ledger_test(const struct uffdb_ledger *ledger, uint64_t hva);
 /** uffdb_ledger_pages - number of ballooned pages. */
 uint64_t uffdb_ledger_pages(const struct uffdb_ledger *ledger);
 
+/** uffdb_ledger_node_pages - number of ballooned pages in the RAM blocks of a node. */
+uint64_t uffdb_ledger_node_pages(const struct uffdb_ledger *ledger, uint32_t node);
+
 /**
  * uffdb_ledger_next - find the first ballooned stretch in a range of one RAM block.
  *
@@ -193,6 +254,61 @@ uint64_t uffdb_ledger_pages(const struct uffdb_ledger *ledger);
  */
 int uffdb_ledger_next(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t end,
 		      struct uffdb_range *out);
+
+/**
+ * uffdb_ledger_count - number of ballooned pages in a range of one RAM block; 0 outside.
+ *
+ * Context: any thread.
+ */
+uint64_t uffdb_ledger_count(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len);
+
+/* 2 MiB blocks of the host, by how many of their pages are ballooned. */
+struct uffdb_tally {
+	uint64_t broken; /* some */
+	uint64_t whole;	 /* all */
+	uint64_t untouched;
+};
+
+/** uffdb_ledger_tally - count the blocks that a range of one RAM block has a part in. */
+void uffdb_ledger_tally(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len,
+			struct uffdb_tally *out);
+
+/**
+ * uffdb_ledger_fine - count the 2 MiB blocks of the host that are broken more finely than allowed.
+ * @before: count those only that are the same there, over the same RAM blocks; or NULL
+ * @of:	    a range of one RAM block
+ * @order:  0 to 9: a block counts when an aligned stretch of 2^order pages of it is ballooned in
+ * part
+ *
+ * Context: any thread.
+ */
+uint64_t uffdb_ledger_fine(const struct uffdb_ledger *ledger, const struct uffdb_ledger *before,
+			   const struct uffdb_range *of, uint32_t order);
+
+/** uffdb_ledger_copy - make a ledger over the same RAM blocks the same. */
+void uffdb_ledger_copy(const struct uffdb_ledger *from, struct uffdb_ledger *to);
+
+#define UFFDB_MAX_ORDER 10 /* the largest block of Linux's buddy allocator on x86-64 */
+
+struct uffdb_fragments {
+	uint64_t pages;
+	uint64_t runs;	     /* maximal ones */
+	uint64_t first_page; /* the span from the first page to behind the last */
+	uint64_t end_page;
+	uint64_t lengths[64]; /* runs of 2^i to 2^(i+1)-1 pages */
+	uint64_t
+		orders[UFFDB_MAX_ORDER + 1]; /* aligned blocks of 2^i pages that they are made of */
+};
+
+/**
+ * uffdb_ledger_fragments - add up the runs of a range that lies in one RAM block.
+ * @without:	count pages that are not in this one, too; or NULL
+ * @first_page: the guest's number of the range's first page
+ * @out:	what is there already is added to; zeros at first
+ */
+void uffdb_ledger_fragments(const struct uffdb_ledger *ledger, const struct uffdb_ledger *without,
+			    const struct uffdb_range *of, uint64_t first_page,
+			    struct uffdb_fragments *out);
 
 /* ---- contract: what a touch means ---- */
 
@@ -221,6 +337,7 @@ struct uffdb_contract {
 	uint64_t grace_bytes; /* 0: not limited by bytes; both 0: no grace */
 	uint64_t grace_until_ns;
 	uint64_t grace_left_bytes;
+	uint64_t node_floors[UFFDB_MAX_NODES]; /* as @floor_bytes, of each node */
 };
 
 struct uffdb_judged {
@@ -228,7 +345,8 @@ struct uffdb_judged {
 	uint64_t touched_bytes;	  /* of the touched page that are in the balloon */
 	uint64_t now_ns;	  /* CLOCK_MONOTONIC */
 	uint32_t role;
-	uint32_t reserved;
+	uint32_t node;
+	uint64_t node_ballooned_bytes; /* as @ballooned_bytes, of the touched page's node */
 };
 
 /** uffdb_contract_reset - the guest was reset: its balloon is empty, the boot grace begins. */
@@ -242,6 +360,98 @@ void uffdb_contract_reset(struct uffdb_contract *contract, uint64_t now_ns);
  * Return: enum uffdb_verdict.
  */
 uint32_t uffdb_contract_judge(struct uffdb_contract *contract, const struct uffdb_judged *touch);
+
+/* ---- trace: the system calls by which the target's balloon device discards and takes back ---- */
+
+/**
+ * uffdb_tracefs_open - open the root of a tracefs.
+ *
+ * The one that is mounted, else one of our own that no other process sees.
+ *
+ * Return: directory fd; -EPERM, -EACCES; -ENODEV on a kernel without it.
+ */
+int uffdb_tracefs_open(void);
+
+/* A part of a file of the target that is guest memory, as its fd number says it. */
+struct uffdb_traced_file {
+	int32_t fd;
+	uint32_t reserved;
+	uint64_t offset;
+	uint64_t hva;
+	uint64_t len;
+};
+
+enum uffdb_trace_by {
+	UFFDB_TRACE_BY_ANY, /* BPF, or perf where that cannot be had */
+	UFFDB_TRACE_BY_BPF,
+	UFFDB_TRACE_BY_PERF,
+};
+
+struct uffdb_trace_config {
+	int pid;
+	/* Ids of tracepoints, of events/syscalls/sys_*_NAME/id; 0: not watched */
+	int enter_madvise, enter_fallocate;
+	uint32_t by;	     /* enum uffdb_trace_by */
+	uint64_t ring_bytes; /* in all; rounded up to a power of two, by perf for each CPU */
+	const struct uffdb_traced_file *files;
+	size_t nr_files;
+};
+
+struct uffdb_trace;
+
+/**
+ * uffdb_trace_create - watch all threads of a process, and those to come.
+ *
+ * By perf it takes an event for each thread and CPU, and raises our limit of open
+ * files to what is allowed.
+ *
+ * Return: 0; -EACCES, -EPERM without CAP_PERFMON (by BPF: and CAP_BPF); -EMFILE;
+ *         -ESRCH; -E2BIG when others use up the tracepoint; -EOPNOTSUPP by BPF
+ *         outside of the initial pid namespace.
+ */
+int uffdb_trace_create(const struct uffdb_trace_config *config, struct uffdb_trace **out);
+void uffdb_trace_destroy(struct uffdb_trace *trace);
+
+#define UFFDB_TRACE_FDS 4
+
+/**
+ * uffdb_trace_fds - list the fds with which another process goes on with a trace.
+ * @out: room for UFFDB_TRACE_FDS; they stay the trace's
+ *
+ * As long as anybody holds them, what the target does is recorded.
+ *
+ * Return: how many; 0 for a trace by perf, which ends with its process.
+ */
+size_t uffdb_trace_fds(const struct uffdb_trace *trace, int *out);
+
+/**
+ * uffdb_trace_go_on - a trace of what was recorded, and not read, since another process read it.
+ * @fds: UFFDB_TRACE_FDS of them; the trace's from now on, unless it fails
+ *
+ * Return: 0; -EINVAL when that is the trace of another process, or no trace; -ENOMEM.
+ */
+int uffdb_trace_go_on(const struct uffdb_trace_config *config, const int *fds,
+		      struct uffdb_trace **out);
+
+/**
+ * uffdb_trace_source - "bpf" or "perf".
+ * @bpf_error: why it is not BPF, -errno; 0 when it is, or nobody asked for it
+ */
+const char *uffdb_trace_source(const struct uffdb_trace *trace, int *bpf_error);
+
+/** uffdb_trace_fd - readable after the first record since uffdb_trace_quiet(), or many. */
+int uffdb_trace_fd(const struct uffdb_trace *trace);
+
+/** uffdb_trace_hush - tell of no further record: it is looked at every now and then. */
+void uffdb_trace_hush(struct uffdb_trace *trace);
+
+/**
+ * uffdb_trace_quiet - ask to be told of the next record; drain once more after it.
+ *
+ * Context: the controlling thread.
+ * Return: 0 or -errno.
+ */
+int uffdb_trace_quiet(struct uffdb_trace *trace);
 
 /* ---- engine: the fault loop, its windows and its events ---- */
 
@@ -272,23 +482,40 @@ enum uffdb_action {
 	UFFDB_ACTION_PAUSE,
 	UFFDB_ACTION_POISON,
 	UFFDB_ACTION_KILL,
-	UFFDB_ACTION_RELEASE, /* what was held is granted */
+	UFFDB_ACTION_RELEASE,	/* what was held is granted */
+	UFFDB_ACTION_NO_MEMORY, /* the host has no page for it: held until there is one */
 };
-#define UFFDB_ACTIONS	9
+#define UFFDB_ACTIONS	10
 #define UFFDB_MAX_RUNGS 8
+
+/* How the guest's own balloon is followed. */
+enum uffdb_observing {
+	UFFDB_OBSERVE_NONE,
+	UFFDB_OBSERVE_TRACE,  /* every fault is judged after all that was traced before it */
+	UFFDB_OBSERVE_EVENTS, /* UFFD_EVENT_REMOVE, which needs its feature; no deflates are told */
+	UFFDB_OBSERVE_SCAN,   /* by what is gone since the last uffdb_engine_scan() */
+};
 
 struct uffdb_engine_config {
 	int uffd;
 	int pidfd;	/* of the target */
 	int pagemap_fd; /* /proc/PID/pagemap, or -1 */
+	int mem_fd;	/* /proc/PID/mem, or -1 */
 	int pid;
 	bool write_protect;	   /* UFFD_FEATURE_PAGEFAULT_FLAG_WP was granted */
 	bool write_protect_shared; /* UFFD_FEATURE_WP_HUGETLBFS_SHMEM was granted */
+	bool minor_shmem;	   /* UFFD_FEATURE_MINOR_SHMEM was */
+	bool minor_hugetlbfs;	   /* UFFD_FEATURE_MINOR_HUGETLBFS was */
 	bool follow_cpu;	   /* run where the faulting threads run, as long as it pays */
 	uint32_t ring_records;	   /* a power of two */
 	uint32_t nr_rungs;
-	uint64_t around_bytes;	/* fill so much around a touch of owned memory; a power of two */
-	uint64_t window_budget; /* at most so many windows; 0: no limit but the kernel's */
+	uint64_t around_bytes;	   /* fill so much around a touch of owned memory; a power of two */
+	uint64_t window_budget;	   /* at most so many windows; 0: no limit but the kernel's */
+	uint32_t observing;	   /* enum uffdb_observing */
+	struct uffdb_trace *trace; /* for UFFDB_OBSERVE_TRACE; must outlive the engine */
+	bool follow;		   /* on a thread of our own, from start to stop */
+	bool tell_begin;	   /* news are also that the balloon begins to move */
+	uint64_t memory_patience_ns; /* kill it when a touch waited so long for memory; 0: never */
 	struct uffdb_contract contract;
 	struct uffdb_rung rungs[UFFDB_MAX_RUNGS]; /* the gentlest first */
 };
@@ -314,6 +541,7 @@ struct uffdb_stats {
 	uint64_t violations;
 	uint64_t host_reads;		 /* by other threads than vCPUs: zeros, no violation */
 	uint64_t actions[UFFDB_ACTIONS]; /* what was done, by enum uffdb_action */
+	uint64_t filled_outside; /* touches of ballooned pages that another process had filled */
 	uint64_t slipped_writes; /* came between zero page and write protection; found and judged */
 	uint64_t exists;	 /* another answer was first */
 	uint64_t retried;	 /* the mappings were changing */
@@ -323,10 +551,23 @@ struct uffdb_stats {
 	uint64_t around_pages;	 /* filled beside those that were touched */
 	uint64_t events_posted;
 	uint64_t events_dropped;
-	uint64_t parked; /* held right now */
-	uint64_t moves;	 /* of the fault thread to another CPU */
+	uint64_t parked;	    /* held right now */
+	uint64_t moves;		    /* of the fault thread to another CPU */
+	uint64_t observed_inflated; /* pages, by the guest's own balloon */
+	uint64_t observed_deflated;
+	uint64_t reported_bytes;   /* by free page reporting: they stay the guest's */
+	uint64_t refused_discards; /* the kernel failed them: nothing was given up */
+	uint64_t lost_records;	   /* of the trace, as far as they were counted */
+	uint64_t resyncs;	   /* losses after which no page of before is held to `told` */
+	uint64_t doubtful;	   /* touches granted for that */
+	uint64_t late;		   /* pages that were written in the gap before their window */
+	uint64_t late_reads;	   /* that were read in it: zeros; protected from then on */
+	uint64_t zapped_again; /* pages that were filled with zeros in it, beside a touched one */
+	uint64_t arm_ns_max;   /* from an inflate to its window */
 	uint64_t windows;
 	uint64_t armed_bytes;
+	uint64_t moving;       /* 1: the balloon did a moment ago, and may go on to */
+	uint64_t follow_errno; /* of following, at last: ENOMEM without room for a window */
 };
 
 struct uffdb_engine;
@@ -343,12 +584,74 @@ int uffdb_engine_create(const struct uffdb_engine_config *config, struct uffdb_l
 void uffdb_engine_destroy(struct uffdb_engine *engine);
 
 /**
+ * uffdb_engine_scan - for UFFDB_OBSERVE_SCAN: compare with the last picture.
+ *
+ * The first picture is that of uffdb_engine_create().
+ *
+ * Return: pages that were given up since, or -errno.
+ */
+int64_t uffdb_engine_scan(struct uffdb_engine *engine);
+
+/**
+ * uffdb_engine_news_fd - with @follow: an eventfd, readable when the balloon moved and is quiet.
+ *
+ * And at once when @follow_errno of the statistics has changed, or there is something
+ * for uffdb_engine_hold_zeros().
+ */
+int uffdb_engine_news_fd(const struct uffdb_engine *engine);
+
+/**
+ * uffdb_engine_hold_zeros - list ballooned pages that hold zeros, to be zapped again.
+ *
+ * They were filled beside a page that was touched, or by khugepaged, before their
+ * window was there. Unless it returns 0, no fault is answered and nothing else may
+ * be asked of the engine until uffdb_engine_go_on(): zap at once, then call that.
+ *
+ * Return: entries of @out, which has room for @nr; 0 when there is nothing (left).
+ */
+size_t uffdb_engine_hold_zeros(struct uffdb_engine *engine, struct uffdb_range *out, size_t nr);
+void uffdb_engine_go_on(struct uffdb_engine *engine);
+
+#define UFFDB_ORDERS 32
+
+/**
+ * uffdb_engine_arrivals - how the guest's pages came, one neighbour after the other.
+ *
+ * Return: entries of @out: runs of 2^i to 2^(i+1)-1 pages that came in a row.
+ */
+size_t uffdb_engine_arrivals(const struct uffdb_engine *engine, uint64_t *out, size_t nr);
+
+/**
+ * uffdb_engine_follow - arm what was given up since the last time, let go what is empty.
+ *
+ * The gap between a discard and its window is closed by residency: a page that
+ * is there all the same, at two looks, was touched, and is judged now.
+ *
+ * Return: 1 when something was there to do, or is left for the next time; 0 when
+ *         all is quiet; -ENOMEM as uffdb_engine_inflate(), and the rest is armed.
+ */
+int uffdb_engine_follow(struct uffdb_engine *engine);
+
+/**
  * uffdb_engine_start - run the fault loop on a thread of its own.
  *
  * The thread has every signal blocked but SIGRTMAX-1, for which a handler that
  * does nothing is installed: it is how a blocking read is ended.
  */
 int uffdb_engine_start(struct uffdb_engine *engine);
+
+/**
+ * uffdb_engine_resume - go on where another engine was killed; before uffdb_engine_start().
+ * @missed: what the guest gave up and took back meanwhile was not observed
+ *
+ * The ledger is that of uffdb_ledger_create_in(), and the userfaultfd is the same one. What is
+ * ballooned is trapped, and nothing else; every thread that waits in a fault faults anew; a boot
+ * grace goes on. What was being taken, and is still there, is given back. With @missed no ballooned
+ * page is held to `told` until it is given up anew.
+ *
+ * Return: 0 or as uffdb_uffd_register().
+ */
+int uffdb_engine_resume(struct uffdb_engine *engine, bool missed);
 
 /** uffdb_engine_stop - end the fault loop; faults wait from now on until the fd is closed. */
 void uffdb_engine_stop(struct uffdb_engine *engine);
@@ -368,6 +671,14 @@ void uffdb_engine_stop(struct uffdb_engine *engine);
 int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
 
 /**
+ * uffdb_engine_inflated - what was taken by uffdb_engine_inflate() last has been zapped, or given
+ * back.
+ *
+ * Needed for a ledger in a file: what was not zapped is given back by uffdb_engine_resume().
+ */
+void uffdb_engine_inflated(struct uffdb_engine *engine);
+
+/**
  * uffdb_engine_deflate - give pages back: clear the ledger, lift all traps of theirs.
  *
  * Who was held there goes on. Blocks without a ballooned page left are
@@ -377,8 +688,11 @@ int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t
  */
 int64_t uffdb_engine_deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
 
-/** uffdb_engine_reset - the guest was reset: nothing is ballooned, held or trapped any more. */
-int uffdb_engine_reset(struct uffdb_engine *engine);
+/**
+ * uffdb_engine_reset - the guest was reset: nothing is ballooned, held or trapped any more.
+ * @at_ns: CLOCK_MONOTONIC; what was observed after it holds. 0: nothing does.
+ */
+int uffdb_engine_reset(struct uffdb_engine *engine, uint64_t at_ns);
 
 /**
  * uffdb_engine_tidy - unregister windows that lost their last ballooned page to a grant.
@@ -386,6 +700,44 @@ int uffdb_engine_reset(struct uffdb_engine *engine);
  * Return: number of 2 MiB blocks that were let go, or -errno.
  */
 int uffdb_engine_tidy(struct uffdb_engine *engine);
+
+/* ---- relay: QEMU's monitor, read before its client reads it ---- */
+
+struct uffdb_relay;
+
+/**
+ * uffdb_relay_create - hand bytes on between QEMU's monitor and its client, both ways.
+ * @monitor: socket that is connected to QEMU
+ * @client:  one end of a socket pair; the client has the other. -1: nobody reads what comes
+ * @memory:  as for uffdb_relay_note_in(), from the first byte on; -1: none
+ *
+ * A thread does it, until either side ends; then the other sees an end, too. Both
+ * sockets are the relay's from here on, unless this fails. What comes from QEMU leaves the
+ * socket by whole lines, but for lines that are longer than any event.
+ */
+int uffdb_relay_create(int monitor, int client, int memory, struct uffdb_relay **out);
+void uffdb_relay_destroy(struct uffdb_relay *relay);
+
+/**
+ * uffdb_relay_note_in - note resets in a memfd that holds a ledger, for whoever comes after us.
+ *
+ * Before an engine watches it. Once is enough: another call does nothing.
+ *
+ * Return: 0, -EINVAL for a file without a ledger, or another -errno.
+ */
+int uffdb_relay_note_in(struct uffdb_relay *relay, int memory);
+
+/** uffdb_relay_keep - whether to leave the connection, at our end, to who else holds it. */
+void uffdb_relay_keep(struct uffdb_relay *relay, bool keeps);
+
+/**
+ * uffdb_engine_watch_resets - judge no touch by a picture from before a reset.
+ * @relay: must outlive the engine, or this call with another one; NULL: none
+ *
+ * When the monitor has told of a reset, the balloon is emptied as by
+ * uffdb_engine_reset(), before the next violation is acted on.
+ */
+void uffdb_engine_watch_resets(struct uffdb_engine *engine, struct uffdb_relay *relay);
 
 /**
  * uffdb_engine_set_vcpus - say which threads are the guest.
@@ -458,5 +810,158 @@ struct uffdb_bucket {
 /** uffdb_engine_latencies - list the buckets that are not empty. Return: their number. */
 size_t uffdb_engine_latencies(const struct uffdb_engine *engine, struct uffdb_bucket *out,
 			      size_t nr);
+
+/* ---- keeper: holds the userfaultfd while there is no manager ---- */
+
+#define UFFDB_MOST_KEPT 8
+
+enum uffdb_keeper_word {
+	UFFDB_KEEPER_SERVES = 'S',  /* a manager answers faults now */
+	UFFDB_KEEPER_RELEASE = 'R', /* all is to be let go */
+};
+
+struct uffdb_keeper {
+	int listener; /* Unix socket; who connects, and is root or of our uid, gets what is kept */
+	int pidfd;    /* of the target */
+	int manager;  /* one end of a socket pair; the manager has the other */
+	/* Handed over in this order; the first is closed before the manager is hung up on. */
+	int kept[UFFDB_MOST_KEPT];
+	uint32_t nr_kept;
+	uint64_t hold_ns; /* how long to wait for another manager that serves */
+};
+
+/**
+ * uffdb_keeper_start - have a process of its own hold these, without any capability.
+ *
+ * It ends when the target has, when the manager sends UFFDB_KEEPER_RELEASE, and when the manager
+ * has hung up and no other has sent UFFDB_KEEPER_SERVES in time. A manager gets one byte with the
+ * fds, and its connection is then what tells that it lives. The first one serves from the start.
+ *
+ * Return: its pid or -errno.
+ */
+int uffdb_keeper_start(const struct uffdb_keeper *keeper);
+
+/* ---- cells: a picture of guest memory ---- */
+
+/* What is known of 2 MiB of guest memory; counts are of 4 KiB pages. */
+struct uffdb_cell {
+	uint16_t pages; /* of RAM: fewer where RAM ends */
+	uint16_t ballooned;
+	uint16_t resident; /* hold memory of their own: there or swapped out, not the zero page */
+	uint16_t huge;	   /* of these: mapped by a huge page; 0 on a kernel without PAGEMAP_SCAN */
+	uint8_t armed;	   /* a window covers it, or a part of it */
+	uint8_t reserved[7];
+	uint64_t touched_ns; /* last violation or grant, CLOCK_MONOTONIC; 0: none */
+};
+
+/**
+ * uffdb_engine_cells - add what is known of a range of one RAM block to cells of 2 MiB.
+ * @lead:  bytes of the first cell that lie before @hva; below 2 MiB
+ * @cells: @nr of them, zeroed before the first range that is added
+ *
+ * Cells are the caller's: they need not lie as the host's own blocks of 2 MiB do.
+ * It takes the target's mmap lock for reading and walks its page tables: give
+ * a large range in pieces.
+ *
+ * Context: the controlling thread.
+ * Return: 0; -ENOENT outside of the RAM blocks; -EINVAL when it is not whole pages
+ *         or does not fit; -errno of the walk.
+ */
+int uffdb_engine_cells(const struct uffdb_engine *engine, uint64_t hva, uint64_t len, uint64_t lead,
+		       struct uffdb_cell *cells, size_t nr);
+
+/* The first of these that is so, from the end. */
+enum uffdb_cell_state {
+	UFFDB_CELL_ABSENT,     /* holds no memory */
+	UFFDB_CELL_OWNED_HUGE, /* most of its memory is mapped by huge pages */
+	UFFDB_CELL_OWNED_4K,
+	UFFDB_CELL_ARMED, /* a window covers it, nothing in it is ballooned */
+	UFFDB_CELL_BALLOONED,
+	UFFDB_CELL_PARTLY,
+	UFFDB_CELL_TOUCHED, /* violated or granted, since the time given */
+};
+
+/** uffdb_cell_states - tell what cells are, each in a byte: enum uffdb_cell_state. */
+void uffdb_cell_states(const struct uffdb_cell *cells, size_t nr, uint64_t since_ns,
+		       uint8_t *states);
+
+/* ---- reclaimer: gives back what is zapped, and pinned by the rest of its huge page ---- */
+
+struct uffdb_reclaimer;
+
+struct uffdb_reclaim_config {
+	int pidfd;
+	int pagemap_fd;
+	int kpageflags_fd; /* /proc/kpageflags, or -1: nothing is known of huge pages */
+	const struct uffdb_engine *engine; /* tells what is armed, or NULL */
+};
+
+/**
+ * uffdb_reclaimer_create - make a reclaimer of what the ledger calls ballooned.
+ *
+ * A ledger has one at most. The fds, @ledger and the engine must outlive it.
+ */
+int uffdb_reclaimer_create(const struct uffdb_reclaim_config *config, struct uffdb_ledger *ledger,
+			   struct uffdb_reclaimer **out);
+void uffdb_reclaimer_destroy(struct uffdb_reclaimer *reclaimer);
+
+/**
+ * uffdb_reclaimer_pass - split some partially mapped huge pages that hold ballooned pages.
+ * @max_blocks: split at most that many
+ * @settle_ns:	leave blocks alone of which a page was given up for so long, at least: the
+ *		guest may be about to give up all of it, which frees it with no work. 0: none
+ *
+ * By MADV_COLD from outside, of one page for each huge page: that splits all of it,
+ * and ages that one page only.
+ *
+ * Context: the controlling thread, as all of the reclaimer. Nothing is stopped.
+ * Return: number of 2 MiB blocks that were worked on; -ESRCH when the target is gone.
+ */
+int uffdb_reclaimer_pass(struct uffdb_reclaimer *reclaimer, uint32_t max_blocks,
+			 uint64_t settle_ns);
+
+struct uffdb_reclaim_stats {
+	uint64_t pending_blocks; /* 0: nothing is left to be looked at, or to be tried again */
+	uint64_t looked_blocks;
+	uint64_t split_blocks;
+	uint64_t failed_blocks; /* still not split after some tries: somebody holds the page */
+	uint64_t advised_pages; /* that were aged for it */
+	uint64_t freed_pages;	/* ballooned, and free by it; 0 when pages cannot be told */
+	uint64_t calls_ns;	/* spent in process_madvise() */
+	uint32_t sees_folios;	/* huge pages can be told: pagemap and kpageflags show them */
+	uint32_t reserved;
+};
+
+void uffdb_reclaimer_stats(const struct uffdb_reclaimer *reclaimer,
+			   struct uffdb_reclaim_stats *stats);
+
+/* How khugepaged would go about it. */
+struct uffdb_khugepaged {
+	uint32_t max_ptes_none;
+	bool collapses_private;
+	bool collapses_shared;
+};
+
+struct uffdb_reclaim_measure {
+	uint64_t ballooned_pages;
+	uint64_t resident_pages;   /* of them that are there all the same */
+	uint64_t pinned_pages;	   /* not there, and a part of a huge page that still is */
+	uint64_t broken_blocks;	   /* 2 MiB blocks that are ballooned in part */
+	uint64_t pinned_blocks;	   /* with pinned pages */
+	uint64_t eligible_blocks;  /* that khugepaged would fill, were they not armed */
+	uint64_t unguarded_blocks; /* that it can fill: they are not armed */
+};
+
+/**
+ * uffdb_reclaimer_measure - count what is really free of the RAM block that begins at @hva.
+ *
+ * Walks the page tables of all that is ballooned; of blocks that were not seen to be
+ * split, the flags of their pages, too.
+ *
+ * Return: 0 or -errno; -ENOENT: no RAM block begins there.
+ */
+int uffdb_reclaimer_measure(struct uffdb_reclaimer *reclaimer, uint64_t hva,
+			    const struct uffdb_khugepaged *khugepaged,
+			    struct uffdb_reclaim_measure *out);
 
 #endif

@@ -25,12 +25,12 @@ enum {
 	STATUS_DRIVER_OK = 0x4,
 
 	QUEUES = 2,
-	BATCH = 256, /* as many page frames as Linux's driver puts into one buffer */
+	MOST_FRAMES = 1024,
 	PAGE_SHIFT = 12,
 };
 
 static struct virtqueue queues[QUEUES];
-static uint32_t frames[BATCH];
+static uint32_t frames[MOST_FRAMES];
 static uint32_t actual_pages;
 static int present;
 
@@ -95,14 +95,17 @@ static void count(enum balloon_queue number, uint32_t pages)
 	out32(ACTUAL_PAGES, actual_pages);
 }
 
-int balloon_change(enum balloon_queue number, uint64_t gpa, uint64_t pages, uint64_t stride)
+int balloon_change(enum balloon_queue number, uint64_t gpa, uint64_t pages, uint64_t stride,
+		   uint64_t together)
 {
 	uint64_t left = pages;
 
 	if (!present)
 		return -1;
+	if (!together || together > MOST_FRAMES)
+		together = MOST_FRAMES;
 	while (left) {
-		const uint32_t batch = left < BATCH ? (uint32_t)left : BATCH;
+		const uint32_t batch = (uint32_t)(left < together ? left : together);
 
 		send_batch(number, gpa, batch, stride);
 		gpa += batch * stride;

@@ -22,12 +22,16 @@ int balloon_init(void);
 /* Return: 0, or -1 when there is no device. */
 int balloon_read_state(struct balloon_state *state);
 
+/* As many page frames as Linux's driver puts into one buffer. */
+#define BALLOON_TOGETHER 256
+
 /*
- * Tell the device of @pages pages from @gpa on, @stride bytes apart, and wait until it has dealt
- * with them; then say how many pages are in the balloon. Nothing of it is checked: a driver that
- * gives pages twice, or gives what is not RAM, is what some tests are about.
- * Return: 0, or -1 when there is no device.
+ * Tell the device of @pages pages from @gpa on, @stride bytes apart, @together in one buffer and at
+ * most 1024, and wait until it has dealt with them; then say how many pages are in the balloon.
+ * Nothing of it is checked: a driver that gives pages twice, or gives what is not RAM, is what some
+ * tests are about. Return: 0, or -1 when there is no device.
  */
-int balloon_change(enum balloon_queue queue, uint64_t gpa, uint64_t pages, uint64_t stride);
+int balloon_change(enum balloon_queue queue, uint64_t gpa, uint64_t pages, uint64_t stride,
+		   uint64_t together);
 
 #endif

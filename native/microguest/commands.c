@@ -290,12 +290,13 @@ static const char *run_balloon_info(const struct arguments *arguments)
 static const char *change_balloon(enum balloon_queue queue, const struct arguments *arguments)
 {
 	const uint64_t stride = arguments->count > 2 ? arguments->at[2] : PAGE_BYTES;
+	const uint64_t together = arguments->count > 3 ? arguments->at[3] : BALLOON_TOGETHER;
 
 	if ((arguments->at[0] | stride) & (PAGE_BYTES - 1))
 		return "not a multiple of 0x1000";
 	if (arguments->at[0] < PAGING_OWN_END)
 		return own_memory;
-	if (balloon_change(queue, arguments->at[0], arguments->at[1], stride))
+	if (balloon_change(queue, arguments->at[0], arguments->at[1], stride, together))
 		return no_balloon;
 	return run_balloon_info(arguments);
 }
@@ -369,8 +370,8 @@ static const struct command {
 	{"interrupts", "off", "", run_interrupts_off},
 	{"balloon", "info", "", run_balloon_info},
 	{"balloon", "target", "", run_balloon_info},
-	{"balloon", "inflate", "nn?n", run_balloon_inflate},
-	{"balloon", "deflate", "nn?n", run_balloon_deflate},
+	{"balloon", "inflate", "nn?nn", run_balloon_inflate},
+	{"balloon", "deflate", "nn?nn", run_balloon_deflate},
 	{"mem", NULL, "", run_mem},
 	{"halt", NULL, "", run_halt},
 	{"reset", NULL, "", run_reset},

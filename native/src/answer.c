@@ -19,19 +19,20 @@ static bool is_special(const struct touch *touch)
  */
 void uffdb_let_retry(struct uffdb_engine *engine, const struct touch *touch)
 {
-	uffdb_uffd_wake(engine->config.uffd, touch->hva, touch->size);
+	int error = -EAGAIN;
+
+	for (int i = 0; i < UFFDB_RETRIES && error; i++)
+		error = uffdb_uffd_wake(engine->config.uffd, touch->hva, touch->size);
 }
 
-/* Count how an answer came out, and see that nobody is left asleep. */
-static bool answered(struct uffdb_engine *engine, const struct touch *touch, int error)
+static void count_failure(struct uffdb_engine *engine, int error)
 {
 	switch (error) {
-	case 0:
-		return true;
 	case -EEXIST:
 		uffdb_count(&engine->exists, 1);
 		break;
 	case -EAGAIN:
+	case -EFAULT: /* of CONTINUE: the page has left the file */
 		uffdb_count(&engine->retried, 1);
 		break;
 	case -ENOENT:
@@ -42,8 +43,36 @@ static bool answered(struct uffdb_engine *engine, const struct touch *touch, int
 		uffdb_count(&engine->failed, 1);
 		break;
 	}
+}
+
+/* Count how an answer came out, and see that nobody is left asleep. */
+static bool answered(struct uffdb_engine *engine, const struct touch *touch, int error)
+{
+	if (!error)
+		return true;
+	count_failure(engine, error);
 	uffdb_let_retry(engine, touch);
 	return false;
+}
+
+/*
+ * Why a huge page could not be filled. Where the pool is empty COPY says ENOMEM, or EEXIST when
+ * there is a page table for it (Linux 6.18, hugetlb_mfill_atomic_pte()). CONTINUE knows better: it
+ * maps a page that another process has filled meanwhile, and fails where the file has none.
+ */
+static int why_not_filled(const struct uffdb_engine *engine, const struct touch *touch,
+			  uint32_t flags)
+{
+	uint64_t end = touch->hva + touch->size;
+	int error;
+
+	if (engine->config.pagemap_fd < 0 ||
+	    uffdb_is_populated(engine->config.pagemap_fd, touch->hva, end))
+		return -EEXIST;
+	error = uffdb_uffd_continue(engine->config.uffd, touch->hva, touch->size, flags);
+	if (!error)
+		return 0;
+	return error == -EFAULT ? -ENOMEM : -EEXIST;
 }
 
 /*
@@ -62,22 +91,61 @@ static int fill(struct uffdb_engine *engine, const struct touch *touch, uint32_t
 		else
 			error = uffdb_uffd_zeropage(uffd, touch->hva, touch->size, flags);
 	}
+	if (error == -EEXIST && touch->block->flags & UFFDB_BLOCK_HUGETLB)
+		return why_not_filled(engine, touch, flags);
 	return error;
+}
+
+/* Map what another process has put into the file: its contents are the guest's. */
+static int map_filled(const struct uffdb_engine *engine, const struct touch *touch)
+{
+	int error = -EAGAIN;
+
+	for (int i = 0; i < UFFDB_RETRIES && error == -EAGAIN; i++)
+		error = uffdb_uffd_continue(engine->config.uffd, touch->hva, touch->size, 0);
+	return error;
+}
+
+int uffdb_fill_scarce(struct uffdb_engine *engine, const struct touch *touch)
+{
+	int error = fill(engine, touch, UFFDB_DONTWAKE);
+
+	if (error && error != -ENOMEM)
+		count_failure(engine, error);
+	return error == -ENOMEM ? error : 0;
+}
+
+void uffdb_wake_filled(struct uffdb_engine *engine, const struct touch *touch)
+{
+	if (engine->nr_parked)
+		uffdb_unpark_range(engine, touch->hva, touch->size, false);
+	engine->last_fill_ns = uffdb_now_ns(CLOCK_MONOTONIC);
+	uffdb_let_retry(engine, touch);
 }
 
 void uffdb_give_page(struct uffdb_engine *engine, const struct touch *touch)
 {
 	int error;
 
-	/* Whoever else was held at this page is let go by the same answer. */
-	if (engine->nr_parked)
-		uffdb_unpark_range(engine, touch->hva, touch->size, false);
-	if (touch->protected)
+	if (touch->minor)
+		error = map_filled(engine, touch);
+	else if (touch->protected)
 		error = uffdb_uffd_writeprotect(engine->config.uffd, touch->hva, touch->size,
 						false);
 	else
 		error = fill(engine, touch, 0);
+	if (error == -ENOMEM) {
+		uffdb_hold_for_memory(engine, touch, UFFDB_LACKS_PAGE);
+		return;
+	}
+	/* Whoever else was held at this page is let go by the same answer. */
+	if (engine->nr_parked)
+		uffdb_unpark_range(engine, touch->hva, touch->size, false);
+	engine->last_fill_ns = uffdb_now_ns(CLOCK_MONOTONIC);
 	answered(engine, touch, error);
+	/* Its window was kept for as long as the page was absent: windows.c. */
+	if (touch->block->flags & UFFDB_BLOCK_HUGETLB)
+		uffdb_windows_note_change(engine->windows, touch->hva);
 }
 
 /*
@@ -118,13 +186,14 @@ void uffdb_give_around(struct uffdb_engine *engine, const struct touch *touch)
 	int64_t done;
 	uint64_t len;
 
-	if (touch->protected || touch->block->flags & UFFDB_BLOCK_HUGETLB ||
+	if (touch->protected || touch->minor || touch->block->flags & UFFDB_BLOCK_HUGETLB ||
 	    engine->config.around_bytes <= UFFDB_PAGE) {
 		uffdb_give_page(engine, touch);
 		return;
 	}
 	len = around_len(engine, touch);
 	done = uffdb_fill_zeros(engine->config.uffd, touch->hva, len);
+	engine->last_fill_ns = uffdb_now_ns(CLOCK_MONOTONIC);
 	if (done < (int64_t)touch->size) {
 		uffdb_give_page(engine, touch);
 		return;
@@ -143,7 +212,9 @@ void uffdb_give_around(struct uffdb_engine *engine, const struct touch *touch)
  * Anonymous memory gets the shared zero page, which costs nothing, protected in
  * a second step (the other order does not work: EEXIST). A write by another
  * vCPU between the two steps finds the page unprotected and copies it; it is
- * found afterwards, because the page then is memory of its own. Shared memory
+ * found afterwards, because the page then is memory of its own. Where the second
+ * step fails (EAGAIN while an event waits to be read) the page cannot be trapped
+ * any more, and is the guest's. Shared memory
  * and hugetlbfs have no zero page to share: they get a page of zeros that is
  * protected in the same step, and that the balloon loses until it is zapped.
  */
@@ -151,14 +222,21 @@ enum uffdb_zeroed uffdb_arm_zeros(struct uffdb_engine *engine, const struct touc
 {
 	const struct uffdb_engine_config *config = &engine->config;
 	uint32_t flags = UFFDB_DONTWAKE | (is_special(touch) ? UFFDB_WRITEPROTECT : 0);
+	int error = fill(engine, touch, flags);
 
-	if (!answered(engine, touch, fill(engine, touch, flags)))
+	if (error == -ENOMEM)
+		return UFFDB_NO_PAGE;
+	if (!answered(engine, touch, error))
 		return UFFDB_ZEROED_BY_ANOTHER;
+	error = -EAGAIN;
 	if (is_special(touch))
 		return UFFDB_ZEROED;
-	if (!answered(engine, touch,
-		      uffdb_uffd_writeprotect(config->uffd, touch->hva, touch->size, true)))
-		return UFFDB_ZEROED_BY_ANOTHER;
+	for (int i = 0; i < UFFDB_RETRIES && error; i++)
+		error = uffdb_uffd_writeprotect(config->uffd, touch->hva, touch->size, true);
+	if (error) {
+		count_failure(engine, error);
+		return UFFDB_UNPROTECTED;
+	}
 	if (config->pagemap_fd >= 0 && uffdb_holds_memory(config->pagemap_fd, touch->hva) > 0)
 		return UFFDB_WRITTEN;
 	return UFFDB_ZEROED;
@@ -166,7 +244,7 @@ enum uffdb_zeroed uffdb_arm_zeros(struct uffdb_engine *engine, const struct touc
 
 bool uffdb_is_zero_readable(const struct uffdb_engine *engine, const struct touch *touch)
 {
-	return !touch->write && !touch->protected &&
+	return !touch->write && !touch->protected && !touch->minor &&
 	       (is_special(touch) ? engine->config.write_protect_shared
 				  : engine->config.write_protect);
 }

@@ -27,6 +27,17 @@ static bool take_grace(struct uffdb_contract *contract, uint64_t bytes, uint64_t
 	return true;
 }
 
+/* Would the balloon, and its part of the touched page's node, still be large enough? */
+static bool stays_above_its_floors(const struct uffdb_contract *contract,
+				   const struct uffdb_judged *touch)
+{
+	uint64_t node_floor =
+		touch->node < UFFDB_MAX_NODES ? contract->node_floors[touch->node] : 0;
+
+	return touch->ballooned_bytes >= contract->floor_bytes + touch->touched_bytes &&
+	       (!node_floor || touch->node_ballooned_bytes >= node_floor + touch->touched_bytes);
+}
+
 uint32_t uffdb_contract_judge(struct uffdb_contract *contract, const struct uffdb_judged *touch)
 {
 	/* Migration, dump and monitor read what the guest may not: they get zeros. */
@@ -34,7 +45,7 @@ uint32_t uffdb_contract_judge(struct uffdb_contract *contract, const struct uffd
 		return UFFDB_ORDINARY;
 	if (contract->kind == UFFDB_CONTRACT_TOLD)
 		return UFFDB_VIOLATION;
-	if (touch->ballooned_bytes >= contract->floor_bytes + touch->touched_bytes)
+	if (stays_above_its_floors(contract, touch))
 		return UFFDB_GRANTED;
 	if (take_grace(contract, touch->touched_bytes, touch->now_ns))
 		return UFFDB_GRANTED;

@@ -24,9 +24,11 @@ struct uffdio_poison {
 #ifndef PAGEMAP_SCAN
 #define PAGEMAP_SCAN _IOWR('f', 16, struct pm_scan_arg)
 
+#define PAGE_IS_WRITTEN (1 << 1) /* and not write-protected by a userfaultfd */
 #define PAGE_IS_PRESENT (1 << 3)
 #define PAGE_IS_SWAPPED (1 << 4)
 #define PAGE_IS_PFNZERO (1 << 5)
+#define PAGE_IS_HUGE	(1 << 6)
 
 struct page_region {
 	__u64 start;

@@ -18,12 +18,13 @@
 void uffdb_post(struct uffdb_engine *engine, const struct touch *touch, uint8_t verdict,
 		uint8_t action)
 {
+	uint64_t now_ns = uffdb_now_ns(CLOCK_MONOTONIC);
 	struct uffdb_event event = {
 		.seq = engine->seq++,
 		.time_ns = uffdb_now_ns(CLOCK_REALTIME),
 		.hva = touch->hva,
 		.size = touch->size,
-		.answer_ns = uffdb_now_ns(CLOCK_MONOTONIC) - touch->read_ns,
+		.answer_ns = now_ns - touch->read_ns,
 		.tid = touch->tid,
 		.write = touch->write,
 		.verdict = verdict,
@@ -31,6 +32,7 @@ void uffdb_post(struct uffdb_engine *engine, const struct touch *touch, uint8_t 
 		.role = touch->role,
 	};
 
+	uffdb_touched_note(engine->touched, touch->hva, now_ns);
 	uffdb_count(&engine->actions[action], 1);
 	uffdb_count(uffdb_ring_post(engine->ring, &event) ? &engine->events_posted
 							  : &engine->events_dropped,
@@ -47,14 +49,29 @@ void uffdb_take_out(struct uffdb_engine *engine, const struct touch *touch)
 void uffdb_grant(struct uffdb_engine *engine, const struct touch *touch, uint8_t verdict,
 		 uint8_t action)
 {
+	bool scarce =
+		touch->block->flags & UFFDB_BLOCK_HUGETLB && !touch->protected && !touch->minor;
+
+	/* Of what may be lacking, before the page is called the guest's: its window must stay. */
+	if (scarce && uffdb_fill_scarce(engine, touch)) {
+		struct touch held = *touch;
+
+		held.lacking_verdict = verdict;
+		held.lacking_action = action;
+		uffdb_hold_for_memory(engine, &held, UFFDB_LACKS_GRANT);
+		return;
+	}
 	uffdb_take_out(engine, touch);
 	uffdb_post(engine, touch, verdict, action);
-	uffdb_give_page(engine, touch);
+	if (scarce)
+		uffdb_wake_filled(engine, touch);
+	else
+		uffdb_give_page(engine, touch);
 }
 
-static void kill_target(struct uffdb_engine *engine, const struct touch *touch)
+void uffdb_kill_target(struct uffdb_engine *engine, const struct touch *touch, uint8_t verdict)
 {
-	uffdb_post(engine, touch, UFFDB_VIOLATION, UFFDB_ACTION_KILL);
+	uffdb_post(engine, touch, verdict, UFFDB_ACTION_KILL);
 	syscall(SYS_pidfd_send_signal, engine->config.pidfd, SIGKILL, NULL, 0);
 }
 
@@ -71,6 +88,18 @@ bool uffdb_zero_read(struct uffdb_engine *engine, struct touch *touch)
 		touch->write = true;
 		touch->protected = true;
 		return false;
+	}
+	if (zeroed == UFFDB_NO_PAGE) {
+		uffdb_hold_for_memory(engine, touch, UFFDB_LACKS_ZEROS);
+		return true;
+	}
+	if (zeroed == UFFDB_UNPROTECTED) {
+		uffdb_take_out(engine, touch);
+		uffdb_post(engine, touch,
+			   touch->role == UFFDB_ROLE_HOST_READER ? UFFDB_GRANTED : UFFDB_VIOLATION,
+			   UFFDB_ACTION_GRANT);
+		uffdb_let_retry(engine, touch);
+		return true;
 	}
 	if (touch->role == UFFDB_ROLE_HOST_READER)
 		uffdb_count(&engine->host_reads, 1);
@@ -119,7 +148,7 @@ static bool act_throttle(struct uffdb_engine *engine, const struct touch *touch,
 		uffdb_grant(engine, touch, UFFDB_VIOLATION, UFFDB_ACTION_THROTTLE);
 		return true;
 	}
-	return index + 1 == engine->config.nr_rungs &&
+	return index + 1 == engine->config.nr_rungs && !touch->late &&
 	       uffdb_park(engine, touch, index, UFFDB_ACTION_THROTTLE,
 			  uffdb_now_ns(CLOCK_MONOTONIC) + wait_ns);
 }
@@ -129,7 +158,7 @@ static bool act_freeze(struct uffdb_engine *engine, const struct touch *touch, u
 	uint64_t hold_ns = engine->config.rungs[index].hold_ns;
 	uint64_t deadline = hold_ns ? uffdb_now_ns(CLOCK_MONOTONIC) + hold_ns : 0;
 
-	if (!uffdb_park(engine, touch, index, UFFDB_ACTION_FREEZE, deadline))
+	if (touch->late || !uffdb_park(engine, touch, index, UFFDB_ACTION_FREEZE, deadline))
 		return false;
 	uffdb_post(engine, touch, UFFDB_VIOLATION, UFFDB_ACTION_FREEZE);
 	return true;
@@ -189,7 +218,7 @@ void uffdb_act(struct uffdb_engine *engine, struct touch *touch, uint32_t rung)
 				return;
 			break;
 		case UFFDB_RUNG_KILL:
-			kill_target(engine, touch);
+			uffdb_kill_target(engine, touch, UFFDB_VIOLATION);
 			return;
 		default:
 			uffdb_grant(engine, touch, UFFDB_VIOLATION, UFFDB_ACTION_GRANT);

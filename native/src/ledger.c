@@ -1,16 +1,36 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
+#include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "internal.h"
 
-#define WORD_PAGES 64ull
+#define WORD_PAGES   64ull
+#define MAGIC	     0x3372646c62646675ull /* of this layout */
+#define SHARED_MOST  64			   /* blocks whose ledger can be shared */
+#define SHARED_PAGES 1			   /* before the bitmaps */
+
+/* What a file begins with that holds a ledger. */
+struct shared {
+	uint64_t magic, nr;
+	struct uffdb_contract contract;
+	struct uffdb_range inflating;
+	struct uffdb_monitor_notes notes;
+	struct {
+		uint64_t hva, size;
+	} blocks[SHARED_MOST];
+};
+_Static_assert(sizeof(struct shared) <= SHARED_PAGES * UFFDB_PAGE, "the head is a page");
 
 /* One bit a page; a mapping that commits memory only where it is written. */
 struct bitmap {
 	_Atomic uint64_t *words;
 	size_t bytes;
+	_Atomic uint64_t pages; /* of a RAM block: that are ballooned */
 };
 
 struct uffdb_ledger {
@@ -18,6 +38,9 @@ struct uffdb_ledger {
 	size_t nr;
 	struct uffdb_block *blocks;
 	struct bitmap *bitmaps;
+	struct bitmap *marks; /* one bit a 2 MiB block: a page of it was set since it was taken */
+	_Atomic bool any_marked;
+	struct shared *shared; /* of one that lies in a file, or NULL */
 };
 
 static int by_address(const void *a, const void *b)
@@ -27,17 +50,160 @@ static int by_address(const void *a, const void *b)
 	return left->hva < right->hva ? -1 : left->hva > right->hva;
 }
 
-static int map_bitmap(struct bitmap *bitmap, uint64_t size)
+static uint64_t bitmap_bytes(uint64_t bits)
 {
-	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+	return (bits + 63) / 64 * sizeof(uint64_t);
+}
+
+/* In the file @fd, or with -1 in memory of our own. */
+static int map_bitmap(struct bitmap *bitmap, uint64_t bits, int fd, uint64_t offset)
+{
+	int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
 	void *words;
 
-	bitmap->bytes = (size / UFFDB_PAGE + WORD_PAGES - 1) / WORD_PAGES * sizeof(uint64_t);
-	words = mmap(NULL, bitmap->bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+	bitmap->bytes = bitmap_bytes(bits);
+	words = mmap(NULL, bitmap->bytes, PROT_READ | PROT_WRITE, flags, fd, (off_t)offset);
 	if (words == MAP_FAILED)
 		return -errno;
 	bitmap->words = words;
 	return 0;
+}
+
+static void unmap_bitmap(struct bitmap *bitmap)
+{
+	if (bitmap->words)
+		munmap((void *)bitmap->words, bitmap->bytes);
+}
+
+static uint64_t shared_bytes(const struct uffdb_block *block)
+{
+	uint64_t bytes = bitmap_bytes(block->size / UFFDB_PAGE);
+
+	return (bytes + UFFDB_PAGE - 1) / UFFDB_PAGE * UFFDB_PAGE;
+}
+
+static void begin_shared(struct uffdb_ledger *ledger)
+{
+	struct shared *shared = ledger->shared;
+
+	shared->nr = ledger->nr;
+	for (size_t i = 0; i < ledger->nr; i++) {
+		shared->blocks[i].hva = ledger->blocks[i].hva;
+		shared->blocks[i].size = ledger->blocks[i].size;
+	}
+	shared->magic = MAGIC;
+}
+
+static bool is_of_these(const struct uffdb_ledger *ledger)
+{
+	const struct shared *shared = ledger->shared;
+
+	if (shared->magic != MAGIC || shared->nr != ledger->nr)
+		return false;
+	for (size_t i = 0; i < ledger->nr; i++)
+		if (shared->blocks[i].hva != ledger->blocks[i].hva ||
+		    shared->blocks[i].size != ledger->blocks[i].size)
+			return false;
+	return true;
+}
+
+/* Put the bitmaps of an empty ledger into a file, or find them there. */
+static int share(struct uffdb_ledger *ledger, int fd)
+{
+	uint64_t bytes = SHARED_PAGES * UFFDB_PAGE, at = bytes;
+	struct stat status;
+	int error = 0;
+	void *head;
+
+	if (ledger->nr > SHARED_MOST)
+		return -E2BIG;
+	for (size_t i = 0; i < ledger->nr; i++)
+		bytes += shared_bytes(&ledger->blocks[i]);
+	if (fstat(fd, &status) || (!status.st_size && ftruncate(fd, (off_t)bytes)))
+		return -errno;
+	/* One that is shorter would be a SIGBUS. */
+	if (status.st_size && (uint64_t)status.st_size != bytes)
+		return -EINVAL;
+	head = mmap(NULL, SHARED_PAGES * UFFDB_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (head == MAP_FAILED)
+		return -errno;
+	ledger->shared = head;
+	if (status.st_size && !is_of_these(ledger))
+		return -EINVAL;
+	for (size_t i = 0; !error && i < ledger->nr; i++) {
+		const struct uffdb_block *block = &ledger->blocks[i];
+
+		unmap_bitmap(&ledger->bitmaps[i]);
+		ledger->bitmaps[i].words = NULL;
+		error = map_bitmap(&ledger->bitmaps[i], block->size / UFFDB_PAGE, fd, at);
+		at += shared_bytes(block);
+		if (!error) {
+			ledger->bitmaps[i].pages =
+				uffdb_ledger_count(ledger, block->hva, block->size);
+			ledger->pages += ledger->bitmaps[i].pages;
+		}
+	}
+	if (!error && !status.st_size)
+		begin_shared(ledger);
+	return error;
+}
+
+int uffdb_ledger_create_in(int fd, const struct uffdb_block *blocks, size_t nr,
+			   struct uffdb_ledger **out)
+{
+	struct uffdb_ledger *ledger;
+	int error = uffdb_ledger_create(blocks, nr, &ledger);
+
+	if (error)
+		return error;
+	error = share(ledger, fd);
+	if (error) {
+		uffdb_ledger_destroy(ledger);
+		return error;
+	}
+	*out = ledger;
+	return 0;
+}
+
+struct uffdb_contract *uffdb_ledger_contract(struct uffdb_ledger *ledger)
+{
+	return ledger->shared ? &ledger->shared->contract : NULL;
+}
+
+struct uffdb_range *uffdb_ledger_inflating(struct uffdb_ledger *ledger)
+{
+	return ledger->shared ? &ledger->shared->inflating : NULL;
+}
+
+struct uffdb_monitor_notes *uffdb_ledger_notes(struct uffdb_ledger *ledger)
+{
+	return ledger->shared ? &ledger->shared->notes : NULL;
+}
+
+int uffdb_ledger_map_notes(int fd, struct uffdb_monitor_notes **out)
+{
+	const size_t bytes = SHARED_PAGES * UFFDB_PAGE;
+	struct shared *head;
+	struct stat status;
+
+	if (fstat(fd, &status))
+		return -errno;
+	if ((uint64_t)status.st_size < bytes)
+		return -EINVAL;
+	head = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (head == MAP_FAILED)
+		return -errno;
+	if (head->magic != MAGIC) {
+		munmap(head, bytes);
+		return -EINVAL;
+	}
+	*out = &head->notes;
+	return 0;
+}
+
+void uffdb_ledger_unmap_notes(struct uffdb_monitor_notes *notes)
+{
+	munmap((char *)notes - offsetof(struct shared, notes), SHARED_PAGES * UFFDB_PAGE);
 }
 
 int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffdb_ledger **out)
@@ -49,7 +215,8 @@ int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffd
 		return -ENOMEM;
 	ledger->blocks = calloc(nr ? nr : 1, sizeof(*ledger->blocks));
 	ledger->bitmaps = calloc(nr ? nr : 1, sizeof(*ledger->bitmaps));
-	if (!ledger->blocks || !ledger->bitmaps)
+	ledger->marks = calloc(nr ? nr : 1, sizeof(*ledger->marks));
+	if (!ledger->blocks || !ledger->bitmaps || !ledger->marks)
 		error = -ENOMEM;
 	for (size_t i = 0; !error && i < nr; i++) {
 		ledger->blocks[i] = blocks[i];
@@ -63,7 +230,11 @@ int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffd
 		    ledger->blocks[i - 1].hva + ledger->blocks[i - 1].size > ledger->blocks[i].hva)
 			error = -EINVAL;
 		else
-			error = map_bitmap(&ledger->bitmaps[i], ledger->blocks[i].size);
+			error = map_bitmap(&ledger->bitmaps[i], ledger->blocks[i].size / UFFDB_PAGE,
+					   -1, 0);
+		if (!error)
+			error = map_bitmap(&ledger->marks[i], uffdb_block_units(&ledger->blocks[i]),
+					   -1, 0);
 		ledger->nr = i + 1;
 	}
 	if (error) {
@@ -78,9 +249,13 @@ void uffdb_ledger_destroy(struct uffdb_ledger *ledger)
 {
 	if (!ledger)
 		return;
-	for (size_t i = 0; i < ledger->nr; i++)
-		if (ledger->bitmaps[i].words)
-			munmap((void *)ledger->bitmaps[i].words, ledger->bitmaps[i].bytes);
+	for (size_t i = 0; i < ledger->nr; i++) {
+		unmap_bitmap(&ledger->bitmaps[i]);
+		unmap_bitmap(&ledger->marks[i]);
+	}
+	if (ledger->shared)
+		munmap(ledger->shared, SHARED_PAGES * UFFDB_PAGE);
+	free(ledger->marks);
 	free(ledger->bitmaps);
 	free(ledger->blocks);
 	free(ledger);
@@ -129,6 +304,19 @@ static uint64_t word_mask(uint64_t word, uint64_t first, uint64_t last)
 	return mask;
 }
 
+static void mark(struct uffdb_ledger *ledger, size_t index, uint64_t page)
+{
+	const struct uffdb_block *block = &ledger->blocks[index];
+	uint64_t unit = (block->hva + page * UFFDB_PAGE) / UFFDB_HUGE - block->hva / UFFDB_HUGE;
+	_Atomic uint64_t *bits = &ledger->marks[index].words[unit / 64];
+
+	/* Most pages are neighbours of one that was set just before. */
+	if (atomic_load_explicit(bits, memory_order_relaxed) >> (unit % 64) & 1)
+		return;
+	atomic_fetch_or(bits, 1ull << (unit % 64));
+	atomic_store(&ledger->any_marked, true);
+}
+
 static int64_t change(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len, bool set)
 {
 	ssize_t index = find(ledger, hva);
@@ -150,12 +338,23 @@ static int64_t change(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len, b
 		if (!set && !(atomic_load_explicit(bits, memory_order_relaxed) & mask))
 			continue;
 		was = set ? atomic_fetch_or(bits, mask) : atomic_fetch_and(bits, ~mask);
-		changed += (uint64_t)__builtin_popcountll((set ? ~was : was) & mask);
+		mask &= set ? ~was : was;
+		changed += (uint64_t)__builtin_popcountll(mask);
+		if (set && mask) {
+			/* A word may reach into a second 2 MiB block. */
+			mark(ledger, (size_t)index,
+			     word * WORD_PAGES + (uint64_t)__builtin_ctzll(mask));
+			mark(ledger, (size_t)index,
+			     word * WORD_PAGES + 63 - (uint64_t)__builtin_clzll(mask));
+		}
 	}
-	if (set)
+	if (set) {
 		atomic_fetch_add(&ledger->pages, changed);
-	else
+		atomic_fetch_add(&ledger->bitmaps[index].pages, changed);
+	} else {
 		atomic_fetch_sub(&ledger->pages, changed);
+		atomic_fetch_sub(&ledger->bitmaps[index].pages, changed);
+	}
 	return (int64_t)changed;
 }
 
@@ -185,6 +384,155 @@ uint64_t uffdb_ledger_pages(const struct uffdb_ledger *ledger)
 	return atomic_load(&ledger->pages);
 }
 
+uint64_t uffdb_ledger_node_pages(const struct uffdb_ledger *ledger, uint32_t node)
+{
+	uint64_t pages = 0;
+
+	for (size_t i = 0; i < ledger->nr; i++)
+		if (ledger->blocks[i].node == node)
+			pages += atomic_load(&ledger->bitmaps[i].pages);
+	return pages;
+}
+
+uint64_t uffdb_ledger_count(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len)
+{
+	ssize_t index = find(ledger, hva);
+	const struct uffdb_block *block;
+	uint64_t first, last, count = 0;
+
+	if (index < 0)
+		return 0;
+	block = &ledger->blocks[index];
+	if (len > block->hva + block->size - hva)
+		len = block->hva + block->size - hva;
+	first = (hva - block->hva) / UFFDB_PAGE;
+	last = first + len / UFFDB_PAGE;
+	for (uint64_t word = first / WORD_PAGES; word * WORD_PAGES < last; word++) {
+		uint64_t bits = atomic_load_explicit(&ledger->bitmaps[index].words[word],
+						     memory_order_relaxed);
+
+		count += (uint64_t)__builtin_popcountll(bits & word_mask(word, first, last));
+	}
+	return count;
+}
+
+void uffdb_ledger_tally(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len,
+			struct uffdb_tally *out)
+{
+	const uint64_t end = hva + len;
+
+	*out = (struct uffdb_tally){0};
+	while (hva < end) {
+		uint64_t next = (hva / UFFDB_HUGE + 1) * UFFDB_HUGE, count;
+
+		if (next > end)
+			next = end;
+		count = uffdb_ledger_count(ledger, hva, next - hva);
+		if (!count)
+			out->untouched++;
+		else if (count == (next - hva) / UFFDB_PAGE)
+			out->whole++;
+		else
+			out->broken++;
+		hva = next;
+	}
+}
+
+/* Are the pages [hva, end), of one RAM block, the same in both? */
+static bool is_same(const struct uffdb_ledger *a, const struct uffdb_ledger *b, uint64_t hva,
+		    uint64_t end)
+{
+	ssize_t index = find(a, hva);
+	uint64_t start, first, last;
+
+	if (index < 0)
+		return true;
+	start = a->blocks[index].hva;
+	first = (hva - start) / UFFDB_PAGE;
+	last = (end - start) / UFFDB_PAGE;
+	for (uint64_t word = first / WORD_PAGES; word * WORD_PAGES < last; word++) {
+		uint64_t left =
+			atomic_load_explicit(&a->bitmaps[index].words[word], memory_order_relaxed);
+		uint64_t right =
+			atomic_load_explicit(&b->bitmaps[index].words[word], memory_order_relaxed);
+
+		if ((left ^ right) & word_mask(word, first, last))
+			return false;
+	}
+	return true;
+}
+
+static bool is_in_part(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t end)
+{
+	uint64_t count = uffdb_ledger_count(ledger, hva, end - hva);
+
+	return count && count < (end - hva) / UFFDB_PAGE;
+}
+
+/* Where the aligned stretch of @unit bytes ends that @hva is in, at most at @end. */
+static uint64_t end_of_unit(uint64_t hva, uint64_t unit, uint64_t end)
+{
+	uint64_t next = (hva / unit + 1) * unit;
+
+	return next < end ? next : end;
+}
+
+uint64_t uffdb_ledger_fine(const struct uffdb_ledger *ledger, const struct uffdb_ledger *before,
+			   const struct uffdb_range *of, uint32_t order)
+{
+	const uint64_t end = of->start + of->len, unit = UFFDB_PAGE << order;
+	uint64_t found = 0;
+
+	for (uint64_t hva = of->start, next; hva < end; hva = next) {
+		bool fine = false;
+
+		next = end_of_unit(hva, UFFDB_HUGE, end);
+		if (!is_in_part(ledger, hva, next))
+			continue;
+		for (uint64_t at = hva, stop; !fine && at < next; at = stop) {
+			stop = end_of_unit(at, unit, next);
+			fine = is_in_part(ledger, at, stop);
+		}
+		found += fine && (!before || is_same(ledger, before, hva, next));
+	}
+	return found;
+}
+
+uint64_t uffdb_block_units(const struct uffdb_block *block)
+{
+	return (block->hva + block->size - 1) / UFFDB_HUGE - block->hva / UFFDB_HUGE + 1;
+}
+
+void uffdb_ledger_mark(struct uffdb_ledger *ledger, const struct uffdb_range *range)
+{
+	ssize_t index = find(ledger, range->start);
+	uint64_t first;
+
+	if (index < 0)
+		return;
+	first = (range->start - ledger->blocks[index].hva) / UFFDB_PAGE;
+	for (uint64_t page = 0; page < range->len / UFFDB_PAGE; page++)
+		mark(ledger, (size_t)index, first + page);
+}
+
+bool uffdb_ledger_is_marked(const struct uffdb_ledger *ledger)
+{
+	return atomic_load_explicit(&ledger->any_marked, memory_order_relaxed);
+}
+
+bool uffdb_ledger_begin_marks(struct uffdb_ledger *ledger)
+{
+	return uffdb_ledger_is_marked(ledger) && atomic_exchange(&ledger->any_marked, false);
+}
+
+uint64_t uffdb_ledger_take_marks(struct uffdb_ledger *ledger, size_t index, uint64_t word)
+{
+	_Atomic uint64_t *bits = &ledger->marks[index].words[word];
+
+	/* The mapping has no memory where nothing was ever marked. */
+	return atomic_load_explicit(bits, memory_order_relaxed) ? atomic_exchange(bits, 0) : 0;
+}
+
 /* The first page in [page, last) whose bit is @value, or @last. */
 static uint64_t seek(const struct bitmap *bitmap, uint64_t page, uint64_t last, bool value)
 {
@@ -198,6 +546,35 @@ static uint64_t seek(const struct bitmap *bitmap, uint64_t page, uint64_t last, 
 		page = (word + 1) * WORD_PAGES;
 	}
 	return last;
+}
+
+/* Return: how many bits are set in the copy. */
+static uint64_t copy_bitmap(const struct bitmap *from, struct bitmap *to)
+{
+	uint64_t count = 0;
+
+	for (size_t word = 0; word < from->bytes / sizeof(uint64_t); word++) {
+		uint64_t bits = atomic_load_explicit(&from->words[word], memory_order_relaxed);
+
+		count += (uint64_t)__builtin_popcountll(bits);
+		/* What is zero is not written to: it would commit memory. */
+		if (bits != atomic_load_explicit(&to->words[word], memory_order_relaxed))
+			atomic_store_explicit(&to->words[word], bits, memory_order_relaxed);
+	}
+	return count;
+}
+
+void uffdb_ledger_copy(const struct uffdb_ledger *from, struct uffdb_ledger *to)
+{
+	uint64_t all = 0;
+
+	for (size_t i = 0; i < from->nr; i++) {
+		/* Counted here: the counters of one that changes meanwhile are of another moment.
+		 */
+		to->bitmaps[i].pages = copy_bitmap(&from->bitmaps[i], &to->bitmaps[i]);
+		all += to->bitmaps[i].pages;
+	}
+	to->pages = all;
 }
 
 int uffdb_ledger_next(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t end,

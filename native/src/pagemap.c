@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Documentation/admin-guide/mm/pagemap.rst */
 #include <errno.h>
+#include <fcntl.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -9,36 +10,180 @@
 #define PAGEMAP_PRESENT (1ull << 63)
 #define PAGEMAP_SWAPPED (1ull << 62)
 #define PAGEMAP_UFFD_WP (1ull << 57)
+#define SWAP_TYPE	0x1full /* of an entry that is swapped out */
+#define MARKER		31ull	/* the last type: SWP_PTE_MARKER of include/linux/swap.h */
 #define BATCH		512
 
-static int scan(int fd, uint64_t start, uint64_t end, struct page_region *regions, size_t nr,
-		uint64_t *next)
-{
-	struct pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.start = start,
-		.end = end,
-		.vec = (uintptr_t)regions,
-		.vec_len = nr,
-		.category_inverted = PAGE_IS_PFNZERO,
-		.category_mask = PAGE_IS_PFNZERO,
-		.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-		.return_mask = PAGE_IS_PRESENT,
-	};
-	int found = ioctl(fd, PAGEMAP_SCAN, &arg);
+/* What holds memory of its own; a marker in the page table looks swapped out as well. */
+static const struct pm_scan_arg HOLDS_MEMORY = {
+	.category_inverted = PAGE_IS_PFNZERO,
+	.category_mask = PAGE_IS_PFNZERO,
+	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	.return_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+};
+/* The same, and whether it is mapped by huge pages. */
+static const struct pm_scan_arg SIZED_MEMORY = {
+	.category_inverted = PAGE_IS_PFNZERO,
+	.category_mask = PAGE_IS_PFNZERO,
+	.category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	.return_mask = PAGE_IS_HUGE,
+};
+static const struct pm_scan_arg LOOSE_ZERO_PAGE = {
+	.category_mask = PAGE_IS_PFNZERO | PAGE_IS_PRESENT | PAGE_IS_WRITTEN,
+	.return_mask = PAGE_IS_PRESENT,
+};
 
+/* Find stretches in @regions; @nr of them at most. */
+static int scan_regions(int fd, struct pm_scan_arg arg, uint64_t start, uint64_t end,
+			struct page_region *regions, size_t nr, uint64_t *next)
+{
+	int found;
+
+	arg.size = sizeof(arg);
+	arg.start = start;
+	arg.end = end;
+	arg.vec = (uintptr_t)regions;
+	arg.vec_len = nr;
+	found = ioctl(fd, PAGEMAP_SCAN, &arg);
 	if (found < 0)
 		return -errno;
 	*next = arg.walk_end;
 	return found;
 }
 
+static int scan(int fd, struct pm_scan_arg arg, uint64_t start, uint64_t end,
+		struct uffdb_range *out, size_t nr, uint64_t *next)
+{
+	struct page_region regions[BATCH];
+	int found = scan_regions(fd, arg, start, end, regions, nr < BATCH ? nr : BATCH, next);
+
+	for (int i = 0; i < found; i++)
+		out[i] = (struct uffdb_range){regions[i].start, regions[i].end - regions[i].start};
+	return found;
+}
+
+/*
+ * A page that was write-protected and is gone leaves a marker in the page table of a file's
+ * memory: no memory, and its next touch is one of a missing page. Of hugetlbfs pagemap tells
+ * nothing but that it is there or not.
+ */
+static bool is_memory(uint64_t entry)
+{
+	return entry & PAGEMAP_PRESENT ||
+	       (entry & PAGEMAP_SWAPPED && (entry & SWAP_TYPE) != MARKER);
+}
+
+static int append(struct uffdb_range *out, int found, size_t nr, uint64_t start, uint64_t len)
+{
+	if (found && out[found - 1].start + out[found - 1].len == start) {
+		out[found - 1].len += len;
+		return found;
+	}
+	if ((size_t)found == nr)
+		return -ENOBUFS;
+	out[found] = (struct uffdb_range){start, len};
+	return found + 1;
+}
+
+/* Add what is memory in [*next, end), and move *next on: to its end, unless there is no room. */
+static int add_entries(int fd, uint64_t *next, uint64_t end, struct uffdb_range *out, int found,
+		       size_t nr)
+{
+	uint64_t entries[BATCH];
+
+	while (*next < end) {
+		size_t want = (end - *next) / UFFDB_PAGE;
+		ssize_t got;
+
+		want = (want < BATCH ? want : BATCH) * sizeof(*entries);
+		got = pread(fd, entries, want, (off_t)(*next / UFFDB_PAGE * sizeof(*entries)));
+		if (got < 0)
+			return -errno;
+		if (!got)
+			break;
+		for (size_t i = 0; i < (size_t)got / sizeof(*entries); i++, *next += UFFDB_PAGE) {
+			int more;
+
+			if (!is_memory(entries[i]))
+				continue;
+			more = append(out, found, nr, *next, UFFDB_PAGE);
+			if (more < 0)
+				return found;
+			found = more;
+		}
+	}
+	*next = end;
+	return found;
+}
+
+/* As scan() of HOLDS_MEMORY, without markers. */
+static int scan_memory(int fd, uint64_t start, uint64_t end, struct uffdb_range *out, size_t nr,
+		       uint64_t *next)
+{
+	struct page_region regions[BATCH];
+	int seen =
+		scan_regions(fd, HOLDS_MEMORY, start, end, regions, nr < BATCH ? nr : BATCH, next);
+	int found = 0;
+
+	if (seen < 0)
+		return seen;
+	for (int i = 0; i < seen; i++) {
+		uint64_t at = regions[i].start;
+
+		if (regions[i].categories & PAGE_IS_PRESENT) {
+			int more = append(out, found, nr, at, regions[i].end - at);
+
+			found = more < 0 ? found : more;
+			at = more < 0 ? at : regions[i].end;
+		} else {
+			found = add_entries(fd, &at, regions[i].end, out, found, nr);
+			if (found < 0)
+				return found;
+		}
+		if (at < regions[i].end) {
+			*next = at;
+			return found;
+		}
+	}
+	return found;
+}
+
 int uffdb_holds_memory(int pagemap_fd, uint64_t hva)
 {
-	struct page_region region;
+	struct uffdb_range found;
 	uint64_t next;
 
-	return scan(pagemap_fd, hva, hva + UFFDB_PAGE, &region, 1, &next);
+	return scan(pagemap_fd, HOLDS_MEMORY, hva, hva + UFFDB_PAGE, &found, 1, &next);
+}
+
+int uffdb_loose_zero_pages(int pagemap_fd, uint64_t start, uint64_t end, struct uffdb_range *out,
+			   size_t nr, uint64_t *next)
+{
+	return scan(pagemap_fd, LOOSE_ZERO_PAGE, start, end, out, nr, next);
+}
+
+static const struct pm_scan_arg SWAPPED_OUT = {
+	.category_inverted = PAGE_IS_PRESENT,
+	.category_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+	.return_mask = PAGE_IS_SWAPPED,
+};
+
+/* Is any page of it a marker only? True as well when there are too many to be sure. */
+static bool has_markers(int pagemap_fd, uint64_t start, uint64_t end)
+{
+	struct page_region regions[BATCH];
+	uint64_t next = start;
+	int nr = scan_regions(pagemap_fd, SWAPPED_OUT, start, end, regions, BATCH, &next);
+
+	for (int i = 0; i < nr; i++) {
+		struct uffdb_range memory[2];
+		uint64_t at = regions[i].start, whole = regions[i].end - at;
+
+		if (add_entries(pagemap_fd, &at, regions[i].end, memory, 0, 2) != 1 ||
+		    memory[0].len != whole)
+			return true;
+	}
+	return nr == BATCH;
 }
 
 bool uffdb_is_populated(int pagemap_fd, uint64_t start, uint64_t end)
@@ -57,7 +202,7 @@ bool uffdb_is_populated(int pagemap_fd, uint64_t start, uint64_t end)
 		.return_mask = PAGE_IS_PRESENT,
 	};
 
-	return !ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
+	return !ioctl(pagemap_fd, PAGEMAP_SCAN, &arg) && !has_markers(pagemap_fd, start, end);
 }
 
 bool uffdb_is_gone(int pagemap_fd)
@@ -68,67 +213,61 @@ bool uffdb_is_gone(int pagemap_fd)
 	return pagemap_fd >= 0 && !pread(pagemap_fd, &entry, sizeof(entry), 0);
 }
 
-bool uffdb_is_protected(int pagemap_fd, uint64_t hva)
+static bool has_flag(int pagemap_fd, uint64_t hva, uint64_t flag)
 {
 	off_t at = (off_t)(hva / UFFDB_PAGE * sizeof(uint64_t));
 	uint64_t entry;
 
-	return pread(pagemap_fd, &entry, sizeof(entry), at) == sizeof(entry) &&
-	       entry & PAGEMAP_UFFD_WP;
+	return pread(pagemap_fd, &entry, sizeof(entry), at) == sizeof(entry) && entry & flag;
 }
 
-static int append(struct uffdb_range *out, int found, size_t nr, uint64_t start, uint64_t len)
+bool uffdb_is_present(int pagemap_fd, uint64_t hva)
 {
-	if (found && out[found - 1].start + out[found - 1].len == start) {
-		out[found - 1].len += len;
-		return found;
-	}
-	if ((size_t)found == nr)
-		return -ENOBUFS;
-	out[found] = (struct uffdb_range){start, len};
-	return found + 1;
+	return has_flag(pagemap_fd, hva, PAGEMAP_PRESENT);
 }
 
-static int read_entries(int fd, uint64_t start, uint64_t end, struct uffdb_range *out, size_t nr,
-			uint64_t *next)
+bool uffdb_is_protected(int pagemap_fd, uint64_t hva)
 {
-	uint64_t entries[BATCH];
-	int found = 0;
+	return has_flag(pagemap_fd, hva, PAGEMAP_UFFD_WP);
+}
 
-	for (*next = start; *next < end;) {
-		size_t want = (end - *next) / UFFDB_PAGE;
-		ssize_t got;
+int uffdb_open_own_pagemap(void)
+{
+	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 
-		want = (want < BATCH ? want : BATCH) * sizeof(*entries);
-		got = pread(fd, entries, want, (off_t)(*next / UFFDB_PAGE * sizeof(*entries)));
-		if (got < 0)
-			return -errno;
-		if (!got)
-			break;
-		for (size_t i = 0; i < (size_t)got / sizeof(*entries); i++, *next += UFFDB_PAGE) {
-			int more;
-
-			if (!(entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)))
-				continue;
-			more = append(out, found, nr, *next, UFFDB_PAGE);
-			if (more < 0)
-				return found;
-			found = more;
-		}
-	}
-	*next = end;
-	return found;
+	return fd < 0 ? -errno : fd;
 }
 
 int uffdb_resident(int pagemap_fd, uint64_t start, uint64_t end, struct uffdb_range *out, size_t nr,
 		   uint64_t *next)
 {
-	struct page_region regions[BATCH];
-	int found = scan(pagemap_fd, start, end, regions, nr < BATCH ? nr : BATCH, next);
+	int found = scan_memory(pagemap_fd, start, end, out, nr, next);
 
-	if (found == -ENOTTY || found == -EINVAL)
-		return read_entries(pagemap_fd, start, end, out, nr, next);
+	if (found == -ENOTTY || found == -EINVAL) {
+		*next = start;
+		return add_entries(pagemap_fd, next, end, out, 0, nr);
+	}
+	return found;
+}
+
+int uffdb_sized_memory(int pagemap_fd, uint64_t start, uint64_t end, struct uffdb_memory *out,
+		       size_t nr, uint64_t *next)
+{
+	struct page_region regions[BATCH];
+	struct uffdb_range ranges[BATCH];
+	int found;
+
+	if (nr > BATCH)
+		nr = BATCH;
+	found = scan_regions(pagemap_fd, SIZED_MEMORY, start, end, regions, nr, next);
 	for (int i = 0; i < found; i++)
-		out[i] = (struct uffdb_range){regions[i].start, regions[i].end - regions[i].start};
+		out[i] = (struct uffdb_memory){regions[i].start, regions[i].end - regions[i].start,
+					       regions[i].categories & PAGE_IS_HUGE};
+	if (found != -ENOTTY && found != -EINVAL)
+		return found;
+	*next = start;
+	found = add_entries(pagemap_fd, next, end, ranges, 0, nr);
+	for (int i = 0; i < found; i++)
+		out[i] = (struct uffdb_memory){ranges[i].start, ranges[i].len, false};
 	return found;
 }

@@ -25,13 +25,16 @@ void uffdb_parking_release(struct uffdb_engine *engine)
 	free(engine->parked);
 }
 
-/* Called by the loop's thread, which is the one to be signalled. */
-void uffdb_parking_start_timer(struct uffdb_engine *engine)
+/* Called by the loop's thread, which is the one to be signalled. Return: 0 or -errno. */
+int uffdb_parking_start_timer(struct uffdb_engine *engine)
 {
 	struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = UFFDB_WAKE_SIGNAL};
 
 	event._sigev_un._tid = gettid();
-	engine->timer_made = !timer_create(CLOCK_MONOTONIC, &event, &engine->deadline_timer);
+	if (timer_create(CLOCK_MONOTONIC, &event, &engine->deadline_timer))
+		return -errno; /* without it, what is held would be held for ever */
+	engine->timer_made = true;
+	return 0;
 }
 
 void uffdb_parking_stop_timer(struct uffdb_engine *engine)
@@ -57,8 +60,9 @@ static void set_timer(struct uffdb_engine *engine)
 		when.it_interval.tv_nsec = 0; /* and a value of 0: disarmed */
 	when.it_value.tv_sec = (time_t)(first / NS_PER_S);
 	when.it_value.tv_nsec = (long)(first % NS_PER_S);
-	if (engine->timer_made)
-		timer_settime(engine->deadline_timer, TIMER_ABSTIME, &when, NULL);
+	for (int i = 0; engine->timer_made && i < UFFDB_RETRIES; i++)
+		if (!timer_settime(engine->deadline_timer, TIMER_ABSTIME, &when, NULL))
+			break;
 }
 
 static void changed(struct uffdb_engine *engine)
@@ -82,7 +86,8 @@ bool uffdb_park(struct uffdb_engine *engine, const struct touch *touch, uint32_t
 	engine->parked[engine->nr_parked++] = (struct parked){
 		.touch = *touch,
 		.id = ++engine->last_id,
-		.since_ns = uffdb_now_ns(CLOCK_MONOTONIC),
+		.since_ns = touch->lacking_since_ns ? touch->lacking_since_ns
+						    : uffdb_now_ns(CLOCK_MONOTONIC),
 		.deadline_ns = deadline_ns,
 		.rung = rung,
 		.action = action,
@@ -103,8 +108,10 @@ bool uffdb_is_parked_already(struct uffdb_engine *engine, const struct touch *to
 
 		if (held->tid != touch->tid)
 			continue;
-		if (touch->ballooned && held->hva == touch->hva && held->write == touch->write) {
+		if ((touch->ballooned || held->lacking_since_ns) && held->hva == touch->hva &&
+		    held->write == touch->write) {
 			held->protected = touch->protected;
+			held->minor = touch->minor;
 			return true;
 		}
 		drop(engine, i);
@@ -137,6 +144,9 @@ static void go_on(struct uffdb_engine *engine, struct parked *held)
 		break;
 	case UFFDB_ACTION_THROTTLE:
 		uffdb_act(engine, &held->touch, held->rung);
+		break;
+	case UFFDB_ACTION_NO_MEMORY:
+		uffdb_try_again(engine, &held->touch);
 		break;
 	default: /* nobody came to pause or to poison: the guest must not hang */
 		uffdb_count(&engine->failed, 1);

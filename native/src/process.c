@@ -3,11 +3,14 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-#include "uffdballoon.h"
+#include "internal.h"
 
 /* struct uffdb_range is handed to the kernel as it is. */
 _Static_assert(sizeof(struct uffdb_range) == sizeof(struct iovec), "64-bit only");
@@ -25,6 +28,15 @@ int64_t uffdb_process_read(int pid, uint64_t hva, void *into, size_t len)
 	ssize_t got = process_vm_readv(pid, &local, 1, &remote, 1, 0);
 
 	return got < 0 ? -errno : got;
+}
+
+int64_t uffdb_process_write(int pid, uint64_t hva, const void *from, size_t len)
+{
+	struct iovec local = {(void *)(uintptr_t)from, len};
+	struct iovec remote = {(void *)(uintptr_t)hva, len};
+	ssize_t put = process_vm_writev(pid, &local, 1, &remote, 1, 0);
+
+	return put < 0 ? -errno : put;
 }
 
 int uffdb_pidfd_getfd(int pidfd, int remote_fd)
@@ -46,4 +58,31 @@ int uffdb_punch_hole(int fd, uint64_t offset, uint64_t len)
 	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 
 	return fallocate(fd, mode, (off_t)offset, (off_t)len) ? -errno : 0;
+}
+
+bool uffdb_read_text(int dir_fd, const char *path, char *text, size_t room)
+{
+	int fd = openat(dir_fd, path, O_RDONLY | O_CLOEXEC);
+	ssize_t size;
+
+	if (fd < 0)
+		return false;
+	size = read(fd, text, room - 1);
+	close(fd);
+	if (size <= 0)
+		return false;
+	text[size] = 0;
+	return true;
+}
+
+/* proc(5), /proc/PID/status: VmLck, in KiB. */
+int64_t uffdb_locked_bytes(int pid)
+{
+	char path[32], text[UFFDB_STATUS_BYTES], *field;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", pid);
+	if (!uffdb_read_text(AT_FDCWD, path, text, sizeof(text)))
+		return 0;
+	field = strstr(text, "\nVmLck:");
+	return field ? strtoll(field + strlen("\nVmLck:"), NULL, 10) * 1024 : 0;
 }

@@ -53,7 +53,8 @@ int uffdb_roles_set_vcpus(struct uffdb_roles *roles, const int32_t *tids, size_t
 	if (!set)
 		return -ENOMEM;
 	set->nr = nr;
-	memcpy(set->tids, tids, nr * sizeof(*tids));
+	if (nr) /* NULL is no source, of no bytes either */
+		memcpy(set->tids, tids, nr * sizeof(*tids));
 	/* The loop may be reading the old set: it is freed with the engine. */
 	set->retired = atomic_load(&roles->vcpus);
 	atomic_store_explicit(&roles->vcpus, set, memory_order_release);
@@ -63,18 +64,10 @@ int uffdb_roles_set_vcpus(struct uffdb_roles *roles, const int32_t *tids, size_t
 static bool is_kernel_thread(uint32_t tid)
 {
 	char path[64], text[512], *field;
-	ssize_t size;
-	int fd;
 
 	snprintf(path, sizeof(path), "/proc/%u/stat", tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
+	if (!uffdb_read_text(AT_FDCWD, path, text, sizeof(text)))
 		return false;
-	size = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (size <= 0)
-		return false;
-	text[size] = 0;
 	field = strrchr(text, ')');
 	for (int i = 2; field && i < FLAGS_FIELD; i++)
 		field = strchr(field + 1, ' ');

@@ -27,7 +27,16 @@ struct uffdb_windows {
 	size_t nr;
 	struct extent *extents;
 	_Atomic uint8_t *changed; /* by unit: lost a ballooned page to a grant */
-	_Atomic bool any_changed;
+	_Atomic uint8_t *fresh;	  /* got one, and is not armed */
+	_Atomic uint8_t *armed;
+	uint8_t *unlooked; /* armed after its pages were given up, and not looked at since */
+	_Atomic bool any_changed, any_fresh;
+	bool any_unlooked;
+	bool keep; /* what is armed once, until the end */
+	void (*wake)(void *argument);
+	_Atomic bool expected; /* somebody is about to see to what is fresh or changed */
+	void *wake_argument;
+	_Atomic uint64_t fresh_since_ns;
 	_Atomic uint64_t windows, bytes; /* as of the last change, for any thread */
 };
 
@@ -68,6 +77,42 @@ static uint64_t unit_at(const struct extent *of, uint64_t hva)
 	return of->first_unit + hva / UFFDB_HUGE - of->first_huge;
 }
 
+/*
+ * A huge page that was taken back and is still absent: where the pool has none, the
+ * kernel's own fault path would end the target with SIGBUS. The fault loop lets it wait.
+ */
+static bool is_scarce(const struct uffdb_windows *windows, const struct extent *of,
+		      const struct uffdb_range *unit)
+{
+	return of->block->flags & UFFDB_BLOCK_HUGETLB && windows->pagemap_fd >= 0 &&
+	       !uffdb_is_populated(windows->pagemap_fd, unit->start, unit->start + unit->len);
+}
+
+static bool is_needed(const struct uffdb_windows *windows, const struct extent *of, uint64_t unit)
+{
+	struct uffdb_range range = range_of(of, unit, unit + 1), found;
+
+	if (uffdb_ledger_next(windows->ledger, range.start, range.start + range.len, &found) > 0)
+		return true;
+	return windows->armed[unit] && is_scarce(windows, of, &range);
+}
+
+/* Somebody has to see to it who may be asleep. */
+static void wake(struct uffdb_windows *windows)
+{
+	if (windows->wake && !atomic_load(&windows->expected))
+		windows->wake(windows->wake_argument);
+}
+
+static void note_fresh(struct uffdb_windows *windows, uint64_t unit, uint64_t time_ns)
+{
+	atomic_store_explicit(&windows->fresh[unit], 1, memory_order_relaxed);
+	if (!atomic_exchange(&windows->any_fresh, true)) {
+		atomic_store_explicit(&windows->fresh_since_ns, time_ns, memory_order_relaxed);
+		wake(windows);
+	}
+}
+
 static int arm(void *argument, uint64_t first, uint64_t last)
 {
 	struct uffdb_windows *windows = argument;
@@ -76,16 +121,30 @@ static int arm(void *argument, uint64_t first, uint64_t last)
 
 	int error = uffdb_uffd_register(windows->uffd, range.start, range.len, of->modes);
 
-	if (!error)
-		windows->bytes += range.len;
-	return error;
+	if (error)
+		return error;
+	for (uint64_t unit = first; unit < last; unit++) {
+		/* One that was kept is armed already. */
+		if (!windows->armed[unit])
+			windows->bytes += range_of(of, unit, unit + 1).len;
+		windows->armed[unit] = 1;
+	}
+	return 0;
 }
 
 static int disarm(void *argument, uint64_t first, uint64_t last)
 {
 	struct uffdb_windows *windows = argument;
-	struct uffdb_range range = range_of(extent_of_unit(windows, first), first, last);
-	int error = uffdb_uffd_unregister(windows->uffd, range.start, range.len);
+	const struct extent *of = extent_of_unit(windows, first);
+	struct uffdb_range range = range_of(of, first, last);
+	int error;
+
+	if (windows->keep)
+		return 0;
+	/* Before anything else: what is given up from here on has to ask for a window. */
+	for (uint64_t unit = first; unit < last; unit++)
+		windows->armed[unit] = 0;
+	error = uffdb_uffd_unregister(windows->uffd, range.start, range.len);
 
 	/*
 	 * A target that unmapped it, or is gone (ENOMEM, as without room for a VMA),
@@ -96,6 +155,12 @@ static int disarm(void *argument, uint64_t first, uint64_t last)
 		error = 0;
 	if (!error)
 		windows->bytes -= range.len;
+	for (uint64_t unit = first; unit < last; unit++) {
+		if (error)
+			windows->armed[unit] = 1;
+		else if (is_needed(windows, of, unit))
+			note_fresh(windows, unit, 0);
+	}
 	return error;
 }
 
@@ -113,14 +178,15 @@ static uint64_t number_units(struct uffdb_windows *windows,
 			     const struct uffdb_windows_config *config)
 {
 	const struct uffdb_block *blocks = uffdb_ledger_blocks(config->ledger, &windows->nr);
-	uint32_t special = UFFDB_BLOCK_SHARED | UFFDB_BLOCK_HUGETLB;
 	uint64_t units = 0;
 
 	for (size_t i = 0; i < windows->nr; i++) {
 		struct extent *of = &windows->extents[i];
 
 		of->block = &blocks[i];
-		of->modes = blocks[i].flags & special ? config->shared_modes : config->modes;
+		of->modes = blocks[i].flags & UFFDB_BLOCK_HUGETLB  ? config->hugetlb_modes
+			    : blocks[i].flags & UFFDB_BLOCK_SHARED ? config->shared_modes
+								   : config->modes;
 		of->first_huge = blocks[i].hva / UFFDB_HUGE;
 		of->first_unit = units;
 		of->count = (blocks[i].hva + blocks[i].size - 1) / UFFDB_HUGE - of->first_huge + 1;
@@ -141,7 +207,10 @@ static int set_up(struct uffdb_windows *windows, const struct uffdb_windows_conf
 		return -ENOMEM;
 	units = number_units(windows, config);
 	windows->changed = calloc(units + 1, 1);
-	if (!windows->changed)
+	windows->fresh = calloc(units + 1, 1);
+	windows->armed = calloc(units + 1, 1);
+	windows->unlooked = calloc(units + 1, 1);
+	if (!windows->changed || !windows->fresh || !windows->armed || !windows->unlooked)
 		return -ENOMEM;
 	error = uffdb_planner_create(units, config->budget, &ops, &windows->planner);
 	for (size_t i = 0; !error && i < windows->nr; i++)
@@ -160,6 +229,9 @@ int uffdb_windows_create(const struct uffdb_windows_config *config, struct uffdb
 	windows->ledger = config->ledger;
 	windows->uffd = config->uffd;
 	windows->pagemap_fd = config->pagemap_fd;
+	windows->keep = config->keep;
+	windows->wake = config->wake;
+	windows->wake_argument = config->wake_argument;
 	error = set_up(windows, config);
 	if (error) {
 		uffdb_windows_destroy(windows);
@@ -174,6 +246,9 @@ void uffdb_windows_destroy(struct uffdb_windows *windows)
 	if (!windows)
 		return;
 	uffdb_planner_destroy(windows->planner);
+	free(windows->unlooked);
+	free((void *)windows->armed);
+	free((void *)windows->fresh);
 	free((void *)windows->changed);
 	free(windows->extents);
 	free(windows);
@@ -196,12 +271,49 @@ int uffdb_windows_arm(struct uffdb_windows *windows, uint64_t hva, uint64_t len)
 						   unit_at(of, hva + len - 1) + 1));
 }
 
-static bool holds_ballooned(const struct uffdb_windows *windows, const struct extent *of,
-			    uint64_t unit)
+/* Lifting a protection that nobody has asked for is refused where nothing is registered. */
+static bool is_registered(const struct uffdb_windows *windows, const struct uffdb_range *range)
 {
-	struct uffdb_range range = range_of(of, unit, unit + 1), found;
+	return !uffdb_uffd_writeprotect(windows->uffd, range->start, range->len, false);
+}
 
-	return uffdb_ledger_next(windows->ledger, range.start, range.start + range.len, &found) > 0;
+/* What whoever was before us kept for pages that are not in the ledger any more. */
+static int take_scarce(struct uffdb_windows *windows, const struct extent *of)
+{
+	int error = 0;
+
+	for (uint64_t unit = of->first_unit; !error && unit < of->first_unit + of->count; unit++) {
+		struct uffdb_range range = range_of(of, unit, unit + 1);
+
+		if (windows->armed[unit] || !is_scarce(windows, of, &range) ||
+		    !is_registered(windows, &range))
+			continue;
+		error = uffdb_planner_need(windows->planner, unit, unit + 1);
+		/* It goes once its page is there. */
+		uffdb_windows_note_change(windows, range.start);
+	}
+	return error;
+}
+
+int uffdb_windows_drop_unknown(struct uffdb_windows *windows, const struct uffdb_block *block)
+{
+	struct extent *of = extent_at(windows, block->hva);
+	uint64_t unit = of ? of->first_unit : 0, last = of ? unit + of->count : 0;
+	int error = of ? changed(windows, take_scarce(windows, of)) : 0;
+
+	while (!error && unit < last) {
+		uint64_t end = unit;
+		struct uffdb_range range;
+
+		while (end < last && !windows->armed[end])
+			end++;
+		if (end > unit) {
+			range = range_of(of, unit, end);
+			error = uffdb_uffd_unregister(windows->uffd, range.start, range.len);
+		}
+		unit = end + 1;
+	}
+	return error;
 }
 
 /* Release the units of [first, last) that hold nothing, run by run. */
@@ -210,10 +322,10 @@ static int release(struct uffdb_windows *windows, const struct extent *of, uint6
 {
 	int error = 0;
 
-	while (!error && first < last) {
+	while (!error && !windows->keep && first < last) {
 		uint64_t end = first;
 
-		while (end < last && !holds_ballooned(windows, of, end))
+		while (end < last && !is_needed(windows, of, end))
 			end++;
 		if (end > first)
 			error = uffdb_planner_release(windows->planner, first, end);
@@ -239,7 +351,142 @@ void uffdb_windows_note_change(struct uffdb_windows *windows, uint64_t hva)
 	if (!of)
 		return;
 	atomic_store_explicit(&windows->changed[unit_at(of, hva)], 1, memory_order_relaxed);
-	atomic_store_explicit(&windows->any_changed, true, memory_order_release);
+	if (!atomic_exchange(&windows->any_changed, true))
+		wake(windows);
+}
+
+void uffdb_windows_note_all(struct uffdb_windows *windows)
+{
+	for (size_t i = 0; i < windows->nr; i++)
+		for (uint64_t unit = windows->extents[i].first_unit;
+		     unit < windows->extents[i].first_unit + windows->extents[i].count; unit++)
+			if (windows->armed[unit])
+				atomic_store_explicit(&windows->changed[unit], 1,
+						      memory_order_relaxed);
+	if (!atomic_exchange(&windows->any_changed, true))
+		wake(windows);
+}
+
+bool uffdb_windows_changed(const struct uffdb_windows *windows)
+{
+	return atomic_load(&windows->any_changed);
+}
+
+void uffdb_windows_note_inflate(struct uffdb_windows *windows, uint64_t hva, uint64_t time_ns)
+{
+	struct extent *of = extent_at(windows, hva);
+	uint64_t unit;
+
+	if (!of)
+		return;
+	unit = unit_at(of, hva);
+	/* The page is in the ledger; disarm() clears this first and looks there last. */
+	if (!atomic_load(&windows->armed[unit]))
+		note_fresh(windows, unit, time_ns);
+}
+
+static int arm_run(struct uffdb_windows *windows, uint64_t first, uint64_t last)
+{
+	int error;
+
+	for (uint64_t unit = first; unit < last; unit++)
+		atomic_store_explicit(&windows->fresh[unit], 0, memory_order_relaxed);
+	error = uffdb_planner_need(windows->planner, first, last);
+	if (error) {
+		for (uint64_t unit = first; unit < last; unit++)
+			note_fresh(windows, unit, 0);
+		return error;
+	}
+	for (uint64_t unit = first; unit < last; unit++)
+		windows->unlooked[unit] = 1;
+	windows->any_unlooked = true;
+	return 0;
+}
+
+void uffdb_windows_expect(struct uffdb_windows *windows, bool expected)
+{
+	atomic_store(&windows->expected, expected);
+}
+
+int uffdb_windows_arm_fresh(struct uffdb_windows *windows, uint64_t *since_ns)
+{
+	int armed = 0, error = 0, failed = 0;
+
+	if (!atomic_exchange(&windows->any_fresh, false))
+		return 0;
+	*since_ns = windows->fresh_since_ns;
+	for (size_t i = 0; i < windows->nr; i++) {
+		struct extent *of = &windows->extents[i];
+		uint64_t unit = of->first_unit, last = unit + of->count;
+
+		for (; unit < last; unit++) {
+			uint64_t end = unit;
+
+			while (end < last && windows->fresh[end])
+				end++;
+			if (end == unit)
+				continue;
+			error = arm_run(windows, unit, end);
+			if (error)
+				failed = error;
+			armed += (int)(end - unit);
+			unit = end;
+		}
+	}
+	changed(windows, error);
+	return failed ? failed : armed;
+}
+
+void uffdb_windows_look_everywhere(struct uffdb_windows *windows)
+{
+	for (size_t i = 0; i < windows->nr; i++)
+		for (uint64_t unit = windows->extents[i].first_unit;
+		     unit < windows->extents[i].first_unit + windows->extents[i].count; unit++)
+			windows->unlooked[unit] = windows->armed[unit];
+	windows->any_unlooked = true;
+}
+
+int uffdb_windows_look(struct uffdb_windows *windows, uffdb_look_fn *look, void *argument,
+		       bool *looked)
+{
+	*looked = windows->any_unlooked;
+	if (!windows->any_unlooked)
+		return 0;
+	windows->any_unlooked = false;
+	for (size_t i = 0; i < windows->nr; i++) {
+		struct extent *of = &windows->extents[i];
+
+		for (uint64_t unit = of->first_unit; unit < of->first_unit + of->count; unit++) {
+			struct uffdb_range range;
+			int error;
+
+			if (!windows->unlooked[unit])
+				continue;
+			windows->unlooked[unit] = 0;
+			range = range_of(of, unit, unit + 1);
+			error = look(argument, &range);
+			if (error) {
+				windows->unlooked[unit] = windows->any_unlooked = true;
+				return error;
+			}
+		}
+	}
+	return 0;
+}
+
+/* Release a unit that lost its last ballooned page; to be tried again when that fails. */
+static int tidy_unit(struct uffdb_windows *windows, const struct extent *of, uint64_t unit)
+{
+	int error;
+
+	if (!atomic_exchange_explicit(&windows->changed[unit], 0, memory_order_relaxed))
+		return 0;
+	error = release(windows, of, unit, unit + 1);
+	if (error) {
+		atomic_store_explicit(&windows->changed[unit], 1, memory_order_relaxed);
+		atomic_store_explicit(&windows->any_changed, true, memory_order_release);
+	}
+	return error;
 }
 
 int uffdb_windows_tidy(struct uffdb_windows *windows)
@@ -253,15 +500,20 @@ int uffdb_windows_tidy(struct uffdb_windows *windows)
 
 			for (uint64_t unit = of->first_unit;
 			     !error && unit < of->first_unit + of->count; unit++)
-				if (atomic_exchange_explicit(&windows->changed[unit], 0,
-							     memory_order_relaxed))
-					error = release(windows, of, unit, unit + 1);
+				error = tidy_unit(windows, of, unit);
 		}
 	}
 	if (!error && uffdb_planner_could_improve(windows->planner))
 		error = uffdb_planner_replan(windows->planner);
 	changed(windows, error);
 	return error ? error : (int)(before - uffdb_planner_armed(windows->planner));
+}
+
+bool uffdb_windows_is_armed(const struct uffdb_windows *windows, uint64_t hva)
+{
+	const struct extent *of = extent_at(windows, hva);
+
+	return of && windows->armed[unit_at(of, hva)];
 }
 
 uint64_t uffdb_windows_count(const struct uffdb_windows *windows)

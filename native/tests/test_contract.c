@@ -44,8 +44,26 @@ static void told_grants_nothing_and_lets_the_host_read(void)
 	CHECK(uffdb_contract_judge(&contract, &touch) == UFFDB_ORDINARY);
 }
 
+static void a_node_has_a_floor_of_its_own(void)
+{
+	struct uffdb_contract contract = {.kind = UFFDB_CONTRACT_CAP, .node_floors = {[1] = 8}};
+	struct uffdb_judged touch = {
+		.ballooned_bytes = 99, .touched_bytes = 1, .node = 1, .node_ballooned_bytes = 9};
+
+	CHECK(uffdb_contract_judge(&contract, &touch) == UFFDB_GRANTED);
+	touch.node_ballooned_bytes = 8;
+	CHECK(uffdb_contract_judge(&contract, &touch) == UFFDB_VIOLATION);
+	touch.node = 0; /* it has none */
+	CHECK(uffdb_contract_judge(&contract, &touch) == UFFDB_GRANTED);
+	touch.node = UFFDB_MAX_NODES;
+	CHECK(uffdb_contract_judge(&contract, &touch) == UFFDB_GRANTED);
+	contract.floor_bytes = 99; /* that of all holds as well */
+	CHECK(uffdb_contract_judge(&contract, &touch) == UFFDB_VIOLATION);
+}
+
 int main(void)
 {
+	a_node_has_a_floor_of_its_own();
 	grace_ends_at_its_first_limit_for_good();
 	told_grants_nothing_and_lets_the_host_read();
 	return 0;

@@ -146,7 +146,7 @@ static void deflate_and_reset_let_the_frozen_go(void)
 	finish(&writer);
 	start_writing(&writer, &setup, PAGE);
 	wait_until_parked(&setup, 1);
-	CHECK(!uffdb_engine_reset(setup.engine));
+	CHECK(!uffdb_engine_reset(setup.engine, 0));
 	finish(&writer);
 	CHECK(uffdb_ledger_pages(setup.ledger) == 0 && stats_of(&setup).windows == 0);
 	tear_down(&setup);

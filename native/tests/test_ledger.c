@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
+#include <pthread.h>
 #include <stdint.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "uffdballoon.h"
@@ -41,7 +44,7 @@ static void check_runs(const struct uffdb_ledger *ledger)
 /* A ledger and an array of bytes go through the same changes. */
 static void agrees_with_a_model(void)
 {
-	struct uffdb_block blocks[] = {{BASE, PAGES * PAGE, 0, 0}, {0x1000, 4 * PAGE, 0, 0}};
+	struct uffdb_block blocks[] = {{BASE, PAGES * PAGE, 0, 1}, {0x1000, 4 * PAGE, 0, 0}};
 	struct uffdb_ledger *ledger;
 
 	srand(1);
@@ -64,10 +67,86 @@ static void agrees_with_a_model(void)
 				: uffdb_ledger_clear(ledger, BASE + first * PAGE, count * PAGE);
 		CHECK(changed == (int64_t)(value ? after - before : before - after));
 		CHECK(uffdb_ledger_pages(ledger) == after);
+		CHECK(uffdb_ledger_node_pages(ledger, 1) == after);
 		CHECK(uffdb_ledger_test(ledger, BASE + first * PAGE + 5) == value);
 		if (turn % 100 == 0)
 			check_runs(ledger);
 	}
+	CHECK(uffdb_ledger_node_pages(ledger, 0) == 0);
+	uffdb_ledger_destroy(ledger);
+}
+
+static void counts_the_pages_of_each_node(void)
+{
+	/* A node of two RAM blocks, and a block of no known node. */
+	struct uffdb_block blocks[] = {{BASE, 80 * PAGE, 0, 1},
+				       {2 * BASE, 80 * PAGE, 0, 0},
+				       {3 * BASE, 80 * PAGE, 0, 1},
+				       {4 * BASE, 80 * PAGE, 0, UFFDB_MAX_NODES}};
+	struct uffdb_ledger *ledger, *copy;
+
+	CHECK(!uffdb_ledger_create(blocks, 4, &ledger));
+	CHECK(!uffdb_ledger_create(blocks, 4, &copy));
+	CHECK(uffdb_ledger_set(copy, 2 * BASE, 80 * PAGE) == 80); /* is to be forgotten */
+	CHECK(uffdb_ledger_set(ledger, BASE, 70 * PAGE) == 70);
+	CHECK(uffdb_ledger_set(ledger, 2 * BASE, PAGE) == 1);
+	CHECK(uffdb_ledger_set(ledger, 3 * BASE + 60 * PAGE, 10 * PAGE) == 10);
+	CHECK(uffdb_ledger_set(ledger, 4 * BASE, 2 * PAGE) == 2);
+	CHECK(uffdb_ledger_set(ledger, BASE, 71 * PAGE) == 1);
+	CHECK(uffdb_ledger_clear(ledger, BASE + 70 * PAGE, 10 * PAGE) == 1);
+	uffdb_ledger_copy(ledger, copy);
+	for (int i = 0; i < 2; i++) {
+		const struct uffdb_ledger *either = i ? copy : ledger;
+
+		CHECK(uffdb_ledger_node_pages(either, 0) == 1);
+		CHECK(uffdb_ledger_node_pages(either, 1) == 80);
+		CHECK(uffdb_ledger_node_pages(either, 2) == 0);
+		CHECK(uffdb_ledger_pages(either) == 83);
+	}
+	CHECK(uffdb_ledger_clear(copy, 3 * BASE, 80 * PAGE) == 10);
+	CHECK(uffdb_ledger_node_pages(copy, 1) == 70);
+	uffdb_ledger_destroy(copy);
+	uffdb_ledger_destroy(ledger);
+}
+
+struct changer {
+	pthread_t thread;
+	struct uffdb_ledger *ledger;
+	uint64_t start;
+};
+
+static void *change_often(void *argument)
+{
+	const struct changer *changer = argument;
+
+	/* Neighbours share words. */
+	for (uint64_t i = 0; i < 20000; i++) {
+		uffdb_ledger_set(changer->ledger, changer->start + i % 40 * PAGE, 30 * PAGE);
+		uffdb_ledger_clear(changer->ledger, changer->start + i % 7 * PAGE, 50 * PAGE);
+	}
+	return NULL;
+}
+
+static void counts_right_whoever_changes_it_meanwhile(void)
+{
+	struct uffdb_block blocks[] = {{BASE, 200 * PAGE, 0, 0}, {2 * BASE, 200 * PAGE, 0, 1}};
+	struct uffdb_ledger *ledger;
+	struct changer changers[4];
+
+	CHECK(!uffdb_ledger_create(blocks, 2, &ledger));
+	for (uint64_t i = 0; i < 4; i++) {
+		uint64_t start = (1 + i / 2) * BASE + i % 2 * 50 * PAGE;
+
+		changers[i] = (struct changer){.ledger = ledger, .start = start};
+		CHECK(!pthread_create(&changers[i].thread, NULL, change_often, &changers[i]));
+	}
+	for (int i = 0; i < 4; i++)
+		CHECK(!pthread_join(changers[i].thread, NULL));
+	for (uint32_t node = 0; node < 2; node++)
+		CHECK(uffdb_ledger_node_pages(ledger, node) ==
+		      uffdb_ledger_count(ledger, blocks[node].hva, blocks[node].size));
+	CHECK(uffdb_ledger_pages(ledger) ==
+	      uffdb_ledger_node_pages(ledger, 0) + uffdb_ledger_node_pages(ledger, 1));
 	uffdb_ledger_destroy(ledger);
 }
 
@@ -88,9 +167,41 @@ static void refuses_what_is_no_ram(void)
 	uffdb_ledger_destroy(ledger);
 }
 
+static void is_found_again_in_a_file(void)
+{
+	struct uffdb_block blocks[] = {{BASE, PAGES * PAGE, 0, 0}, {2 * BASE, 8 * PAGE, 0, 1}};
+	struct uffdb_block other = {BASE, PAGES * PAGE, 0, 0};
+	struct uffdb_ledger *ledger;
+	int fd = memfd_create("ledger", MFD_CLOEXEC);
+
+	CHECK(fd >= 0);
+	CHECK(!uffdb_ledger_create_in(fd, blocks, 2, &ledger));
+	CHECK(uffdb_ledger_pages(ledger) == 0);
+	CHECK(uffdb_ledger_set(ledger, BASE + 60 * PAGE, 10 * PAGE) == 10);
+	CHECK(uffdb_ledger_set(ledger, 2 * BASE + 7 * PAGE, PAGE) == 1);
+	uffdb_ledger_destroy(ledger);
+
+	CHECK(!uffdb_ledger_create_in(fd, blocks, 2, &ledger));
+	CHECK(uffdb_ledger_pages(ledger) == 11);
+	CHECK(uffdb_ledger_node_pages(ledger, 0) == 10);
+	CHECK(uffdb_ledger_node_pages(ledger, 1) == 1);
+	CHECK(uffdb_ledger_test(ledger, BASE + 69 * PAGE) == 1);
+	CHECK(uffdb_ledger_test(ledger, BASE + 70 * PAGE) == 0);
+	CHECK(uffdb_ledger_clear(ledger, 2 * BASE, 8 * PAGE) == 1);
+	uffdb_ledger_destroy(ledger);
+
+	CHECK(uffdb_ledger_create_in(fd, &other, 1, &ledger) == -EINVAL);
+	blocks[1].hva += PAGE;
+	CHECK(uffdb_ledger_create_in(fd, blocks, 2, &ledger) == -EINVAL);
+	close(fd);
+}
+
 int main(void)
 {
+	is_found_again_in_a_file();
 	agrees_with_a_model();
+	counts_the_pages_of_each_node();
+	counts_right_whoever_changes_it_meanwhile();
 	refuses_what_is_no_ram();
 	return 0;
 }

@@ -72,7 +72,7 @@ static void no_room_for_a_mapping_is_planned_around(void)
 	for (uint64_t i = 0; i < count; i += 997)
 		setup.memory[2 * i * HUGE] = 1;
 	CHECK(stats_of(&setup).violations == (count + 996) / 997);
-	CHECK(!uffdb_engine_reset(setup.engine));
+	CHECK(!uffdb_engine_reset(setup.engine, 0));
 	CHECK(stats_of(&setup).windows == 0 && stats_of(&setup).armed_bytes == 0);
 	tear_down(&setup);
 #endif

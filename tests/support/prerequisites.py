@@ -11,14 +11,20 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from uffdballoon.errors import LabError
 from uffdballoon.kernel.host import Probe, probe_host
+from uffdballoon.lab.linux_image import find_packages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_LIBVIRT_DRIVER = "/usr/lib/x86_64-linux-gnu/libvirt/connection-driver/libvirt_driver_qemu.so"
 
 
 def _lacking_root() -> str | None:
@@ -28,6 +34,14 @@ def _lacking_root() -> str | None:
 def _lacking_qemu() -> str | None:
     found = shutil.which("qemu-system-x86_64")
     return None if found else "no qemu-system-x86_64 on PATH (apt-get install qemu-system-x86)"
+
+
+def _lacking_libvirt() -> str | None:
+    lacking = [name for name in ("libvirtd", "virsh") if shutil.which(name) is None]
+    if not Path(_LIBVIRT_DRIVER).exists():
+        lacking.append(_LIBVIRT_DRIVER)
+    packages = "apt-get install libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"
+    return f"no {', '.join(lacking)} ({packages})" if lacking else None
 
 
 def _lacking_probe(*names: str) -> str | None:
@@ -49,9 +63,20 @@ def _lacking_userfaultfd() -> str | None:
     )
 
 
+@functools.cache
+def _lacking_linux_guest() -> str | None:
+    try:
+        find_packages()
+    except LabError as error:
+        return str(error)
+    return None
+
+
 PREREQUISITES: dict[str, Callable[[], str | None]] = {
     "needs_root": _lacking_root,
     "needs_qemu": _lacking_qemu,
+    "needs_linux_guest": _lacking_linux_guest,
+    "needs_libvirt": _lacking_libvirt,
     "needs_kvm": functools.partial(_lacking_probe, "/dev/kvm"),
     "needs_userfaultfd": _lacking_userfaultfd,
     "needs_ptrace": functools.partial(_lacking_probe, "ptrace"),

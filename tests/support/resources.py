@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from uffdballoon.kernel.process import resident
 
 if TYPE_CHECKING:
     from uffdballoon.model.addresses import HvaRange
@@ -25,14 +30,41 @@ def resources_of(pid: int) -> Resources:
     proc = Path(f"/proc/{pid}")
     status = (proc / "status").read_text()
     return Resources(
-        fds=sorted(str(fd.readlink()) for fd in (proc / "fd").iterdir()),
+        fds=sorted(links_of(pid).values()),
         threads=sorted(
             task.name
             for task in (proc / "task").iterdir()
-            if (task / "comm").read_text().strip() != "worker"
+            if _name_of(task) not in (None, "worker")
         ),
         stopped="TracerPid:\t0" not in status or "State:\tt" in status or "State:\tT" in status,
     )
+
+
+def links_of(pid: int) -> dict[int, str]:
+    """Map a process's fds to what they are, but for those that it closes meanwhile."""
+    links = {}
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links[int(fd.name)] = str(fd.readlink())
+    return links
+
+
+def _name_of(task: Path) -> str | None:
+    """Return the name of a thread, None when it ends meanwhile."""
+    try:
+        return (task / "comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def becomes(pid: int, before: Resources, patience_s: float = 10.0) -> bool:
+    """Wait until a process holds what it held; QEMU closes its monitor's connection itself."""
+    deadline = time.monotonic() + patience_s
+    while resources_of(pid) != before:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def resident_bytes(pid: int, span: HvaRange) -> int:
@@ -47,6 +79,18 @@ def resident_bytes(pid: int, span: HvaRange) -> int:
         elif inside and line.startswith("Rss:"):
             total += int(line.split()[1]) << 10
     return total
+
+
+def resident_bytes_within(pid: int, span: HvaRange) -> int:
+    """Sum up the pages of a range that hold memory of their own (pagemap).
+
+    smaps tells of whole mappings only, and the shared zero page counts in neither.
+    """
+    fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return sum(run.size_bytes for run in resident(fd, span))
+    finally:
+        os.close(fd)
 
 
 def userfaultfd_mappings(pid: int) -> int:

@@ -81,7 +81,8 @@ def test_zap_compares_with_the_process_itself(tmp_path: Path) -> None:
 
 
 def test_refill_compares_with_the_manual(tmp_path: Path) -> None:
-    measured = _bench(tmp_path, "refill", "--rounds", 1)
+    measured = _bench(tmp_path, "refill", "--rounds", 1, "--size", "32M")
+    assert measured["size_bytes"] == 32 << 20
     assert "deflated_vs_manpage:4k" in measured["ratios"]
 
 
@@ -94,9 +95,43 @@ def test_planner_stays_within_its_budget_and_its_memory(tmp_path: Path) -> None:
     assert large["total_bytes"] <= 96 << 20
 
 
+def test_reclaim_compares_with_qemu_alone_and_with_a_cgroup(tmp_path: Path) -> None:
+    measured = _bench(tmp_path, "reclaim", "--size", "64M")
+    alone, ours = measured["without_reclaimer"], measured["with_reclaimer"]
+    assert alone["ballooned_bytes"] == ours["ballooned_bytes"] == 32 << 20
+    assert ours["status"]["reclaimed_bytes"] == ours["ballooned_bytes"]
+    assert alone["bad_lines"] == ours["bad_lines"] == 0
+    if ours["measured_by"] == "cgroup":  # MemFree has everybody else's memory in it, too
+        assert ours["reclaimed_ratio"] >= 0.95
+        assert alone["reclaimed_ratio"] < 0.5
+        assert measured["cgroup"]["bad_lines"] == 0
+
+
+def test_khugepaged_fills_nothing_that_is_armed(tmp_path: Path) -> None:
+    measured = _bench(tmp_path, "khugepaged", "--size", "32M", "--seconds", 3)
+    rows = {row["name"]: row for row in measured["series"]}
+    assert measured["eligible_blocks"] == 16
+    assert rows["with_guard"]["grew_bytes"] == measured["ballooned_resident_bytes"] == 0
+    assert rows["without_guard"]["grew_bytes"] > 0
+    assert all(row["bad_lines"] == 0 for row in rows.values())
+
+
+def test_pieces_of_2_mib_split_no_huge_page_of_what_the_guest_keeps(tmp_path: Path) -> None:
+    measured = _bench(tmp_path, "guest", "--size", "32M", "--rounds", 1)
+    rows = {row["name"]: row for row in measured["series"]}
+    assert rows["thp"]["huge_bytes_after"] >= rows["thp"]["ballooned_bytes"]
+    assert rows["thp"]["split_bytes"] == 0
+    assert rows["4k"]["split_bytes"] >= 32 << 20
+    for row in rows.values():
+        assert row["ballooned_bytes"] == row["reclaimed_bytes"] == 16 << 20
+        assert row["violations"] == 0
+        assert row["owned_intact"]
+
+
 def test_json_may_go_to_standard_output_and_bad_input_is_refused(tmp_path: Path) -> None:
-    done = run("bench", "zap", "--rounds", 1, "--json", "-")
+    done = run("bench", "refill", "--rounds", 1, "--size", "2M", "--json", "-")
     assert json.loads(done.stdout)["series"]
+    refused(2, "bench", "refill", "--size", "1M")
     refused(2, "bench", "refill", "--json", tmp_path / "no" / "such" / "place")
 
 
@@ -108,3 +143,23 @@ def test_the_toucher_records_every_touch_of_every_thread(backing: str) -> None:
         assert toucher.touch(Access.WRITE, 4096, 512) > 0
         assert len(toucher.records(512)) == 1024
         assert min(toucher.records(512)) > 0
+
+
+@pytest.mark.needs_linux_guest
+def test_balloon_compares_a_followed_guest_with_one_that_nobody_follows(tmp_path: Path) -> None:
+    measured = _bench(tmp_path, "balloon", "--rounds", 1, "--size", "64M")
+    by_name = {row["name"]: row for row in measured["series"]}
+    assert set(by_name) == {"nobody", "trace"}
+    trace = by_name["trace"]
+    assert trace["unaccounted_bytes"] == trace["disagreements"] == trace["violations"] == 0
+    assert trace["left_in_ledger_bytes"] == 0
+    assert {"inflate: trace vs nobody", "deflate: trace vs nobody"} <= set(measured["ratios"])
+
+
+@pytest.mark.needs_linux_guest
+def test_steady_compares_an_enforced_guest_with_one_that_is_not(tmp_path: Path) -> None:
+    measured = _bench(tmp_path, "steady", "--rounds", 1, "--idle", 1)
+    assert measured["violations"] == 0
+    assert {row["name"] for row in measured["series"]} == {"not attached", "enforced"}
+    assert measured["idle"]["seconds"] == 1
+    assert all(ratio > 0 for ratio in measured["ratios"].values())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.resources import resources_of
+from tests.support.resources import becomes, resources_of
 from uffdballoon.attach import x86_64 as arch
 from uffdballoon.attach.injection import RemoteThread, run_in_target
 from uffdballoon.daemon.protocol import socket_path
@@ -29,6 +29,8 @@ from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from uffdballoon.lab.qemu_process import QemuProcess
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -60,7 +62,7 @@ def refused(code: int, *arguments: object) -> str:
 
 
 @contextlib.contextmanager
-def attached(qemu: Qemu, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+def attached(qemu: QemuProcess, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     manager = subprocess.Popen(
         [COMMAND, "attach", str(qemu.pid), "--qmp", str(qemu.qmp_path), *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -79,7 +81,7 @@ def attached(qemu: Qemu, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         socket_path(qemu.pid).unlink(missing_ok=True)  # a killed manager cannot
 
 
-def status_of(qemu: Qemu) -> dict[str, Any]:
+def status_of(qemu: QemuProcess) -> dict[str, Any]:
     state: dict[str, Any] = json.loads(run("status", qemu.pid, "--json").stdout)
     return state
 
@@ -116,7 +118,7 @@ def test_the_main_job_from_attach_to_detach(qemu: Qemu, tmp_path: Path) -> None:
         assert manager.wait(_PATIENCE_S) == 0
         assert not path.exists()
     qemu.guest.ping()
-    assert resources_of(qemu.pid) == before
+    assert becomes(qemu.pid, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -256,7 +258,7 @@ def test_a_target_that_uses_a_userfaultfd_itself_is_refused(tcg: Qemu) -> None:
     before = resources_of(tcg.pid)
     said = refused(1, "attach", tcg.pid)
     assert "userfaultfd already" in said
-    assert resources_of(tcg.pid) == before
+    assert becomes(tcg.pid, before)
 
 
 def test_ram_that_another_userfaultfd_holds_is_refused_and_nothing_is_lost(tcg: Qemu) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.resources import resources_of, userfaultfd_mappings
+from tests.support.resources import becomes, resources_of, userfaultfd_mappings
 from tests.system.test_cli import attached, refused, run, status_of
 from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import UsageError
@@ -95,7 +95,7 @@ def test_a_manager_that_ends_leaves_no_vcpu_frozen(qemu: Qemu, number: signal.Si
         pending.wait(1.0)
     assert qemu.guest.verify(OWNED, 5).bad_lines == 0
     assert userfaultfd_mappings(qemu.pid) == 0
-    assert resources_of(qemu.pid) == before
+    assert becomes(qemu.pid, before)
 
 
 def test_cap_is_asked_for_with_a_floor_and_shown_with_it(qemu: Qemu) -> None:
@@ -128,7 +128,10 @@ def test_what_makes_no_contract_is_refused(qemu: Qemu) -> None:
         Session(SessionOptions(pid=pid, policy=parse_policy("pause")))
 
 
-def test_a_reset_empties_the_balloon_and_begins_the_boot_grace(qemu: Qemu) -> None:
+def test_a_reset_empties_the_balloon_and_begins_the_boot_grace(
+    accel: Accel, start_qemu: Callable[[QemuOptions], Qemu]
+) -> None:
+    qemu = start_qemu(QemuOptions(accel=accel, memory=Memory(size_bytes=192 << 20), seabios=True))
     terms = Terms(kind=ContractKind.CAP, floor_bytes=BALLOON.size_bytes, grace_bytes=2 * PAGE_BYTES)
     with _session(qemu, "zero-read,observe", terms) as session:
         session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
@@ -140,7 +143,9 @@ def test_a_reset_empties_the_balloon_and_begins_the_boot_grace(qemu: Qemu) -> No
 
         qemu.guest.reset()
         _until(is_told)
-        assert [event["kind"] for event in told] == ["reset"]
+        # SeaBIOS resets the machine once or twice more when it finds that it has run before.
+        told += session.settle()
+        assert {event["kind"] for event in told} == {"reset"}
         state = session.status()
         assert (state["ballooned_bytes"], state["windows"]) == (0, 0)
         assert state["contract"]["in_grace"]

@@ -28,9 +28,26 @@ def _scenario(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("name", [scenario.name for scenario in SCENARIOS])
+@pytest.mark.parametrize("name", [s.name for s in SCENARIOS if s.accel is None])
 def test_a_scenario_passes(name: str, accel: Accel) -> None:
-    done = _scenario("run", name, "--accel", accel.value)
+    _check_that_it_passes(name, "--accel", accel.value, "--quick")
+
+
+@pytest.mark.needs_linux_guest
+@pytest.mark.parametrize("name", [s.name for s in SCENARIOS if s.accel is not None])
+def test_a_scenario_of_a_linux_guest_passes(name: str) -> None:
+    _check_that_it_passes(name, "--quick")
+
+
+@pytest.mark.campaign
+@pytest.mark.needs_linux_guest
+@pytest.mark.parametrize("name", [s.name for s in SCENARIOS])
+def test_a_scenario_passes_at_its_full_length(name: str) -> None:
+    _check_that_it_passes(name)
+
+
+def _check_that_it_passes(name: str, *arguments: str) -> None:
+    done = _scenario("run", name, *arguments)
     assert done.stdout.splitlines()[-1] == f"PASS {name}", done.stdout + done.stderr
     assert done.returncode == 0
 

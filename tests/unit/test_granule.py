@@ -6,7 +6,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uffdballoon.model.addresses import HvaRange
+from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.granule import Granule, round_inward
 
 
@@ -26,3 +26,11 @@ def test_rounding_inward_never_grows_and_leaves_nothing_unsaid(
         assert whole.size_bytes % granule.size_bytes == 0
     else:
         assert left_out == (span,)
+
+
+def test_huge_pages_of_a_file_are_aligned_in_the_file() -> None:
+    file_start = 0x7F00_0012_3000
+    span = HvaRange.of(Hva(file_start + PAGE_BYTES), 3 * HUGE_BYTES)
+    whole, left_out = round_inward(span, Granule.THP, file_start)
+    assert whole == HvaRange.of(Hva(file_start + HUGE_BYTES), 2 * HUGE_BYTES)
+    assert sum(piece.size_bytes for piece in left_out) == HUGE_BYTES

@@ -12,7 +12,6 @@ in the module of the architecture.
 
 from __future__ import annotations
 
-import os
 import platform
 import struct
 import threading
@@ -23,7 +22,15 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from uffdballoon.attach import x86_64 as arch
 from uffdballoon.attach.ptrace import SeizedThread, seize
-from uffdballoon.errors import InjectionError, TargetGoneError, UnsupportedError
+from uffdballoon.errors import (
+    InjectionError,
+    PermissionDeniedError,
+    TargetGoneError,
+    UffdballoonError,
+    UnsupportedError,
+)
+from uffdballoon.kernel.process import read_memory, write_memory
+from uffdballoon.model.addresses import HvaRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,9 +54,8 @@ class Injected(Generic[T]):
 class RemoteThread:
     """A stopped thread of the target that runs system calls for us."""
 
-    def __init__(self, thread: SeizedThread, memory: int, gadgets: arch.Gadgets) -> None:
+    def __init__(self, thread: SeizedThread, gadgets: arch.Gadgets) -> None:
         self._thread = thread
-        self._memory = memory
         self._gadgets = gadgets
         self._interrupted: ptrace_registers_t = thread.registers()
         self._signal_mask = 0
@@ -70,16 +76,16 @@ class RemoteThread:
     def write(self, address: int, data: bytes) -> None:
         """Write to the target's memory; raise InjectionError where there is none."""
         try:
-            written = os.pwrite(self._memory, data, address)
-        except OSError as error:
+            written = write_memory(self.pid, address, data)
+        except UffdballoonError as error:
             raise self._memory_error("write", address, error) from error
         if written != len(data):
             raise self._memory_error("write", address + written, None)
 
     def read(self, address: int, size_bytes: int) -> bytes:
         try:
-            data = os.pread(self._memory, size_bytes, address)
-        except OSError as error:
+            data = read_memory(self.pid, HvaRange.of(address, size_bytes))
+        except UffdballoonError as error:
             raise self._memory_error("read", address, error) from error
         if len(data) != size_bytes:
             raise self._memory_error("read", address + len(data), None)
@@ -163,10 +169,12 @@ class RemoteThread:
         result = int(self._thread.registers().rax)
         return result - (1 << 64) if result >> 63 else result
 
-    def _memory_error(self, verb: str, address: int, error: OSError | None) -> InjectionError:
+    def _memory_error(
+        self, verb: str, address: int, error: UffdballoonError | None
+    ) -> InjectionError:
         return InjectionError(
             f"cannot {verb} the stack of process {self.pid} at {address:#x}",
-            why=(error.strerror or "") if error else "the mapping ends there",
+            why=error.why if error else "the mapping ends there",
             hint="attach again: its main thread may have been deep in a small stack",
             pid=self.pid,
             errno=error.errno if error else None,
@@ -212,32 +220,26 @@ def run_in_target(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T
 def _run(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T]:
     _refuse_shadow_stack(pid)
     try:
-        memory = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise _gone(pid) from error
-    except PermissionError:
+        gadgets = _gadgets_of(pid)
+    except (PermissionError, PermissionDeniedError):
         seize(pid, pid).detach()  # names the reason, and the remedy, better than open does
         raise
+    thread = seize(pid, pid)
+    started = time.monotonic_ns()
     try:
-        gadgets = _gadgets_of(pid, memory)
-        thread = seize(pid, pid)
-        started = time.monotonic_ns()
+        thread.interrupt()
+        remote = RemoteThread(thread, gadgets)
         try:
-            thread.interrupt()
-            remote = RemoteThread(thread, memory, gadgets)
-            try:
-                remote.prepare()
-                value = function(remote)
-            finally:
-                remote.restore()
+            remote.prepare()
+            value = function(remote)
         finally:
-            thread.detach()
-        return Injected(value, time.monotonic_ns() - started)
+            remote.restore()
     finally:
-        os.close(memory)
+        thread.detach()
+    return Injected(value, time.monotonic_ns() - started)
 
 
-def _gadgets_of(pid: int, memory: int) -> arch.Gadgets:
+def _gadgets_of(pid: int) -> arch.Gadgets:
     """Find the code to borrow, libc's first; nothing is stopped meanwhile.
 
     What was found in a process of that pid before is looked at again, for it may
@@ -246,14 +248,14 @@ def _gadgets_of(pid: int, memory: int) -> arch.Gadgets:
 
     def read(address: int, size: int) -> bytes:
         try:
-            return os.pread(memory, size, address)
-        except OSError:
+            return read_memory(pid, HvaRange.of(address, size))
+        except UffdballoonError:
             return b""
 
     known = _found.get(pid)
     if known is not None and arch.are_there(known, read):
         return known
-    gadgets = arch.find_gadgets(_executable_texts(pid, memory))
+    gadgets = arch.find_gadgets(_executable_texts(pid))
     if not gadgets.usable:
         raise UnsupportedError(
             f"process {pid} has no code to run a system call from",
@@ -268,7 +270,7 @@ def _gadgets_of(pid: int, memory: int) -> arch.Gadgets:
     return gadgets
 
 
-def _executable_texts(pid: int, memory: int) -> Iterator[tuple[int, bytes]]:
+def _executable_texts(pid: int) -> Iterator[tuple[int, bytes]]:
     spans = []
     try:
         with Path(f"/proc/{pid}/maps").open(errors="replace") as maps:
@@ -282,8 +284,11 @@ def _executable_texts(pid: int, memory: int) -> Iterator[tuple[int, bytes]]:
         raise _gone(pid) from error
     for _, start, end in sorted(spans):
         try:
-            yield start, os.pread(memory, min(end - start, _LARGEST_TEXT_BYTES), start)
-        except OSError:
+            span = HvaRange.of(start, min(end - start, _LARGEST_TEXT_BYTES))
+            yield start, read_memory(pid, span)
+        except PermissionDeniedError:
+            raise
+        except UffdballoonError:
             continue  # unmapped since, or not readable: another may do
 
 

@@ -168,7 +168,7 @@ def _take_and_close(
 
 def _open_device(pid: int) -> int:
     try:
-        return os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        return os.open(DEVICE, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise UnsupportedError(
             f"cannot pass a userfaultfd to process {pid}",

@@ -18,10 +18,11 @@ from uffdballoon.errors import (
     PermissionDeniedError,
     TargetBusyError,
     TargetGoneError,
+    UffdballoonError,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
 T = TypeVar("T")
@@ -30,8 +31,13 @@ T = TypeVar("T")
 _VMM_NAME = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
 # QEMU, accel/: the vCPU threads' names, with -name debug-threads=on
 _VCPU_NAME = re.compile(r"CPU (\d+)/(?:KVM|TCG|HVF)")
+# Its last field is the id in the innermost namespace, which is the process's own.
+_NSPID = re.compile(r"^NSpid:.*?(\d+)$", re.MULTILINE)
 _UFFD_LINK = "anon_inode:[userfaultfd]"
 _PROC = Path("/proc")
+_STAT_FLAGS = 6  # proc_pid_stat(5): the 9th field, the 7th behind the name
+_MOMENT_MS = 200
+_PF_EXITING = 0x4  # linux/sched.h
 
 
 class Thread(NamedTuple):
@@ -112,10 +118,33 @@ class Target:
             os.close(self.pidfd)
             self.pidfd = -1
 
-    def has_exited(self) -> bool:
+    def has_exited(self, within_ms: int = 0) -> bool:
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
-        return bool(poller.poll(0))
+        return bool(poller.poll(within_ms))
+
+    def is_ending(self) -> bool:
+        """Tell whether it has ended, does in a moment, or its memory is going.
+
+        A QEMU that ends in order takes its sockets away first; a large one is a while about it.
+        """
+        if self.has_exited(_MOMENT_MS):
+            return True
+        try:
+            flags = self._path("stat").read_bytes().rpartition(b")")[2].split()[_STAT_FLAGS]
+        except OSError:
+            return True
+        return bool(int(flags) & _PF_EXITING)
+
+    @contextlib.contextmanager
+    def naming_its_end(self) -> Iterator[None]:
+        """Name the end of the target where what was done meanwhile failed for it."""
+        try:
+            yield
+        except (UffdballoonError, OSError) as error:
+            if isinstance(error, TargetGoneError) or not self.is_ending():
+                raise
+            raise _gone(self.pid) from error
 
     def threads(self) -> list[Thread]:
         """List the threads; one that ends meanwhile is left out."""
@@ -133,6 +162,19 @@ class Target:
             return frozenset(int(task.name) for task in Path(f"/proc/{self.pid}/task").iterdir())
         except (FileNotFoundError, ProcessLookupError):
             raise TargetGoneError(f"process {self.pid} ended", pid=self.pid) from None
+
+    def seen_from_here(self, own: Mapping[int, int]) -> dict[int, int]:
+        """Change the keys from ids that QEMU has of its threads to those that we have of them.
+
+        They differ when it lives in another pid namespace (NSpid, proc_pid_status(5)).
+        """
+        here = {}
+        with self._vanishing():
+            for task in self._path("task").iterdir():
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                    ids = _NSPID.search((task / "status").read_text(errors="replace"))
+                    here[int(ids[1]) if ids else int(task.name)] = int(task.name)
+        return {here[tid]: value for tid, value in own.items() if tid in here}
 
     def vcpus(self) -> dict[int, int]:
         """Map the thread ids of the vCPUs to their numbers, by the threads' names.
@@ -173,7 +215,7 @@ class Target:
 
     def confinement(self) -> Confinement:
         with self._vanishing():
-            lines = self._path("status").read_text(errors="replace").splitlines()
+            lines = self._path("status").read_bytes().decode(errors="replace").split("\n")
         fields = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
         return Confinement(
             uid=int(fields["Uid"][1]),
@@ -204,7 +246,7 @@ class Target:
                 raise PermissionDeniedError(
                     f"not allowed to look at process {self.pid}",
                     why="it belongs to another user",
-                    hint="run as root, or with CAP_SYS_PTRACE",
+                    hint="run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
                     pid=self.pid,
                 ) from error
             except OSError:
@@ -232,7 +274,7 @@ class Target:
             raise PermissionDeniedError(
                 f"not allowed to look at process {self.pid}",
                 why="it belongs to another user",
-                hint="run as root, or with CAP_SYS_PTRACE",
+                hint="run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
                 pid=self.pid,
             ) from error
 

@@ -12,7 +12,7 @@ import os
 from typing import TYPE_CHECKING, Protocol, Self
 
 from uffdballoon.attach.obtain import obtain_userfaultfd
-from uffdballoon.kernel.fault_loop import FaultLoop, LoopOptions
+from uffdballoon.kernel.fault_loop import FaultLoop, LoopOptions, TargetFds
 from uffdballoon.kernel.ledger import Ledger
 from uffdballoon.kernel.reference import HandlerKind, ReferenceHandler
 from uffdballoon.kernel.uffd import Feature, RegisterMode, query_features
@@ -145,8 +145,7 @@ class Engine(_Attached):
             self.uffd,
             Ledger([block]),
             pid=pid,
-            pidfd=self.pidfd,
-            pagemap_fd=pagemap,
+            fds=TargetFds(self.pidfd, pagemap, -1),
             options=LoopOptions(
                 terms=terms,
                 rungs=LADDERS.get(mode, (_OBSERVE,)),

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-from uffdballoon.errors import UnsupportedError, UsageError
+from uffdballoon.metrics.drawing import pyplot_or_refuse as _pyplot
+from uffdballoon.metrics.drawing import save as _save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,19 +17,6 @@ _OURS, _THEIRS, _NOBODY = "#1b6ca8", "#b8860b", "#7a7a7a"
 def require() -> None:
     """Raise UnsupportedError where nothing can be drawn."""
     _pyplot()
-
-
-def _pyplot() -> Any:  # noqa: ANN401 - a module that may not be there
-    try:
-        import matplotlib as mpl  # noqa: PLC0415 - an extra
-    except ImportError as error:
-        raise UnsupportedError(
-            "a plot needs matplotlib",
-            why=str(error),
-            hint="pip install 'uffdballoon[plots]', or plot from the JSON elsewhere",
-        ) from error
-    mpl.use("Agg")
-    return importlib.import_module("matplotlib.pyplot")
 
 
 def _colour(name: str) -> str:
@@ -125,10 +112,83 @@ def _time(value_ns: float) -> str:
     return f"{value_ns / 1000:.1f} us" if value_ns < 1e6 else f"{value_ns / 1e6:.1f} ms"  # noqa: PLR2004
 
 
-def _save(figure: Any, path: str) -> None:  # noqa: ANN401 - a figure
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"cannot write the plot to {path}", why=str(error), hint="give a .png, .svg or .pdf"
-        ) from error
+def plot_fragments(balloons: dict[str, dict[str, Any]], path: str) -> None:
+    """Draw run lengths, orders and cost on the wire of each balloon, a row for each."""
+    pyplot = _pyplot()
+    figure, rows = pyplot.subplots(
+        len(balloons), 3, figsize=(14, 3.2 * len(balloons)), layout="constrained", squeeze=False
+    )
+    for axes, (title, fragments) in zip(rows, balloons.items(), strict=True):
+        panels = (
+            ("runs by length in pages", fragments["run_lengths"], "runs"),
+            ("power-of-two blocks by order", fragments["orders"], "blocks"),
+            ("bytes on the wire", fragments["wire_bytes"], "bytes"),
+        )
+        for axis, (what, values, unit) in zip(axes, panels, strict=True):
+            names = [str(key).replace("_", "\n") for key in values]
+            bars = axis.bar(names, list(values.values()), color=_OURS)
+            if values:
+                axis.set_yscale("log")
+                axis.margins(y=0.15)
+            axis.bar_label(bars, fmt=_count, fontsize=6)
+            axis.set_title(f"{title}: {what}", fontsize=9, loc="left")
+            axis.set_ylabel(unit, fontsize=8)
+            axis.tick_params(labelsize=7)
+    _save(figure, path)
+
+
+def _count(value: float) -> str:
+    for unit in ("", "k", "M", "G"):
+        if value < 1000:  # noqa: PLR2004
+            return f"{value:.3g}{unit}"
+        value /= 1000
+    return f"{value:.3g}T"
+
+
+def plot_reclaim(result: dict[str, Any], path: str) -> None:
+    """Draw what came back to the host over time, by who saw to it."""
+    pyplot = _pyplot()
+    figure, axis = pyplot.subplots(figsize=(9, 4), layout="constrained")
+    colours = {"with_reclaimer": _OURS, "without_reclaimer": _NOBODY, "cgroup": _THEIRS}
+    for name, colour in colours.items():
+        row = result[name]
+        if row is None:
+            continue
+        label = f"cgroup: {row['way']}" if "way" in row else name.replace("_", " ")
+        axis.plot(
+            [sample["s"] for sample in row["series"]],
+            [sample["reclaimed_bytes"] / row["ballooned_bytes"] for sample in row["series"]],
+            color=colour,
+            label=label,
+        )
+    axis.axhline(1.0, color="black", linewidth=0.8, linestyle=":")
+    axis.set(
+        xlabel="seconds since the guest was done",
+        ylabel="returned, of what is ballooned",
+        title=f"half of each huge page of {result['size_bytes'] >> 20} MiB given up in 4k pages",
+    )
+    axis.grid(alpha=0.35)
+    axis.legend()
+    _save(figure, path)
+
+
+def plot_khugepaged(result: dict[str, Any], path: str) -> None:
+    """Draw the resident memory of both guests over time."""
+    pyplot = _pyplot()
+    figure, axis = pyplot.subplots(figsize=(9, 4), layout="constrained")
+    for row, colour in zip(result["series"], (_THEIRS, _OURS), strict=True):
+        axis.plot(
+            [sample["s"] for sample in row["rss"]],
+            [sample["bytes"] / (1 << 20) for sample in row["rss"]],
+            color=colour,
+            label=row["name"].replace("_", " "),
+        )
+    axis.set(
+        xlabel="seconds of khugepaged at its most aggressive",
+        ylabel="Rss, MiB",
+        title=f"{result['ballooned_bytes'] >> 20} MiB given up, half of each huge page",
+    )
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.35)
+    axis.legend()
+    _save(figure, path)

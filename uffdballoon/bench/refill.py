@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from uffdballoon.bench.contenders import Contender
 
-_SIZE_BYTES = 256 << 20
 DEFAULT_ROUNDS = 7
 _GIB = 1 << 30
 
@@ -63,19 +62,19 @@ def _contenders(pid: int, block: RamBlock) -> Iterator[Contender]:
     yield Granted(pid, block)
 
 
-def run(*, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Write to 256 MiB that were zapped, page by page; return GiB/s by contender.
+def run(*, rounds: int, size_bytes: int, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Write to memory that was zapped, page by page; return GiB/s by contender.
 
     Of the fastest round: in a virtual machine others measure how its own host
     backs memory that it never used, five milliseconds a huge page where seen.
     """
     rates: dict[str, dict[str, list[float]]] = {}
-    pages = _SIZE_BYTES // PAGE_BYTES
+    pages = size_bytes // PAGE_BYTES
     for backing in ("anon", "thp"):
         with contextlib.ExitStack() as stack:
-            toucher = stack.enter_context(Toucher(backing, _SIZE_BYTES, 1))
+            toucher = stack.enter_context(Toucher(backing, size_bytes, 1))
             block = RamBlock(
-                "ram", toucher.span.start, _SIZE_BYTES, PAGE_BYTES, Backing.ANON, shared=False
+                "ram", toucher.span.start, size_bytes, PAGE_BYTES, Backing.ANON, shared=False
             )
             contenders = [stack.enter_context(c) for c in _contenders(toucher.pid, block)]
             of = rates.setdefault("4k" if backing == "anon" else "thp", {})
@@ -95,7 +94,7 @@ def run(*, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
                     finally:
                         contender.let_go(toucher.span)
                     if number:
-                        rate = _SIZE_BYTES / _GIB / (elapsed_ns / 1e9)
+                        rate = size_bytes / _GIB / (elapsed_ns / 1e9)
                         of.setdefault(contender.name, []).append(rate)
     series: list[dict[str, Any]] = [
         {"name": name, "pages": backing, "gib_per_s": max(values), "rounds": len(values)}
@@ -104,7 +103,7 @@ def run(*, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
     ]
     return {
         "machine": describe_machine(),
-        "size_bytes": _SIZE_BYTES,
+        "size_bytes": size_bytes,
         "series": series,
         "ratios": {
             f"{row['name']}_vs_manpage:{row['pages']}": row["gib_per_s"]

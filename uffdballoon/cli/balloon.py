@@ -10,11 +10,17 @@ import click
 from uffdballoon.cli.output import print_json, say
 from uffdballoon.cli.types import ADDRESS, PID, SIZE
 from uffdballoon.daemon import client
+from uffdballoon.errors import UsageError
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.sizes import format_size
 
-_gpa = click.option("--gpa", type=ADDRESS, required=True, help="Guest-physical start.")
-_size = click.option("--size", type=SIZE, required=True, help="Such as 64M or 0x1000.")
+_gpa = click.option("--gpa", type=ADDRESS, help="Guest-physical start.")
+_size = click.option("--size", type=SIZE, help="Such as 64M. Without --gpa: all of the node.")
+_node = click.option(
+    "--node",
+    type=click.IntRange(min=0),
+    help="A NUMA node of the guest; without --gpa whole granules of it, from its end on.",
+)
 _granule = click.option(
     "--granule",
     type=click.Choice([granule.value for granule in Granule]),
@@ -29,6 +35,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print what was don
 @click.argument("pid", type=PID)
 @_gpa
 @_size
+@_node
 @_granule
 @click.option(
     "--guest-agreed",
@@ -36,16 +43,22 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print what was don
     help="The guest has given this range up. Its contents are lost.",
 )
 @_json
-def inflate(
-    pid: int, *, gpa: int, size: int, granule: str, guest_agreed: bool, as_json: bool
+def inflate(  # noqa: PLR0913 - an option each
+    pid: int,
+    *,
+    gpa: int | None,
+    size: int | None,
+    node: int | None,
+    granule: str,
+    guest_agreed: bool,
+    as_json: bool,
 ) -> None:
     """Take a range of guest memory of the attached PID, and hold the guest to it.
 
     Example: uffdballoon inflate 4711 --gpa 0x8000000 --size 64M --guest-agreed
     """
-    report = client.request(
-        pid, "inflate", gpa=gpa, size=size, granule=granule, guest_agreed=guest_agreed
-    )
+    what = _what(gpa, size, node)
+    report = client.request(pid, "inflate", **what, granule=granule, guest_agreed=guest_agreed)
     _report("inflated", report, as_json=as_json)
 
 
@@ -53,11 +66,20 @@ def inflate(
 @click.argument("pid", type=PID)
 @_gpa
 @_size
+@_node
 @_granule
 @_json
-def deflate(pid: int, *, gpa: int, size: int, granule: str, as_json: bool) -> None:
+def deflate(
+    pid: int,
+    *,
+    gpa: int | None,
+    size: int | None,
+    node: int | None,
+    granule: str,
+    as_json: bool,
+) -> None:
     """Give a range back to the guest of the attached PID."""
-    report = client.request(pid, "deflate", gpa=gpa, size=size, granule=granule)
+    report = client.request(pid, "deflate", **_what(gpa, size, node), granule=granule)
     _report("deflated", report, as_json=as_json)
 
 
@@ -71,6 +93,22 @@ def release(pid: int, *, tid: int | None) -> None:
     """
     released = client.request(pid, "release", tid=tid)["released"]
     say(f"released {released} touch(es)")
+
+
+def _what(gpa: int | None, size: int | None, node: int | None) -> dict[str, int | None]:
+    if gpa is None and node is None:
+        raise UsageError(
+            "no range was given",
+            why="it begins at --gpa, or is a part of --node",
+            hint="give --gpa A --size S, or --node N",
+        )
+    if gpa is not None and size is None:
+        raise UsageError(
+            f"how much is meant at gpa {gpa:#x} was not said",
+            why="a range has a --gpa and a --size",
+            hint="give --size S, such as --size 64M",
+        )
+    return {"gpa": gpa, "size": size, "node": node}
 
 
 def _report(done: str, report: dict[str, Any], *, as_json: bool) -> None:

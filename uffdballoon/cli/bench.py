@@ -9,11 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uffdballoon.bench import fault_latency, planning, plots, refill, zapping
+from uffdballoon.bench import (
+    collapsing,
+    fault_latency,
+    following,
+    granularity,
+    planning,
+    plots,
+    reclaiming,
+    refill,
+    steady,
+    zapping,
+)
 from uffdballoon.bench.guest_latency import measure_guest
 from uffdballoon.cli.output import print_json, print_table, say
+from uffdballoon.cli.types import SIZE
 from uffdballoon.errors import UsageError
 from uffdballoon.lab.qemu import Accel
+from uffdballoon.model.addresses import HUGE_BYTES
+from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -135,9 +149,12 @@ def _latency_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
 @_json
 @_plot
 @_rounds(refill.DEFAULT_ROUNDS)
-def refill_(json_to: str | None, plot_to: str | None, *, rounds: int) -> None:
-    """Time how 256 MiB come back to a guest that may have them."""
-    result = refill.run(rounds=rounds, progress=say)
+@click.option(
+    "--size", type=SIZE, default="256M", show_default=True, help="In whole blocks of 2 MiB."
+)
+def refill_(json_to: str | None, plot_to: str | None, *, rounds: int, size: int) -> None:
+    """Time how memory comes back to a guest that may have it."""
+    result = refill.run(rounds=rounds, size_bytes=_whole_blocks(size), progress=say)
     _give(
         result,
         json_to,
@@ -212,6 +229,180 @@ def planner(json_to: str | None, plot_to: str | None) -> None:
         plots.plot_bars(result, plot_to, value="scratch_ns")
 
 
+@bench.command("balloon")
+@_json
+@_plot
+@_rounds(following.DEFAULT_ROUNDS)
+@click.option("--size", type=SIZE, default="512M", show_default=True, help="Of the guest's 1 GiB.")
+@click.option(
+    "--observer",
+    "observers",
+    type=click.Choice(following.OBSERVERS),
+    multiple=True,
+    default=("trace",),
+    show_default=True,
+)
+def balloon(
+    json_to: str | None,
+    plot_to: str | None,
+    *,
+    rounds: int,
+    size: int,
+    observers: Sequence[str],
+) -> None:
+    """Time inflates and deflates of a Linux guest, followed and not.
+
+    Example: uffdballoon bench balloon --observer trace --observer event --rounds 3
+    """
+    result = following.run(observers=observers, size_bytes=size, rounds=rounds, progress=say)
+    _give(
+        result,
+        json_to,
+        lambda r: [
+            (
+                s["name"],
+                f"{s['inflate_s']:.2f}",
+                f"{s['deflate_s']:.2f}",
+                *(
+                    str(s.get(key, "-"))
+                    for key in ("lost_records", "arm_us_max", "unaccounted_bytes", "disagreements")
+                ),
+            )
+            for s in r["series"]
+        ],
+        (
+            "observer",
+            "inflate s",
+            "deflate s",
+            "lost records",
+            "arming at most us",
+            "unaccounted",
+            "disagreements",
+        ),
+    )
+    if plot_to:
+        plots.plot_bars(result, plot_to, value="inflate_s")
+
+
+@bench.command("steady")
+@_json
+@_plot
+@_rounds(steady.DEFAULT_ROUNDS)
+@click.option(
+    "--idle",
+    "idle_s",
+    type=click.FloatRange(min=0),
+    default=steady.DEFAULT_IDLE_S,
+    show_default=True,
+    help="Seconds for which the manager of a quiet guest is watched.",
+)
+def steady_(json_to: str | None, plot_to: str | None, *, rounds: int, idle_s: float) -> None:
+    """Measure a loop on memory that a Linux guest owns, enforced and not attached."""
+    result = steady.run(rounds=rounds, idle_s=idle_s, progress=say)
+    idle = result["idle"]
+    _give(
+        result,
+        json_to,
+        lambda r: [
+            (
+                s["name"],
+                f"{s['sequential_bytes_per_s'] / (1 << 30):.3f}",
+                f"{s['random_per_s'] / 1e6:.3f}",
+                str(max(map(abs, s["huge_bytes_change"]))),
+            )
+            for s in r["series"]
+        ],
+        ("guest", "sequential GiB/s", "random M/s", "change of huge pages, bytes"),
+    )
+    say(f"idle for {idle['seconds']:g} s: {idle['voluntary_switches']} wake-ups of the manager")
+    if plot_to:
+        plots.plot_bars(result, plot_to, value="random_per_s")
+
+
+_accel = click.option(
+    "--accel",
+    type=click.Choice([accel.value for accel in Accel]),
+    help="Of the guest; KVM where there is one.",
+)
+
+
+def _size(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--size",
+        type=SIZE,
+        default=default,
+        show_default=format_size(default),
+        help="Memory of the guest, half of which is given up.",
+    )
+
+
+@bench.command("reclaim")
+@_json
+@_plot
+@_size(reclaiming.DEFAULT_SIZE_BYTES)
+@_accel
+def reclaim(json_to: str | None, plot_to: str | None, *, size: int, accel: str | None) -> None:
+    """Count what of a fragmented balloon comes back to the host, and how soon."""
+    result = reclaiming.run(
+        size_bytes=_whole_blocks(size), accel=Accel(accel) if accel else None, progress=say
+    )
+    _give(result, json_to, reclaiming.rows, reclaiming.HEADER)
+    if plot_to:
+        plots.plot_reclaim(result, plot_to)
+
+
+@bench.command("khugepaged")
+@_json
+@_plot
+@_size(collapsing.DEFAULT_SIZE_BYTES)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    default=collapsing.DEFAULT_SECONDS,
+    show_default=True,
+)
+@_accel
+def khugepaged(
+    json_to: str | None, plot_to: str | None, *, size: int, seconds: float, accel: str | None
+) -> None:
+    """Watch khugepaged fill a fragmented balloon again, and not do so where it is armed.
+
+    Changes the host's tunings of khugepaged meanwhile, and puts them back.
+    """
+    result = collapsing.run(
+        size_bytes=_whole_blocks(size),
+        seconds=seconds,
+        accel=Accel(accel) if accel else None,
+        progress=say,
+    )
+    _give(
+        result,
+        json_to,
+        lambda r: [
+            (
+                s["name"],
+                str(r["ballooned_bytes"] >> 20),
+                f"{s['grew_bytes'] / (1 << 20):.1f}",
+                "never" if s["back_s"] is None else f"{s['back_s']:.1f}",
+            )
+            for s in r["series"]
+        ],
+        ("who", "ballooned, MiB", "Rss grew, MiB", "nine tenths back after, s"),
+    )
+    if plot_to:
+        plots.plot_khugepaged(result, plot_to)
+
+
+def _whole_blocks(size: int) -> int:
+    if size < HUGE_BYTES:
+        raise UsageError(
+            f"{format_size(size)} is too little",
+            why="it is measured on huge pages of 2 MiB",
+            hint="give a --size of 2M or more",
+        )
+    return size // HUGE_BYTES * HUGE_BYTES
+
+
 def _give(
     result: dict[str, Any],
     json_to: str | None,
@@ -226,3 +417,42 @@ def _give(
     print_table(("", ""), [(name, f"{value:.4g}") for name, value in result["ratios"].items()])
     if json_to is not None:
         Path(json_to).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+@bench.command("guest")
+@_json
+@_plot
+@_size(granularity.DEFAULT_SIZE_BYTES)
+@_rounds(granularity.DEFAULT_ROUNDS)
+@click.option(
+    "--accel",
+    type=click.Choice([accel.value for accel in Accel]),
+    default=Accel.TCG.value,
+    show_default=True,
+    help="Of the guest; a KVM that is itself emulated hides what the host's pages cost.",
+)
+def guest(json_to: str | None, plot_to: str | None, *, size: int, rounds: int, accel: str) -> None:
+    """Measure what giving up half of its memory, in 4k or 2 MiB pieces, costs a guest."""
+    result = granularity.run(
+        size_bytes=size,
+        rounds=rounds,
+        accel=Accel(accel),
+        progress=say,
+    )
+    _give(
+        result,
+        json_to,
+        lambda r: [
+            (
+                s["name"],
+                f"{s['seconds_before'] * 1e3:.2f}",
+                f"{s['seconds_after'] * 1e3:.2f}",
+                f"{s['speed_kept']:.3f}",
+                format_size(s["split_bytes"]),
+            )
+            for s in r["series"]
+        ],
+        ("pieces", "before ms", "after ms", "speed kept", "huge pages split"),
+    )
+    if plot_to:
+        plots.plot_bars(result, plot_to, value="speed_kept")

@@ -52,7 +52,7 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
 def _facts(pid: int, qmp: str | None) -> dict[str, Any]:
     with Target.open(pid) as target:
         layout, monitor = look_at(target, qmp)
-        vcpus = monitor.vcpu_tids if monitor else target.vcpus()
+        vcpus = target.seen_from_here(monitor.vcpu_tids) if monitor else target.vcpus()
         return {
             "pid": pid,
             "exe": target.exe,

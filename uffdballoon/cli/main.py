@@ -18,7 +18,14 @@ from uffdballoon.cli import (
     inspect,
     listing,
     scenario,
+    setting,
+    statistics,
     status,
+    top,
+    verifying,
+)
+from uffdballoon.cli import (
+    map as map_view,
 )
 from uffdballoon.errors import ExitCode, UffdballoonError
 
@@ -40,10 +47,15 @@ for verb in (
     inspect.inspect,
     attach.attach,
     status.status,
+    map_view.map_,
+    top.top,
     events.events,
     balloon.inflate,
     balloon.deflate,
     balloon.release,
+    setting.set_,
+    verifying.verify,
+    statistics.stats,
     attach.detach,
     scenario.scenario,
     bench.bench,

@@ -37,15 +37,17 @@ def list_(*, as_json: bool) -> None:
 @click.option(
     "--accel",
     type=click.Choice([accel.value for accel in Accel]),
-    help="By default KVM where there is one.",
+    help="By default KVM where there is one, and TCG for Linux guests.",
 )
-def run(name: str, *, accel: str | None) -> int:
+@click.option("--quick", is_flag=True, help="Repeat what is repeated a few times only.")
+def run(name: str, *, accel: str | None, quick: bool) -> int:
     """Run the scenario NAME; ends with a line PASS or FAIL, and exit code 0 or 1.
 
     Example: uffdballoon scenario run read-then-write
     """
     chosen = catalogue.find(name)
-    why = catalogue.play(chosen, Accel(accel) if accel else default_accel(), click.echo)
+    wanted = Accel(accel) if accel else chosen.accel or default_accel()
+    why = catalogue.play(chosen, wanted, click.echo, quick=quick)
     if why is None:
         click.echo(f"PASS {name}")
         return int(ExitCode.DONE)

@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from uffdballoon.contract.policy import Policy, parse_policy
+from uffdballoon.errors import UsageError
 from uffdballoon.model.durations import parse_duration
+from uffdballoon.model.fragmentation import parse_broken
+from uffdballoon.model.ofnodes import parse_of_node
 from uffdballoon.model.sizes import parse_address, parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class SizeType(click.ParamType[int]):
@@ -46,6 +54,54 @@ class DurationType(click.ParamType[int]):
         return value if isinstance(value, int) else parse_duration(str(value))
 
 
+class NoMemoryType(click.ParamType[int]):
+    """What becomes of a touch that the host has no page for: 0, or nanoseconds until the end."""
+
+    name = "wait|kill[=DURATION]"
+
+    def convert(
+        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
+    ) -> int:
+        if isinstance(value, int):
+            return value
+        word, given, duration = str(value).partition("=")
+        if word not in {"wait", "kill"} or (given and word == "wait"):
+            raise UsageError(
+                f"--on-no-memory {value} is not known",
+                why="it is wait, kill, or kill=DURATION",
+                hint="such as --on-no-memory kill=30s",
+            )
+        if word == "wait":
+            return 0
+        return max(1, parse_duration(duration)) if given else 1
+
+
+class BrokenType(click.ParamType[int]):
+    name = "N|SIZE"
+
+    def convert(
+        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
+    ) -> int:
+        return value if isinstance(value, int) else parse_broken(str(value))
+
+
+class OfNodeType(click.ParamType[tuple[int, int]]):
+    """What holds for a NUMA node of the guest; read by ``parse``."""
+
+    def __init__(self, value_name: str, parse: Callable[[str], int]) -> None:
+        self.name = f"NODE={value_name}"
+        self._parse = parse
+
+    def convert(
+        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
+    ) -> tuple[int, int]:
+        return parse_of_node(str(value), self._parse)
+
+
+BROKEN = BrokenType()
+NODE_BROKEN = OfNodeType("N|SIZE", parse_broken)
+NODE_SIZE = OfNodeType("SIZE", parse_size)
+NO_MEMORY = NoMemoryType()
 SIZE = SizeType()
 ADDRESS = AddressType()
 LADDER = LadderType()

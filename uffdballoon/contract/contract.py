@@ -15,7 +15,7 @@ from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.model.touch import Role, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 @dataclass(slots=True)
@@ -40,16 +40,22 @@ class Grace:
 class Contract:
     """The terms, the pages in the balloon, and what the guest may do with them.
 
-    Pages are numbers of 4 KiB pages.
+    Pages are numbers of 4 KiB pages; ``node_of`` tells to which NUMA node of the guest one
+    belongs.
     """
 
     terms: Terms
     ballooned: set[int] = field(default_factory=set)
     grace: Grace | None = None
+    node_of: Callable[[int], int] = lambda _: 0
 
     @property
     def ballooned_bytes(self) -> int:
         return len(self.ballooned) * PAGE_BYTES
+
+    def node_bytes(self, node: int) -> int:
+        """Return what is ballooned of a node."""
+        return sum(1 for page in self.ballooned if self.node_of(page) == node) * PAGE_BYTES
 
     def inflate(self, pages: Iterable[int]) -> None:
         self.ballooned.update(pages)
@@ -78,10 +84,17 @@ class Contract:
             return Verdict.ORDINARY
         if self.terms.kind is ContractKind.TOLD:
             return Verdict.VIOLATION
-        if self.ballooned_bytes - PAGE_BYTES >= self.terms.floor_bytes:
+        if self._stays_above_its_floors(page):
             return Verdict.GRANTED
         if self.grace is not None:
             if self.grace.pays(PAGE_BYTES, now_ns):
                 return Verdict.GRANTED
             self.grace = None
         return Verdict.VIOLATION
+
+    def _stays_above_its_floors(self, page: int) -> bool:
+        if self.ballooned_bytes - PAGE_BYTES < self.terms.floor_bytes:
+            return False
+        node = self.node_of(page)
+        floor_bytes = self.terms.floor_of(node)
+        return not floor_bytes or self.node_bytes(node) - PAGE_BYTES >= floor_bytes

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import socket
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from uffdballoon.daemon.protocol import (
     MAX_ANSWER_BYTES,
     VERSION,
+    decode_answer,
+    decode_event,
     encode,
-    raise_remote,
     socket_path,
 )
 from uffdballoon.errors import ControlError, PermissionDeniedError
@@ -58,7 +58,7 @@ def follow(pid: int) -> Iterator[dict[str, Any]]:
         connection.sendall(encode({"v": VERSION, "verb": "follow"}))
         _result(lines.readline(MAX_ANSWER_BYTES), pid)
         for line in lines:
-            yield json.loads(line)
+            yield decode_event(line)
 
 
 @contextlib.contextmanager
@@ -91,10 +91,7 @@ def _connect(pid: int) -> Iterator[socket.socket]:
 def _result(line: bytes, pid: int) -> Any:  # noqa: ANN401 - the verb's own
     if not line.endswith(b"\n"):
         raise _hung_up(pid)
-    message = json.loads(line)
-    if not message.get("ok"):
-        raise_remote(message)
-    return message.get("result")
+    return decode_answer(line)
 
 
 def _hung_up(pid: int) -> ControlError:

@@ -142,6 +142,8 @@ class ControlServer:
             self._answer(client, {"ok": True, "result": result})
 
     def _answer(self, client: _Client, message: dict[str, Any], *, last: bool = False) -> None:
+        if client not in self._clients:
+            return  # it follows too slowly, and was dropped over an event of meanwhile
         line = encode(message)
         if len(client.to_send) + len(line) > MAX_ANSWER_BYTES:
             self._drop(client)
@@ -181,7 +183,14 @@ def _peer_uid(connection: socket.socket) -> int:
 
 def _listen(pid: int) -> socket.socket:
     """Listen where the verbs look; replace the socket of a manager that died."""
-    path = socket_path(pid)
+    _remove_stale(socket_path(pid), pid)
+    listener = listen_at(socket_path(pid), pid)
+    listener.settimeout(0)
+    return listener
+
+
+def listen_at(path: Path, pid: int) -> socket.socket:
+    """Listen in a directory that is ours alone, by a socket of mode 0600."""
     listener = socket.socket(socket.AF_UNIX)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -192,14 +201,12 @@ def _listen(pid: int) -> socket.socket:
                 why="others could put a socket of theirs there",
                 hint=f"remove it, or chmod 700 {path.parent}",
             )
-        _remove_stale(path, pid)
         before = os.umask(0o177)
         try:
             listener.bind(str(path))
         finally:
             os.umask(before)
         listener.listen()
-        listener.settimeout(0)
     except OSError as error:
         listener.close()
         raise ControlError(

@@ -29,6 +29,11 @@ def socket_path(pid: int) -> Path:
     return Path(runtime) / "uffdballoon" / f"{pid}.sock"
 
 
+def keeper_path(pid: int) -> Path:
+    """Return where the keeper of process ``pid`` listens."""
+    return socket_path(pid).with_suffix(".hold")
+
+
 def encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
@@ -66,7 +71,9 @@ def error_message(error: UffdballoonError) -> dict[str, Any]:
 
 def raise_remote(message: dict[str, Any]) -> None:
     """Raise here what the manager refused with, under its own name."""
-    fields = message.get("error", {})
+    fields = message.get("error")
+    fields = fields if isinstance(fields, dict) else {}
+    pid, number = fields.get("pid"), fields.get("errno")
     kind = getattr(errors, str(fields.get("name")), ControlError)
     if not (isinstance(kind, type) and issubclass(kind, UffdballoonError)):
         kind = ControlError
@@ -74,6 +81,25 @@ def raise_remote(message: dict[str, Any]) -> None:
         str(fields.get("what", "the manager refused")),
         why=str(fields.get("why", "")),
         hint=str(fields.get("hint", "")),
-        pid=fields.get("pid"),
-        errno=fields.get("errno"),
+        pid=pid if isinstance(pid, int) else None,
+        errno=number if isinstance(number, int) else None,
     )
+
+
+def decode_event(line: bytes) -> dict[str, Any]:
+    """Read a line of a manager's; raise ControlError for anything that is no object."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ControlError("that is no answer", why=f"not JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise ControlError("that is no answer", why="it is no object")
+    return message
+
+
+def decode_answer(line: bytes) -> Any:  # noqa: ANN401 - the verb's own
+    """Read an answer; raise what it refuses with, or ControlError for anything that is none."""
+    message = decode_event(line)
+    if message.get("ok") is not True:
+        raise_remote(message)
+    return message.get("result")

@@ -30,13 +30,14 @@ VERDICTS = {
 }
 
 
-def contract_fields(terms: Terms) -> dict[str, int]:
+def contract_fields(terms: Terms) -> dict[str, object]:
     """Return the terms as the fields of struct uffdb_contract."""
     return {
         "kind": KINDS[terms.kind],
         "floor_bytes": terms.floor_bytes,
         "grace_ns": terms.grace_ns,
         "grace_bytes": terms.grace_bytes,
+        "node_floors": [terms.floor_of(node) for node in range(lib.UFFDB_MAX_NODES)],
     }
 
 
@@ -78,4 +79,6 @@ class NativeContract:
         touch.touched_bytes = PAGE_BYTES if self._ledger.test(hva) else 0
         touch.now_ns = now_ns
         touch.role = ROLES[role]
+        touch.node = self._ledger.node_at(hva)
+        touch.node_ballooned_bytes = self._ledger.node_bytes(touch.node)
         return VERDICTS[lib.uffdb_contract_judge(self._contract, touch)]

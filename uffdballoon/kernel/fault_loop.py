@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,15 +17,18 @@ from uffdballoon.model.ladder import Rung, RungKind
 from uffdballoon.model.touch import Access, Action, Role, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from uffdballoon.kernel.ledger import Ledger
+    from uffdballoon.kernel.relay import Lookout
+    from uffdballoon.kernel.trace import Trace
     from uffdballoon.kernel.uffd import Userfaultfd
     from uffdballoon.model.terms import Terms
 
 _RING_RECORDS = 1 << 16
 _DRAIN_RECORDS = 1024
 _MAX_PARKED = 4096
+_MAX_UNUSED = 1024
 
 _RUNGS = {
     RungKind.OBSERVE: lib.UFFDB_RUNG_OBSERVE,
@@ -45,8 +49,18 @@ _ACTIONS = {
     lib.UFFDB_ACTION_POISON: Action.POISON,
     lib.UFFDB_ACTION_KILL: Action.KILL,
     lib.UFFDB_ACTION_RELEASE: Action.RELEASE,
+    lib.UFFDB_ACTION_NO_MEMORY: Action.NO_MEMORY,
 }
 _ROLES = {number: role for role, number in ROLES.items()}
+
+
+class Observing(enum.IntEnum):
+    """How the guest's own balloon is followed, enum uffdb_observing."""
+
+    NONE = lib.UFFDB_OBSERVE_NONE
+    TRACE = lib.UFFDB_OBSERVE_TRACE
+    EVENTS = lib.UFFDB_OBSERVE_EVENTS
+    SCAN = lib.UFFDB_OBSERVE_SCAN
 
 
 class Resolution(enum.IntEnum):
@@ -64,6 +78,9 @@ class LoopOptions:
     ``around_bytes`` is filled at most around a touch of owned memory;
     ``window_budget`` is how many windows there may be, 0 for as many as the
     kernel allows; ``follow_cpu`` lets the loop run where the faults are.
+    ``trace`` is for Observing.TRACE, and must outlive the loop. Without ``follow`` nothing is
+    followed but by FaultLoop.follow() and tidy(). A touch that waited ``memory_patience_ns`` for a
+    page of the host has the target killed; 0: it waits on.
     """
 
     terms: Terms
@@ -71,6 +88,23 @@ class LoopOptions:
     around_bytes: int = HUGE_BYTES
     window_budget: int = 0
     follow_cpu: bool = True
+    observing: Observing = Observing.NONE
+    trace: Trace | None = None
+    follow: bool = True
+    tell_begin: bool = False
+    memory_patience_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFds:
+    """A pidfd of the target, and its /proc/PID/pagemap and /proc/PID/mem opened for reading.
+
+    The loop uses them until it is stopped; -1 for one that is not there.
+    """
+
+    pidfd: int
+    pagemap: int
+    mem: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +143,7 @@ class LoopStats:
     granted: int
     violations: int
     host_reads: int
+    filled_outside: int
     slipped_writes: int
     exists: int
     retried: int
@@ -120,8 +155,21 @@ class LoopStats:
     events_dropped: int
     parked: int
     moves: int
+    observed_inflated: int
+    observed_deflated: int
+    reported_bytes: int
+    refused_discards: int
+    lost_records: int
+    resyncs: int
+    doubtful: int
+    late: int
+    late_reads: int
+    zapped_again: int
+    arm_ns_max: int
     windows: int
     armed_bytes: int
+    moving: int
+    follow_errno: int
     actions: dict[Action, int]
 
 
@@ -137,8 +185,7 @@ class FaultLoop:
         ledger: Ledger,
         *,
         pid: int,
-        pidfd: int,
-        pagemap_fd: int,
+        fds: TargetFds,
         options: LoopOptions,
     ) -> None:
         shared_wp = Feature.PAGEFAULT_FLAG_WP | Feature.WP_HUGETLBFS_SHMEM
@@ -146,16 +193,24 @@ class FaultLoop:
             "struct uffdb_engine_config *",
             {
                 "uffd": uffd.fileno(),
-                "pidfd": pidfd,
-                "pagemap_fd": pagemap_fd,
+                "pidfd": fds.pidfd,
+                "pagemap_fd": fds.pagemap,
+                "mem_fd": fds.mem,
                 "pid": pid,
                 "write_protect": bool(uffd.features & Feature.PAGEFAULT_FLAG_WP),
                 "write_protect_shared": uffd.features & shared_wp == shared_wp,
+                "minor_shmem": bool(uffd.features & Feature.MINOR_SHMEM),
+                "minor_hugetlbfs": bool(uffd.features & Feature.MINOR_HUGETLBFS),
                 "follow_cpu": options.follow_cpu,
                 "ring_records": _RING_RECORDS,
                 "nr_rungs": len(options.rungs),
                 "around_bytes": options.around_bytes,
                 "window_budget": options.window_budget,
+                "observing": options.observing,
+                "follow": options.follow,
+                "tell_begin": options.tell_begin,
+                "memory_patience_ns": options.memory_patience_ns,
+                "trace": options.trace.handle if options.trace else ffi.NULL,
                 "contract": contract_fields(options.terms),
                 "rungs": [_rung_fields(rung) for rung in options.rungs],
             },
@@ -163,11 +218,23 @@ class FaultLoop:
         out = ffi.new("struct uffdb_engine **")
         check_uffd(lib.uffdb_engine_create(config, ledger.handle, out), "cannot make an engine")
         self._engine = ffi.gc(out[0], lib.uffdb_engine_destroy)
-        self._ledger = ledger  # the loop reads it: it must live as long
+        self.handle = self._engine
+        self._relay: Lookout | None = None
+        self._kept = (ledger, options.trace)  # the loop reads them: they must live as long
         self._events = ffi.new("struct uffdb_event[]", _DRAIN_RECORDS)
 
     def start(self) -> None:
+        """Answer faults, and follow the guest's balloon, each on a thread of its own."""
         check_uffd(lib.uffdb_engine_start(self._engine), "cannot start the fault loop")
+
+    def resume(self, *, missed: bool) -> None:
+        """Go on where another loop was killed; to be called before start().
+
+        What was to be zapped and was not is the guest's.
+
+        ``missed``: what the guest gave up and took back meanwhile was not observed.
+        """
+        check_uffd(lib.uffdb_engine_resume(self._engine, missed), "cannot take the windows over")
 
     def stop(self) -> None:
         """End the loop. Faults wait from now on: close the userfaultfd at once."""
@@ -184,6 +251,10 @@ class FaultLoop:
         )
         return pages * PAGE_BYTES
 
+    def inflated(self) -> None:
+        """Say that what inflate() took last is zapped, or was given back."""
+        lib.uffdb_engine_inflated(self._engine)
+
     def deflate(self, span: HvaRange) -> int:
         """Give pages back and lift their traps; return the bytes that were ballooned."""
         pages = check_uffd(
@@ -192,14 +263,66 @@ class FaultLoop:
         )
         return pages * PAGE_BYTES
 
-    def reset(self) -> None:
-        """Empty the balloon after a reset of the guest; its boot grace begins."""
-        check_uffd(lib.uffdb_engine_reset(self._engine), "cannot let the windows go")
+    def reset(self, at_ns: int = 0) -> None:
+        """Empty the balloon after a reset of the guest; its boot grace begins.
+
+        What was observed after ``at_ns`` (CLOCK_MONOTONIC) holds; 0: nothing does.
+        """
+        check_uffd(lib.uffdb_engine_reset(self._engine, at_ns), "cannot let the windows go")
+
+    def news_fileno(self) -> int:
+        """Return an eventfd: the balloon moved and is quiet, or there is something urgent."""
+        return int(lib.uffdb_engine_news_fd(self._engine))
+
+    def follow(self) -> bool:
+        """Follow the guest's balloon at once, though a thread of its own does it all the time.
+
+        False when all was quiet. Raises WindowBudgetError; the rest is trapped then.
+        """
+        return bool(
+            check_uffd(lib.uffdb_engine_follow(self._engine), "cannot trap what was given up")
+        )
+
+    @contextlib.contextmanager
+    def unused(self) -> Iterator[list[HvaRange]]:
+        """Hold the loop; give ballooned stretches that hold zeros, to be zapped before it goes on.
+
+        They were filled beside a page that was touched before their window was there.
+        An empty list: there is nothing (left), and nothing is held.
+        """
+        out = ffi.new("struct uffdb_range[]", _MAX_UNUSED)
+        count = lib.uffdb_engine_hold_zeros(self._engine, out, _MAX_UNUSED)
+        if not count:
+            yield []
+            return
+        try:
+            yield [HvaRange.of(Hva(out[i].start), out[i].len) for i in range(count)]
+        finally:
+            lib.uffdb_engine_go_on(self._engine)
+
+    def scan(self) -> int:
+        """Compare memory with the last picture; return the bytes that were given up since."""
+        pages = check_uffd(lib.uffdb_engine_scan(self._engine), "cannot scan the guest's memory")
+        return pages * PAGE_BYTES
+
+    def arrivals(self) -> list[int]:
+        """Count the runs in which pages were given up: 2**i to 2**(i+1)-1 neighbours in a row."""
+        out = ffi.new("uint64_t[]", lib.UFFDB_ORDERS)
+        count = lib.uffdb_engine_arrivals(self._engine, out, lib.UFFDB_ORDERS)
+        return [int(value) for value in out[0:count]]
 
     def tidy(self) -> int:
         """Let go of windows that lost their last ballooned page; return their bytes."""
         blocks = check_uffd(lib.uffdb_engine_tidy(self._engine), "cannot let a window go")
         return blocks * HUGE_BYTES
+
+    def watch_resets(self, relay: Lookout | None) -> None:
+        """Before a violation is acted on, see whether the monitor told of a reset.
+
+        ``relay`` must stay open until this is called again, or the loop stopped.
+        """
+        lib.uffdb_engine_watch_resets(self._engine, relay.handle if relay else ffi.NULL)
+        self._relay = relay
 
     def set_vcpus(self, tids: Sequence[int]) -> None:
         """Say which threads are the guest; with none given, all are."""

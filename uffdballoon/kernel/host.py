@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UffdballoonError
+from uffdballoon.kernel.privileges import NEEDS, Capability, held_capabilities
 from uffdballoon.kernel.process import duplicate_fd, resident
-from uffdballoon.kernel.uffd import DEVICE, Feature, Userfaultfd
+from uffdballoon.kernel.thp import read_thp_settings
+from uffdballoon.kernel.trace import Trace
+from uffdballoon.kernel.uffd import DEVICE, Feature, Userfaultfd, query_features
 from uffdballoon.model.addresses import HvaRange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _KVM_CREATE_VM = 0xAE01
-_CAP_SYS_PTRACE = 1 << 19
 _NO_ATTACH = 3  # kernel.yama.ptrace_scope, Documentation/admin-guide/LSM/Yama.rst
 _RUN_AS_ROOT = "run as root, or with CAP_SYS_PTRACE"
 
@@ -44,7 +46,22 @@ def max_map_count() -> int:
 
 def probe_host() -> list[Probe]:
     """Try everything; raise nothing."""
-    return [probe() for probe in _PROBES]
+    return [probe() for probe in _PROBES] + probe_capabilities()
+
+
+def probe_capabilities() -> list[Probe]:
+    """Tell which capabilities are held, and what each that is not is lacking for."""
+    held = held_capabilities()
+    return [
+        Probe(
+            str(need.capability),
+            need.capability in held,
+            f"for: {need.purpose}",
+            errno=None if need.capability in held else errno.EPERM,
+            fix=f"run as root or with it; else: {need.instead}",
+        )
+        for need in NEEDS
+    ]
 
 
 def _architecture() -> Probe:
@@ -109,6 +126,25 @@ def _features() -> Probe:
     return Probe("userfaultfd features", ok=False, detail="no userfaultfd to ask", fix=_RUN_AS_ROOT)
 
 
+def _minor_faults() -> Probe:
+    wanted = Feature.MINOR_SHMEM | Feature.MINOR_HUGETLBFS
+    try:
+        lacking = [flag.name or "" for flag in wanted & ~query_features()]
+    except (UffdballoonError, OSError):
+        return Probe(
+            "userfaultfd minor faults",
+            ok=False,
+            detail="no userfaultfd to ask",
+            fix=_RUN_AS_ROOT,
+        )
+    return Probe(
+        "userfaultfd minor faults",
+        not lacking,
+        f"lacks {', '.join(lacking)}" if lacking else "",
+        fix="Linux 5.14 or later: what a vhost-user process fills of the balloon is not trapped",
+    )
+
+
 def _pidfd_getfd() -> Probe:
     pidfd = os.pidfd_open(os.getpid())
     try:
@@ -128,9 +164,9 @@ def _pidfd_getfd() -> Probe:
 
 
 def _ptrace() -> Probe:
-    capable = _capabilities() & _CAP_SYS_PTRACE
+    capable = Capability.SYS_PTRACE in held_capabilities()
     scope = _read_number("/proc/sys/kernel/yama/ptrace_scope") or 0
-    ok = bool(capable) and scope < _NO_ATTACH
+    ok = capable and scope < _NO_ATTACH
     return Probe(
         "ptrace",
         ok,
@@ -161,15 +197,13 @@ def _map_count() -> Probe:
 
 
 def _thp() -> Probe:
-    base = Path("/sys/kernel/mm/transparent_hugepage")
-    try:
-        mode = (base / "enabled").read_text().strip()
-        none = (base / "khugepaged" / "max_ptes_none").read_text().strip()
-    except OSError as error:
-        return Probe(
-            "transparent huge pages", ok=False, detail=str(error.strerror), fix="none needed"
-        )
-    return Probe("transparent huge pages", ok=True, detail=f"{mode}; max_ptes_none {none}")
+    settings = read_thp_settings()
+    return Probe(
+        "transparent huge pages",
+        settings is not None,
+        settings.describe() if settings else "there are none",
+        fix="none needed",
+    )
 
 
 def _hugepages() -> Probe:
@@ -204,21 +238,19 @@ def _kvm() -> Probe:
     return Probe("/dev/kvm", ok=True)
 
 
-def _tracefs() -> Probe:
-    found = Path("/sys/kernel/tracing/events/syscalls").exists()
-    return Probe(
-        "tracefs",
-        found,
-        "" if found else "not mounted",
-        fix="mount -t tracefs tracefs /sys/kernel/tracing (for the observer to come)",
-    )
-
-
-def _capabilities() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
+def _trace() -> Probe:
+    try:
+        with Trace(os.getpid()) as trace:
+            return Probe("tracing of system calls", ok=True, detail=f"by {trace.source}")
+    except UffdballoonError as error:
+        return Probe(
+            "tracing of system calls",
+            ok=False,
+            detail=f"{error.what}: {error.why}",
+            errno=error.errno,
+            fix=f"{error.hint}; without it the contract told is not to be had "
+            "for what the guest's own driver gives up",
+        )
 
 
 def _read_number(path: str) -> int | None:
@@ -235,10 +267,11 @@ _PROBES = (
     _userfaultfd,
     _userfaultfd_device,
     _features,
+    _minor_faults,
     _pagemap,
     _map_count,
     _thp,
     _hugepages,
     _kvm,
-    _tracefs,
+    _trace,
 )

@@ -49,6 +49,18 @@ def read_memory(pid: int, span: HvaRange) -> bytes:
     return bytes(data[:got])
 
 
+def write_memory(pid: int, hva: int, data: bytes) -> int:
+    """Write to another process (process_vm_writev(2)); return the bytes written.
+
+    It waits where a userfaultfd traps an absent page.
+    """
+    return check(
+        lib.uffdb_process_write(pid, hva, ffi.from_buffer(data), len(data)),
+        f"cannot write to process {pid} at {hva:#x}",
+        pid=pid,
+    )
+
+
 def process_madvise(pidfd: int, ranges: Sequence[HvaRange], advice: Advice) -> int:
     """Advise ranges of another process; return the bytes advised, perhaps fewer than asked."""
     vector = ffi.new("struct uffdb_range[]", [(r.start, r.size_bytes) for r in ranges])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import enum
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from uffdballoon._native import ffi, lib
@@ -69,7 +71,7 @@ class Userfaultfd:
     @classmethod
     def open_through_device(cls) -> Userfaultfd:
         """Make one of this process, through /dev/userfaultfd."""
-        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        device = os.open(DEVICE, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fd = check(lib.uffdb_uffd_open(device), f"cannot make a userfaultfd by {DEVICE}")
         finally:
@@ -103,6 +105,13 @@ class Userfaultfd:
         )
         self.features = features
         return Feature(known[0])
+
+    def learn_features(self) -> None:
+        """See which features were enabled by who had it before (fdinfo)."""
+        info = Path(f"/proc/self/fdinfo/{self._fd}").read_text()
+        match = re.search(r"^API:\s+\w+:(\w+):", info, re.MULTILINE)
+        enabled = int(match[1], 16) if match else 0
+        self.features = Feature(enabled & sum(Feature))
 
     def register(self, span: HvaRange, modes: RegisterMode) -> None:
         check_uffd(

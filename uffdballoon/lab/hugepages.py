@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from uffdballoon.errors import LabError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import TracebackType
 
 _POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
@@ -53,6 +55,16 @@ class HugePagePool:
 
     def free(self) -> int:
         return _read("free_hugepages")
+
+    @contextlib.contextmanager
+    def lowered(self, pages: int) -> Iterator[None]:
+        """Take free pages out of the pool for a while."""
+        total = _read("nr_hugepages")
+        try:
+            (_POOL / "nr_hugepages").write_text(str(total - pages))
+            yield
+        finally:
+            (_POOL / "nr_hugepages").write_text(str(total))
 
     def _restore(self) -> None:
         (_POOL / "nr_hugepages").write_text(str(self._before))

@@ -3,22 +3,21 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import select
 import socket
-import subprocess
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from uffdballoon.errors import GuestSilentError, LabError
+from uffdballoon.lab.built import find_built
 from uffdballoon.model.addresses import PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.touch import Access
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from types import TracebackType
 
 FREE_FROM = Gpa(2 << 20)
@@ -30,8 +29,7 @@ PATTERN_LINE_BYTES = 64
 ANSWER_TIMEOUT_S = 60.0
 """Far more than any answer takes on a machine that is merely busy."""
 
-_SOURCE = Path(__file__).parents[2] / "native" / "microguest"
-_PACKAGED = Path(__file__).with_name("microguest.elf")
+_NEEDS = "gcc, make and binutils on an x86-64 machine"
 _MASK = 0xFFFFFFFF
 
 
@@ -41,35 +39,7 @@ def find_elf() -> Path:
     Looks at UFFDBALLOON_MICROGUEST, at the checkout, at the installed package. Raises
     LabError when there is none.
     """
-    named = os.environ.get("UFFDBALLOON_MICROGUEST")
-    if named:
-        return Path(named)
-    if (_SOURCE / "Makefile").exists():
-        return _build_elf()
-    if _PACKAGED.exists():
-        return _PACKAGED
-    raise LabError(
-        "There is no micro-guest",
-        why="this package was built where the compiler cannot build it",
-        hint="set UFFDBALLOON_MICROGUEST to a microguest.elf",
-    )
-
-
-def _build_elf() -> Path:
-    elf = _SOURCE.parents[1] / "build" / "microguest" / "microguest.elf"
-    made = subprocess.run(
-        ["make", "--silent", "-C", str(_SOURCE), f"OUT={elf}"],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if made.returncode:
-        raise LabError(
-            "The micro-guest cannot be built",
-            why=made.stderr.strip(),
-            hint="it needs gcc, make and binutils on an x86-64 machine",
-        )
-    return elf
+    return find_built("microguest.elf", "microguest", "UFFDBALLOON_MICROGUEST", _NEEDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,17 +277,24 @@ class MicroGuest:
         """
         self.command(f"interrupts {'on' if on else 'off'}")
 
-    def balloon_inflate(self, span: GpaRange) -> int:
-        """Give pages up through the virtio-balloon device; return the pages in the balloon."""
-        return self._balloon("inflate", span)
+    def balloon_inflate(
+        self, span: GpaRange, *, stride_bytes: int = PAGE_BYTES, together: int = 256
+    ) -> int:
+        """Give pages up through the virtio-balloon device; return the pages in the balloon.
 
-    def balloon_deflate(self, span: GpaRange) -> int:
+        With a stride, as many pages as ``span`` holds, one at every stride from its start.
+        ``together`` pages are in one buffer; QEMU gives up a huge page only when all of it is.
+        """
+        return self._balloon("inflate", span, stride_bytes, together)
+
+    def balloon_deflate(self, span: GpaRange, *, stride_bytes: int = PAGE_BYTES) -> int:
         """Take pages back through the virtio-balloon device; return the pages in the balloon."""
-        return self._balloon("deflate", span)
+        return self._balloon("deflate", span, stride_bytes)
 
-    def _balloon(self, verb: str, span: GpaRange) -> int:
+    def _balloon(self, verb: str, span: GpaRange, stride_bytes: int, together: int = 256) -> int:
         pages = span.size_bytes // PAGE_BYTES
-        return _number(self.command(f"balloon {verb} {span.start:x} {pages:x}"), "actual")
+        words = f"{span.start:x} {pages:x} {stride_bytes:x} {together:x}"
+        return _number(self.command(f"balloon {verb} {words}"), "actual")
 
     def memory_map(self) -> list[GpaRange]:
         """Return the stretches of RAM that the firmware told of."""

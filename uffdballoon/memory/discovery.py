@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.memory.cmdline import MemoryOptions, parse_cmdline
-from uffdballoon.memory.maps import Mapping, file_system_of, page_bytes_of, read_mappings
-from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, Hva, HvaRange
+from uffdballoon.memory.maps import (
+    Mapping,
+    file_system_of,
+    page_bytes_of,
+    read_mappings,
+    stretches_of_size,
+)
+from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, Hva
 from uffdballoon.model.ram import Backing, Layout, RamBlock, Segment
 
 if TYPE_CHECKING:
@@ -65,6 +71,7 @@ def _from_monitor(
                 shared=mapping.shared,
                 numa_node=0 if node is None and not options.nodes else node,
                 memdev=section.idstr,
+                file_start=_file_start_of(mapping),
             )
             blocks[section.idstr] = block
         segments.append(Segment(Gpa(section.gpa), section.size_bytes, block, section.offset_bytes))
@@ -82,7 +89,7 @@ def _from_outside(pid: int, options: MemoryOptions, mappings: Sequence[Mapping])
     reason = _why_unclear(options)
     if reason:
         raise _needs_monitor(pid, reason)
-    candidates = [run for run in _runs(mappings) if run[0].size_bytes == options.ram_bytes]
+    candidates = stretches_of_size(mappings, options.ram_bytes)
     if len(candidates) != 1:
         raise _needs_monitor(
             pid, f"{len(candidates)} of its mappings are as large as the guest's RAM"
@@ -97,6 +104,7 @@ def _from_outside(pid: int, options: MemoryOptions, mappings: Sequence[Mapping])
         backing=_backing_of(pid, mapping, page_bytes),
         shared=mapping.shared,
         numa_node=0,
+        file_start=_file_start_of(mapping),
     )
     unknown = [
         "the block's idstr and memory backend",
@@ -137,26 +145,6 @@ def _default_segments(options: MemoryOptions, block: RamBlock) -> list[Segment]:
     return [Segment(Gpa(gpa), size, block, offset) for gpa, offset, size in stretches]
 
 
-def _runs(mappings: Sequence[Mapping]) -> list[tuple[HvaRange, Mapping]]:
-    """Join neighbouring pieces of the same writable memory (madvise splits them)."""
-    runs: list[tuple[HvaRange, Mapping]] = []
-    for mapping in mappings:
-        if not mapping.perms.startswith("rw") or mapping.path.startswith("["):
-            continue
-        if runs:
-            span, first = runs[-1]
-            alike = (first.perms, first.path, first.inode) == (
-                mapping.perms,
-                mapping.path,
-                mapping.inode,
-            )
-            if alike and span.end == mapping.span.start:
-                runs[-1] = (HvaRange(span.start, mapping.span.end), first)
-                continue
-        runs.append((mapping.span, mapping))
-    return runs
-
-
 def _mapping_of(pid: int, mappings: Sequence[Mapping], hva: Hva) -> Mapping:
     for mapping in mappings:
         if mapping.span.start <= hva < mapping.span.end:
@@ -167,6 +155,10 @@ def _mapping_of(pid: int, mappings: Sequence[Mapping], hva: Hva) -> Mapping:
         hint="give the monitor socket of this very QEMU",
         pid=pid,
     )
+
+
+def _file_start_of(mapping: Mapping) -> int:
+    return mapping.span.start - mapping.offset_bytes if mapping.inode else 0
 
 
 def _backing_of(pid: int, mapping: Mapping, page_bytes: int) -> Backing:

@@ -6,15 +6,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uffdballoon.errors import PermissionDeniedError, TargetGoneError
 from uffdballoon.model.addresses import PAGE_BYTES, HvaRange
 
-# As proc_pid_maps(5) has it.
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# As proc_pid_maps(5) has it. Of what a name may hold the kernel escapes the newline alone (and
+# in mountinfo blanks and backslashes): lines end there, and at no other character.
 _LINE = re.compile(
     r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<perms>[r-][w-][x-][ps]) "
-    r"(?P<offset>[0-9a-f]+) (?P<dev>[0-9a-f]+:[0-9a-f]+) (?P<inode>\d+) *(?P<path>.*)"
+    r"(?P<offset>[0-9a-f]+) (?P<dev>[0-9a-f]+:[0-9a-f]+) (?P<inode>[0-9]{1,20}) *(?P<path>.*)"
 )
+_PAGE_SIZE = re.compile(r"KernelPageSize: *([0-9]{1,15}) kB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,7 @@ class Mapping:
 def parse_maps(text: str) -> list[Mapping]:
     """Read the lines of maps; a line of another shape is passed over."""
     mappings = []
-    for line in text.splitlines():
+    for line in text.split("\n"):
         match = _LINE.fullmatch(line)
         if match is None:
             continue
@@ -59,14 +65,60 @@ def read_mappings(pid: int) -> list[Mapping]:
     return parse_maps(_read(pid, "maps"))
 
 
+def stretches_of_size(
+    mappings: Sequence[Mapping], size_bytes: int
+) -> list[tuple[HvaRange, Mapping]]:
+    """Find neighbouring pieces of the same writable memory that are of that size together.
+
+    madvise() splits mappings, and what QEMU maps beside its RAM, such as a thread's stack,
+    may lie right at it.
+    """
+    found = []
+    for run in _runs(mappings):
+        first = 0
+        for last, piece in enumerate(run):
+            while piece.span.end - run[first].span.start > size_bytes and first < last:
+                first += 1
+            span = HvaRange(run[first].span.start, piece.span.end)
+            if span.size_bytes == size_bytes:
+                found.append((span, run[first]))
+    return found
+
+
+def _runs(mappings: Sequence[Mapping]) -> list[list[Mapping]]:
+    """Put neighbours of the same writable memory together."""
+    runs: list[list[Mapping]] = []
+    for mapping in mappings:
+        if not mapping.perms.startswith("rw") or mapping.path.startswith("["):
+            continue
+        if runs and _go_on(runs[-1][-1], mapping):
+            runs[-1].append(mapping)
+        else:
+            runs.append([mapping])
+    return runs
+
+
+def _go_on(before: Mapping, after: Mapping) -> bool:
+    return before.span.end == after.span.start and (before.perms, before.path, before.inode) == (
+        after.perms,
+        after.path,
+        after.inode,
+    )
+
+
 def page_bytes_of(pid: int, mapping: Mapping) -> int:
     """Return the size of the pages a mapping is made of (KernelPageSize in smaps)."""
+    return parse_page_bytes(_read(pid, "smaps"), mapping)
+
+
+def parse_page_bytes(text: str, mapping: Mapping) -> int:
+    """Read the page size of a mapping from smaps; 4 KiB where it does not say."""
     head = f"{mapping.span.start:08x}-{mapping.span.end:08x} "
     found = False
-    for line in _read(pid, "smaps").splitlines():
+    for line in text.split("\n"):
         found = found or line.startswith(head)
-        if found and line.startswith("KernelPageSize:"):
-            return int(line.split()[1]) << 10
+        if found and (size := _PAGE_SIZE.fullmatch(line)):
+            return int(size[1]) << 10
     return PAGE_BYTES
 
 
@@ -75,19 +127,25 @@ def file_system_of(pid: int, mapping: Mapping) -> str:
 
     memfd and SysV memory are on a mount that no mountinfo lists.
     """
+    return parse_file_system(_read(pid, "mountinfo"), mapping)
+
+
+def parse_file_system(text: str, mapping: Mapping) -> str:
+    """Read the type of the file system that a mapping's device is, from mountinfo."""
     major, minor = (int(part, 16) for part in mapping.device.split(":"))
     wanted = f"{major}:{minor}"
-    for line in _read(pid, "mountinfo").splitlines():
+    for line in text.split("\n"):
         fields = line.split()
         # proc_pid_mountinfo(5): the type follows a separator after the optional fields
-        if wanted in fields[2:3] and "-" in fields:
+        if wanted in fields[2:3] and "-" in fields[:-1]:
             return fields[fields.index("-") + 1]
     return ""
 
 
 def _read(pid: int, name: str) -> str:
     try:
-        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+        # Not as text, which would end lines at a name's carriage return, too.
+        return Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TargetGoneError(
             f"process {pid} ended",

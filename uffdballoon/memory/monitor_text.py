@@ -21,7 +21,9 @@ _SECTION = re.compile(
 )
 # QEMU, system/physmem.c: ram_block_format()
 _BLOCK = re.compile(
-    r"\s*(?P<name>\S.*?)\s+(?P<page>\d+ [KMGT]iB)\s+0x[0-9a-f]+\s+0x[0-9a-f]+\s+"
+    # A name is what no blanks end: without that, and without possessive blanks, a line of
+    # blanks takes time by its square.
+    r"\s*+(?P<name>\S(?:.*?\S)??)\s++(?P<page>\d{1,6} [KMGT]iB)\s+0x[0-9a-f]+\s+0x[0-9a-f]+\s+"
     r"0x(?P<total>[0-9a-f]+)\b.*"
 )
 # QEMU, monitor/hmp-cmds.c: hmp_gpa2hva()
@@ -32,7 +34,7 @@ def parse_mtree(text: str) -> tuple[RamSection, ...]:
     """Read the RAM of the address space ``memory`` from `info mtree -f`."""
     sections: list[RamSection] = []
     wanted = False
-    for line in text.splitlines():
+    for line in text.split("\n"):
         space = _SPACE.fullmatch(line)
         if _VIEW.fullmatch(line.strip()):
             wanted = False
@@ -52,7 +54,7 @@ def parse_mtree(text: str) -> tuple[RamSection, ...]:
 
 
 def parse_ramblock(text: str) -> tuple[RamBlockFact, ...]:
-    matches = (_BLOCK.fullmatch(line) for line in text.splitlines())
+    matches = (_BLOCK.fullmatch(line) for line in text.split("\n"))
     return tuple(
         RamBlockFact(
             idstr=match["name"],

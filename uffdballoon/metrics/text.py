@@ -22,7 +22,11 @@ def status_rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("policy", status["policy"]),
         ("guest RAM", format_size(status["ram_bytes"])),
         ("in the balloon", format_size(status["ballooned_bytes"])),
-        ("reclaimed", format_size(status["reclaimed_bytes"])),
+        ("reclaimed", _reclaimed(status)),
+        ("kept from khugepaged", _guarded(status["khugepaged"])),
+        ("huge pages", _broken(status["fragmentation"])),
+        *(("node", _node(node)) for node in status["nodes"] if len(status["nodes"]) > 1),
+        *_told_by_the_guest(status),
         ("windows", f"{status['windows']} ({status['vmas']} mappings in the target)"),
         ("violations", f"{touches['violations']}"),
         (
@@ -47,12 +51,110 @@ def status_rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def _reclaimed(status: Mapping[str, Any]) -> str:
+    reclaim = status["reclaim"]
+    parts = [f"{format_size(status['reclaimed_bytes'])}, by {status['reclaimed_source']}"]
+    for key, words in (("pinned_bytes", "kept by huge pages"), ("resident_bytes", "there")):
+        if reclaim[key]:
+            parts.append(f"{format_size(reclaim[key])} {words}")
+    return "; ".join(parts)
+
+
+def _guarded(khugepaged: Mapping[str, Any]) -> str:
+    unguarded = khugepaged["unguarded_blocks"]
+    apart = f"; {unguarded} are not armed" if unguarded else ""
+    return f"{khugepaged['eligible_blocks']} blocks of 2 MiB{apart}"
+
+
+def _broken(found: Mapping[str, Any]) -> str:
+    text = (
+        f"{found['broken_blocks']} broken, {found['whole_blocks']} whole, "
+        f"{found['untouched_blocks']} untouched"
+    )
+    if found["limit_blocks"] is not None:
+        text += f"; {found['counted_blocks']} of {found['limit_blocks']} that may be broken"
+    if found["stopped_at_bytes"] is not None:
+        text += f"; stopped with {format_size(found['stopped_at_bytes'])} left to the guest"
+    return text
+
+
+def _node(node: Mapping[str, Any]) -> str:
+    number = "?" if node["node"] is None else node["node"]
+    host = ", ".join(
+        f"{format_size(size)} on host node {there}" for there, size in node["host_nodes"].items()
+    )
+    floor, limit = "", ""
+    if node["floor_bytes"]:
+        floor = f", floor {format_size(node['floor_bytes'])} ({_kept(node)})"
+    if node["limit_blocks"] is not None:
+        limit = f", {node['counted_blocks']} of {node['limit_blocks']} that may be"
+    return (
+        f"{number}: {format_size(node['ballooned_bytes'])} of {format_size(node['ram_bytes'])} in "
+        f"the balloon{floor}; {node['broken_blocks']} broken{limit}; {host or 'nothing'} resident"
+    )
+
+
+def _told_by_the_guest(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    balloon, seen = status["balloon"], status["observed"]
+    if balloon["actual_bytes"] is not None:
+        unseen = balloon["unaccounted_bytes"]
+        apart = f"; {format_size(unseen)} of its balloon not known" if unseen > 0 else ""
+        rows.append(("left to the guest", f"{format_size(balloon['actual_bytes'])}{apart}"))
+    if status["ram_change_bytes"]:
+        rows.append(("RAM since the attach", _ram_change(status["ram_change_bytes"])))
+    if status["guest_memory"] is not None:
+        rows.append(("the guest's memory", _guest_memory(status["guest_memory"])))
+    if status["observer"] != "direct":
+        rows.append(
+            (
+                "observed",
+                (
+                    f"{seen['inflated_pages']} pages given up, {seen['deflated_pages']} taken "
+                    f"back, trapped within {seen['arm_us_max'] / 1000:.1f} ms"
+                ),
+            )
+        )
+    if seen["resyncs"]:
+        rows.append(("trace", f"lost {seen['lost_records']} records, {seen['resyncs']} times"))
+    return rows
+
+
+def _ram_change(change_bytes: int) -> str:
+    if change_bytes < 0:
+        return f"{format_size(-change_bytes)} went"
+    return f"{format_size(change_bytes)} came and are not enforced: detach and attach again"
+
+
+def _guest_memory(told: Mapping[str, Any]) -> str:
+    if told["age_s"] is None:
+        return "its driver has told nothing yet: ask again"
+    values = told["values"]
+    parts = [
+        f"{format_size(values[key])} {words}"
+        for key, words in (
+            ("free-memory", "free"),
+            ("available-memory", "available"),
+            ("total-memory", "in all"),
+            ("swap-in", "swapped in"),
+            ("swap-out", "swapped out"),
+        )
+        if key in values
+    ]
+    if "major-faults" in values:
+        parts.append(f"{values['major-faults']} major faults")
+    return f"{', '.join(parts)}; told {told['age_s']:.0f} s ago"
+
+
 def _contract(contract: Mapping[str, Any]) -> str:
     if contract["kind"] == "told":
         return "told"
-    state = "below it" if contract["below_floor"] else "kept"
     grace = ", in its boot grace" if contract["in_grace"] else ""
-    return f"cap, floor {format_size(contract['floor_bytes'])} ({state}{grace})"
+    return f"cap, floor {format_size(contract['floor_bytes'])} ({_kept(contract)}{grace})"
+
+
+def _kept(floor: Mapping[str, Any]) -> str:
+    return "below it" if floor["below_floor"] else "kept"
 
 
 def _held(touch: Mapping[str, Any]) -> str:
@@ -68,7 +170,8 @@ def event_line(event: Mapping[str, Any]) -> str:
     """Return an event as one line."""
     if event["verdict"] is None:
         why = f": {event['why']}" if "why" in event else ""
-        return f"{_clock(event)} {event['kind']}{why}"
+        size = "" if event["size"] is None else f" {format_size(event['size'])}"
+        return f"{_clock(event)} {event['kind']}{size}{why}"
     gpa = "?" if event["gpa"] is None else f"{event['gpa']:#x}"
     who = f"tid {event['tid']}" if event["vcpu"] is None else f"vcpu {event['vcpu']}"
     return (

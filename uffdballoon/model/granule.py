@@ -8,6 +8,7 @@ import enum
 from uffdballoon.model.addresses import (
     HUGE_BYTES,
     PAGE_BYTES,
+    Hva,
     HvaRange,
     round_down,
     round_up,
@@ -26,14 +27,18 @@ class Granule(enum.Enum):
         return PAGE_BYTES if self is Granule.SMALL else HUGE_BYTES
 
 
-def round_inward(span: HvaRange, granule: Granule) -> tuple[HvaRange | None, tuple[HvaRange, ...]]:
+def round_inward(
+    span: HvaRange, granule: Granule, base: int = 0
+) -> tuple[HvaRange | None, tuple[HvaRange, ...]]:
     """Shrink a range to whole granules; return it and what was left out.
 
-    The whole is None when the range holds no whole granule. Huge pages are
-    aligned in the host's address space, so it is the hva that counts.
+    The whole is None when the range holds no whole granule. Anonymous huge pages are
+    aligned in the host's address space, so it is the hva that counts; those of a file
+    are aligned in the file, whose first byte is at ``base``.
     """
-    start = round_up(span.start, granule.size_bytes)
-    end = round_down(span.end, granule.size_bytes)
+    base %= granule.size_bytes
+    start = Hva(round_up(span.start - base, granule.size_bytes) + base)
+    end = Hva(round_down(span.end - base, granule.size_bytes) + base)
     if start >= end:
         return None, (span,)
     pieces = (

@@ -26,7 +26,11 @@ class Backing(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class RamBlock:
-    """One contiguous RAM allocation of QEMU (``RAMBlock`` in its source)."""
+    """One contiguous RAM allocation of QEMU (``RAMBlock`` in its source).
+
+    ``file_start`` is the hva at which the first byte of its file is, or would be; 0 for
+    anonymous memory.
+    """
 
     idstr: str
     hva: Hva
@@ -36,6 +40,7 @@ class RamBlock:
     shared: bool
     numa_node: int | None = None
     memdev: str | None = None
+    file_start: int = 0
 
     @property
     def hva_range(self) -> HvaRange:
@@ -89,6 +94,14 @@ class Layout:
     def blocks(self) -> tuple[RamBlock, ...]:
         """Every RAM block once, in order of its hva."""
         return tuple(sorted({s.block for s in self.segments}, key=lambda b: b.hva))
+
+    @property
+    def allocated_bytes(self) -> int:
+        """The size of all RAM blocks, as QEMU counts (get_current_ram_size() in its source).
+
+        More than ram_bytes by what firmware shows its ROMs over.
+        """
+        return sum(block.size_bytes for block in self.blocks)
 
     @property
     def ram_bytes(self) -> int:

@@ -7,7 +7,7 @@ import re
 
 from uffdballoon.errors import UsageError
 
-_SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[a-zA-Z]*)")
+_SIZE = re.compile(r"(?P<number>\d{1,30}(?:\.\d{1,30})?)\s*(?P<unit>[a-zA-Z]*)", re.ASCII)
 _UNITS = {
     "": 0,
     "b": 0,

@@ -36,7 +36,7 @@ class Action(enum.Enum):
     """What was done about a touch: the rung of the ladder that answered it.
 
     GRANT is the rung `observe`, or the contract's own grant; RELEASE ends a
-    freeze or a pause.
+    freeze or a pause. NO_MEMORY: the host has no page for it, and it waits for one.
     """
 
     NONE = "none"
@@ -48,3 +48,4 @@ class Action(enum.Enum):
     POISON = "poison"
     KILL = "kill"
     RELEASE = "release"
+    NO_MEMORY = "no-memory"

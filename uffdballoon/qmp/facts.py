@@ -3,18 +3,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Any, Protocol
 
-from uffdballoon.errors import QmpError
+from uffdballoon.errors import QmpError, UsageError
 from uffdballoon.memory.facts import MonitorFacts
 from uffdballoon.memory.monitor_text import parse_gpa2hva, parse_mtree, parse_ramblock
 
 if TYPE_CHECKING:
-    from uffdballoon.qmp.monitor import Monitor
+    from collections.abc import Iterator
 
 
-def collect(monitor: Monitor) -> MonitorFacts:
+class Answers(Protocol):
+    """What of a monitor is needed here."""
+
+    def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any: ...  # noqa: ANN401
+    def hmp(self, line: str) -> str: ...
+
+
+@contextlib.contextmanager
+def understanding(what: str) -> Iterator[None]:
+    """Turn what an answer of another shape leads to into QmpError: QEMU may be in bad hands."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UsageError) as e:
+        raise QmpError(
+            f"the monitor's answer to {what} is not understood",
+            why=f"{type(e).__name__}: {e}"[:200],
+            hint="is this QEMU older than 4.2, or not QEMU at all?",
+        ) from e
+
+
+def collect(monitor: Answers) -> MonitorFacts:
     """Ask everything that discovery needs; raise QmpError."""
+    with understanding("what memory there is"):
+        return _collect(monitor)
+
+
+def _collect(monitor: Answers) -> MonitorFacts:
     sections = parse_mtree(monitor.hmp("info mtree -f"))
     memdevs = frozenset(str(m["id"]) for m in monitor.execute("query-memdev") if "id" in m)
     hvas = {}
@@ -36,13 +62,21 @@ def collect(monitor: Monitor) -> MonitorFacts:
     )
 
 
-def vcpu_tids(monitor: Monitor) -> dict[int, int]:
+def vcpu_tids(monitor: Answers) -> dict[int, int]:
     """Map the thread ids of the vCPUs to their numbers; raise QmpError."""
-    cpus = monitor.execute("query-cpus-fast")
-    return {int(cpu["thread-id"]): int(cpu["cpu-index"]) for cpu in cpus}
+    with understanding("query-cpus-fast"):
+        cpus = monitor.execute("query-cpus-fast")
+        return {_tid(cpu["thread-id"]): int(cpu["cpu-index"]) for cpu in cpus}
 
 
-def _plugged_nodes(monitor: Monitor) -> dict[str, int]:
+def _tid(value: object) -> int:
+    """Read a thread's id, which has to fit into a pid_t."""
+    if not isinstance(value, int) or not 0 < value < 1 << 31:
+        raise ValueError(f"{value!r} is no thread")
+    return value
+
+
+def _plugged_nodes(monitor: Answers) -> dict[str, int]:
     devices = monitor.execute("query-memory-devices")
     return {
         str(device["data"]["memdev"]).rpartition("/")[2]: int(device["data"].get("node", 0))
@@ -51,8 +85,9 @@ def _plugged_nodes(monitor: Monitor) -> dict[str, int]:
     }
 
 
-def _balloon_actual_bytes(monitor: Monitor) -> int | None:
+def _balloon_actual_bytes(monitor: Answers) -> int | None:
     try:
-        return int(monitor.execute("query-balloon")["actual"])
+        with understanding("query-balloon"):
+            return int(monitor.execute("query-balloon")["actual"])
     except QmpError:
         return None  # no balloon device

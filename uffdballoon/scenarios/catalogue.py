@@ -7,16 +7,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UffdballoonError, UsageError
+from uffdballoon.lab.qemu_options import Accel
+from uffdballoon.scenarios.confined import confined_qemu
+from uffdballoon.scenarios.drivers import guest_oom, honest_guest
+from uffdballoon.scenarios.endings import manager_dies
+from uffdballoon.scenarios.files import hugetlbfs_2m, tmpfs_shared
+from uffdballoon.scenarios.fragmentation import thp_fragmentation_limit
+from uffdballoon.scenarios.huge_pages import khugepaged_reinflation
+from uffdballoon.scenarios.nodes import two_node
 from uffdballoon.scenarios.pressure import greedy_guest, two_vcpus_one_page, violation_storm
+from uffdballoon.scenarios.promises import (
+    dishonest_guest,
+    migrate_enforced,
+    reboot_while_ballooned,
+)
 from uffdballoon.scenarios.stage import BrokenPromiseError, Stage
 from uffdballoon.scenarios.touches import read_then_write, touch_after_inflate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uffdballoon.lab.qemu import Accel
 
 _MICROGUEST_NEEDS = ("root", "userfaultfd", "qemu-system-x86_64")
+_LINUX_NEEDS = (*_MICROGUEST_NEEDS, "Debian's kernel and busybox, by apt-get download")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +40,7 @@ class Scenario:
     summary: str
     play: Callable[[Stage], None]
     needs: tuple[str, ...] = _MICROGUEST_NEEDS
+    accel: Accel | None = None  # that it is run under when nobody says; None: KVM where there is
 
 
 SCENARIOS = (
@@ -55,6 +69,72 @@ SCENARIOS = (
         "two vCPUs touch the same page at the same moment, 10,000 times",
         two_vcpus_one_page,
     ),
+    Scenario(
+        "dishonest-guest",
+        "a guest touches 1,000 pages that its own balloon gave up, under `told` and `cap`",
+        dishonest_guest,
+    ),
+    Scenario(
+        "reboot-while-ballooned",
+        "a reset empties the balloon, and the contract holds again afterwards",
+        reboot_while_ballooned,
+    ),
+    Scenario(
+        "migrate-enforced",
+        "an enforced guest is migrated to a file and started again from it",
+        migrate_enforced,
+    ),
+    Scenario(
+        "honest-guest",
+        "a busy Linux guest inflates and deflates by half of its memory, twenty times",
+        honest_guest,
+        _LINUX_NEEDS,
+        Accel.TCG,
+    ),
+    Scenario(
+        "guest-oom",
+        "a ballooned Linux guest runs out of memory, with and without deflate-on-oom",
+        guest_oom,
+        _LINUX_NEEDS,
+        Accel.TCG,
+    ),
+    Scenario(
+        "khugepaged-reinflation",
+        "khugepaged fills a balloon of 4k pieces again, and not the one that is held to it",
+        khugepaged_reinflation,
+        (*_MICROGUEST_NEEDS, "transparent huge pages"),
+    ),
+    Scenario(
+        "thp-fragmentation-limit",
+        "a guest whose balloon breaks more huge pages than it may is stopped there",
+        thp_fragmentation_limit,
+    ),
+    Scenario(
+        "two-node",
+        "memory of two NUMA nodes of a guest is taken, counted and given back for each",
+        two_node,
+    ),
+    Scenario(
+        "hugetlbfs-2m",
+        "huge pages return to the pool; with the pool empty a touch waits, and the guest lives",
+        hugetlbfs_2m,
+        (*_MICROGUEST_NEEDS, "huge pages of 2 MiB"),
+    ),
+    Scenario(
+        "tmpfs-shared",
+        "holes in shared memory are trapped, and so is what another process writes there",
+        tmpfs_shared,
+    ),
+    Scenario(
+        "confined-qemu",
+        "a QEMU without privileges, in namespaces and a cgroup of its own, is enforced",
+        confined_qemu,
+    ),
+    Scenario(
+        "manager-dies",
+        "the manager is killed: the guest goes on, or waits for the next manager",
+        manager_dies,
+    ),
 )
 
 
@@ -70,10 +150,12 @@ def find(name: str) -> Scenario:
     )
 
 
-def play(scenario: Scenario, accel: Accel, say: Callable[[str], None]) -> str | None:
+def play(
+    scenario: Scenario, accel: Accel, say: Callable[[str], None], *, quick: bool = False
+) -> str | None:
     """Run a scenario; return why it failed, or None."""
     try:
-        with Stage(say, accel) as stage:
+        with Stage(say, accel, quick=quick) as stage:
             scenario.play(stage)
     except BrokenPromiseError as broken:
         return str(broken)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STORM_TOUCHES = 100_000
 RACES = 10_000
+_QUICK = 10  # of these, a tenth
 _MEMORY_GROWTH_BYTES = 1 << 20  # what allocators do by themselves
 
 
@@ -30,7 +31,8 @@ def _manager_bytes() -> int:
 
 def violation_storm(stage: Stage) -> None:
     """Touch 100,000 ballooned pages without a pause: none is lost, the manager stays small."""
-    storm = GpaRange.of(BALLOON.start, STORM_TOUCHES * PAGE_BYTES)
+    touches = STORM_TOUCHES // (_QUICK if stage.quick else 1)
+    storm = GpaRange.of(BALLOON.start, touches * PAGE_BYTES)
     tenth = GpaRange.of(storm.start, storm.size_bytes // 10)
     qemu = stage.start(memory_bytes=512 << 20)
     with stage.attach(qemu, "observe") as session:
@@ -39,7 +41,7 @@ def violation_storm(stage: Stage) -> None:
         before = _manager_bytes()
         qemu.guest.touch(GpaRange(tenth.end, storm.end), Access.WRITE)
         grown = _manager_bytes() - before
-        stage.guest(f"wrote to {STORM_TOUCHES} ballooned pages; nobody took an event meanwhile")
+        stage.guest(f"wrote to {touches} ballooned pages; nobody took an event meanwhile")
         state = session.status()
         stage.pump(session)
         taken, dropped = len(stage.events), state["events_dropped"]
@@ -51,11 +53,11 @@ def violation_storm(stage: Stage) -> None:
         )
         stage.promise(
             "none is lost in the counts",
-            holds=state["touches"]["violations"] == STORM_TOUCHES,
+            holds=state["touches"]["violations"] == touches,
         )
         stage.promise(
             "events are dropped only with a count of how many",
-            holds=taken + dropped == STORM_TOUCHES,
+            holds=taken + dropped == touches,
         )
         stage.promise("the manager's memory is flat", holds=grown < _MEMORY_GROWTH_BYTES)
         stage.promise("all was granted, as observe says", holds=state["ballooned_bytes"] == 0)
@@ -97,7 +99,8 @@ def greedy_guest(stage: Stage) -> None:
 
 def two_vcpus_one_page(stage: Stage) -> None:
     """Have two vCPUs write to the same page at the same moment, 10,000 times."""
-    arena = GpaRange.of(BALLOON.start, RACES * PAGE_BYTES)
+    races = RACES // (_QUICK if stage.quick else 1)
+    arena = GpaRange.of(BALLOON.start, races * PAGE_BYTES)
     qemu = stage.start(memory_bytes=256 << 20, processors=2)
     with stage.attach(qemu, "observe") as session:
         stage.inflate(session, arena)
@@ -112,11 +115,11 @@ def two_vcpus_one_page(stage: Stage) -> None:
         )
         stage.promise(
             "every page is a violation once, by whoever was first",
-            holds=touches["violations"] == race.count == RACES,
+            holds=touches["violations"] == race.count == races,
         )
         stage.promise(
             "the other one's touch is counted once at most",
-            holds=touches["ordinary"] <= RACES and sum(by_vcpu) == RACES,
+            holds=touches["ordinary"] <= races and sum(by_vcpu) == races,
         )
         stage.promise("nobody is left waiting", holds=session.held() == [])
         stage.promise("no word is lost", holds=race.bad == 0)
@@ -129,7 +132,7 @@ def two_vcpus_one_page(stage: Stage) -> None:
         stage.host(f"{state['touches']['violations']} reads trapped, all answered with zeros")
         stage.promise(
             "each vCPU's read is counted once at most, and each page at least once",
-            holds=RACES <= state["touches"]["violations"] <= 2 * RACES,
+            holds=races <= state["touches"]["violations"] <= 2 * races,
         )
         stage.promise(
             "no page left the balloon, and none costs memory",

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import LabError
-from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
+from uffdballoon.lab.confinement import NOT_CONFINED
+from uffdballoon.lab.hugepages import HugePagePool
+from uffdballoon.lab.linux_qemu import LinuxQemu
+from uffdballoon.lab.qemu import Qemu
+from uffdballoon.lab.qemu_options import Accel, Memory, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.sizes import format_size
@@ -21,13 +26,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
+    from uffdballoon.lab.confinement import Confinement
     from uffdballoon.lab.microguest import MicroGuest
+    from uffdballoon.lab.qemu_process import QemuProcess
+    from uffdballoon.model.fragmentation import FragmentationLimit
 
 OWNED = GpaRange.of(32 << 20, 1 << 20)
 BALLOON = GpaRange.of(64 << 20, 8 << 20)
 _MEMORY_BYTES = 192 << 20
 _SEED = 0x5EED
 _PATIENCE_S = 60.0
+_KEEP_UP_S = 0.05
 
 
 class BrokenPromiseError(Exception):
@@ -41,13 +50,18 @@ class Pending(Protocol):
 
 
 class Stage:
-    """A guest and those who look at it; a context manager that ends the guest."""
+    """A guest and those who look at it; a context manager that ends the guest.
 
-    def __init__(self, say: Callable[[str], None], accel: Accel) -> None:
+    ``quick`` asks a scenario that repeats something to do so a few times only.
+    """
+
+    def __init__(self, say: Callable[[str], None], accel: Accel, *, quick: bool = False) -> None:
         self._say = say
         self.accel = accel
+        self.quick = quick
         self._running = contextlib.ExitStack()
         self.events: list[dict[str, Any]] = []
+        self._keep_up_at = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -74,31 +88,92 @@ class Stage:
         if not holds:
             raise BrokenPromiseError(text)
 
-    def start(self, memory_bytes: int = _MEMORY_BYTES, processors: int = 1) -> Qemu:
+    def start(
+        self,
+        memory_bytes: int = _MEMORY_BYTES,
+        processors: int = 1,
+        confinement: Confinement = NOT_CONFINED,
+        memory: Memory | None = None,
+        *,
+        seabios: bool = False,
+    ) -> Qemu:
         """Start a guest and fill the memory that it will keep."""
+        memory = memory or Memory(size_bytes=memory_bytes)
         options = QemuOptions(
-            accel=self.accel, memory=Memory(size_bytes=memory_bytes), processors=processors
+            accel=self.accel,
+            memory=memory,
+            processors=processors,
+            sandbox=confinement is not NOT_CONFINED,
+            confinement=confinement,
+            seabios=seabios,
         )
         qemu = self._running.enter_context(Qemu(options))
         qemu.guest.fill(OWNED, _SEED)
         self.host(
-            f"QEMU {qemu.pid} runs a guest of {format_size(memory_bytes)} under {self.accel.value}"
+            f"QEMU {qemu.pid} runs a guest of {format_size(memory.size_bytes)} "
+            f"under {self.accel.value}"
         )
         return qemu
 
-    def attach(self, qemu: Qemu, policy: str, terms: Terms = TOLD) -> Session:
+    def end(self, qemu: QemuProcess) -> None:
+        """End a guest before the scenario does."""
+        qemu.stop()
+
+    def reserve_huge_pages(self, count: int) -> HugePagePool:
+        """Add huge pages to the host's pool until the scenario ends."""
+        pool = self._running.enter_context(HugePagePool(count))
+        self.host(f"reserved {count} huge pages")
+        return pool
+
+    def start_linux(self, memory_bytes: int, *, deflate_on_oom: bool = False) -> LinuxQemu:
+        """Start a guest with Debian's kernel and its balloon driver."""
+        options = QemuOptions(
+            accel=self.accel,
+            memory=Memory(size_bytes=memory_bytes),
+            deflate_on_oom=deflate_on_oom,
+        )
+        qemu = self._running.enter_context(LinuxQemu(options))
+        self.host(
+            f"QEMU {qemu.pid} runs a Linux guest of {format_size(memory_bytes)} "
+            f"under {self.accel.value}"
+        )
+        return qemu
+
+    def start_from(self, image: Path, options: QemuOptions) -> Qemu:
+        """Start a guest from what a migration wrote to a file."""
+        incoming = (*options.extra, "-incoming", f"exec:cat {image}")
+        qemu = self._running.enter_context(Qemu(replace(options, extra=incoming)))
+        self.host(f"QEMU {qemu.pid} was started from {image.name}")
+        return qemu
+
+    def attach(
+        self,
+        qemu: QemuProcess,
+        policy: str,
+        terms: Terms = TOLD,
+        fragmentation: FragmentationLimit | None = None,
+    ) -> Session:
         """Attach as `uffdballoon attach` does; leave the session to detach."""
         self.events.clear()
         options = SessionOptions(
-            pid=qemu.pid, qmp_path=str(qemu.qmp_path), policy=parse_policy(policy), terms=terms
+            pid=qemu.pid,
+            qmp_path=str(qemu.qmp_path),
+            policy=parse_policy(policy),
+            terms=terms,
+            fragmentation=fragmentation,
         )
         session = Session(options)
-        self.host(f"attached by pid; contract {terms.kind.value}, policy {policy}")
+        told_by = session.status()["observer"]
+        self.host(
+            f"attached by pid; contract {terms.kind.value}, policy {policy}, observer {told_by}"
+        )
         return session
 
-    def inflate(self, session: Session, span: GpaRange = BALLOON) -> None:
+    def inflate(
+        self, session: Session, span: GpaRange = BALLOON, granule: Granule = Granule.SMALL
+    ) -> None:
         """Have the guest agree to give a range up, and take it."""
-        done = session.inflate(span, Granule.SMALL, guest_agreed=True)
+        done = session.inflate(span, granule, guest_agreed=True)
         self.host(
             f"took {format_size(done.done_bytes)} at gpa {span.start:#x}; "
             f"{format_size(done.freed_bytes)} were resident and are free"
@@ -109,6 +184,18 @@ class Stage:
         while drained := session.drain_events():
             self.events.extend(drained)
         self.events.extend(session.drain_monitor())
+        if time.monotonic() >= self._keep_up_at:
+            self.events.extend(session.keep_up().notices)
+            self._keep_up_at = time.monotonic() + _KEEP_UP_S
+
+    def settle(self, session: Session) -> None:
+        """Serve the session until the guest's balloon is quiet."""
+        self.events.extend(session.settle())
+
+    def wait_for_event(self, session: Session, kind: str) -> None:
+        """Serve the session until it tells of something of that kind."""
+        self.wait_for(session, kind, lambda: any(e["kind"] == kind for e in self.events))
+        self.settle(session)
 
     def wait_for(self, session: Session, what: str, condition: Callable[[], bool]) -> None:
         """Serve the session until a condition holds; raise LabError when it never does."""

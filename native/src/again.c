@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Pages that were given up and hold zeros all the same: a touch of a page beside them, before
+ * their window was there, filled a whole huge page; or khugepaged did. Nobody has used them, so
+ * they are zapped again. Only the target can do that, and whoever makes it do it is slow: the
+ * fault loop is held meanwhile, so that no page is granted between the last look and the zap.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "again.h"
+
+#define MOST_HELD_BYTES (4ull << 20) /* that are looked at and zapped in one go */
+#define HOLD_POLL_NS	1000000
+#define NS_PER_S	1000000000l
+
+enum uffdb_contents uffdb_contents(const struct uffdb_engine *engine, uint64_t hva, uint64_t len)
+{
+	static const char zeros[UFFDB_PAGE];
+	char page[UFFDB_PAGE];
+
+	/* By /proc/PID/mem, which raises no fault in a window. */
+	for (uint64_t at = hva; at < hva + len; at += UFFDB_PAGE) {
+		ssize_t got = pread(engine->config.mem_fd, page, sizeof(page), (off_t)at);
+
+		if (got < 0 && errno == EIO)
+			return UFFDB_NOT_TO_BE_READ;
+		if (got != sizeof(page) || memcmp(page, zeros, sizeof(page)) != 0)
+			return UFFDB_WRITTEN_TO;
+	}
+	return UFFDB_ALL_ZEROS;
+}
+
+static uint64_t page_size(const struct uffdb_engine *engine, uint64_t hva)
+{
+	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, hva);
+
+	return block && block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;
+}
+
+/* Put one more behind the others, or to the last of them. */
+static bool append(struct uffdb_range *ranges, uint32_t *nr, size_t room, uint64_t hva,
+		   uint64_t len)
+{
+	if (*nr && ranges[*nr - 1].start + ranges[*nr - 1].len == hva) {
+		ranges[*nr - 1].len += len;
+		return true;
+	}
+	if (*nr == room)
+		return false;
+	ranges[(*nr)++] = (struct uffdb_range){hva, len};
+	return true;
+}
+
+bool uffdb_zap_again(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
+{
+	uint32_t nr = engine->nr_again;
+	bool kept = append(engine->again, &nr, UFFDB_MAX_AGAIN, hva, len);
+
+	engine->nr_again = nr;
+	return kept;
+}
+
+static bool is_unused(const struct uffdb_engine *engine, uint64_t hva, uint64_t len)
+{
+	return uffdb_ledger_test(engine->ledger, hva) > 0 &&
+	       uffdb_holds_memory(engine->config.pagemap_fd, hva) > 0 &&
+	       uffdb_is_protected(engine->config.pagemap_fd, hva) &&
+	       uffdb_contents(engine, hva, len) == UFFDB_ALL_ZEROS;
+}
+
+static void wait_until_let_go(struct uffdb_engine *engine, void *argument)
+{
+	(void)argument;
+	sem_post(&engine->held);
+	/* Woken by uffdb_engine_go_on(). */
+	while (sem_wait(&engine->go_on))
+		;
+}
+
+/* False when there is no loop to be held: nothing is granted then. */
+static bool hold(struct uffdb_engine *engine)
+{
+	if (!engine->running)
+		return false;
+	pthread_mutex_lock(&engine->calling);
+	atomic_store_explicit(&engine->call, wait_until_let_go, memory_order_release);
+	while (!atomic_load(&engine->stopped)) {
+		struct timespec until;
+
+		/* The signal may come just before the read() that it shall end: repeat it. */
+		pthread_kill(engine->thread, UFFDB_WAKE_SIGNAL);
+		clock_gettime(CLOCK_MONOTONIC, &until);
+		until.tv_nsec += HOLD_POLL_NS;
+		if (until.tv_nsec >= NS_PER_S) {
+			until.tv_nsec -= NS_PER_S;
+			until.tv_sec++;
+		}
+		if (!sem_clockwait(&engine->held, CLOCK_MONOTONIC, &until))
+			return true;
+	}
+	atomic_store(&engine->call, NULL);
+	pthread_mutex_unlock(&engine->calling);
+	return false;
+}
+
+static void let_go(struct uffdb_engine *engine)
+{
+	sem_post(&engine->go_on);
+	while (sem_wait(&engine->call_done))
+		;
+	pthread_mutex_unlock(&engine->calling);
+}
+
+/* Move what is still unused from the queue to @out, as much as may be held up for. */
+static uint32_t take_unused(struct uffdb_engine *engine, struct uffdb_range *out, size_t room)
+{
+	uint64_t looked_at = 0;
+	uint32_t nr = 0, first = 0;
+
+	while (first < engine->nr_again && looked_at < MOST_HELD_BYTES && nr < room) {
+		struct uffdb_range *range = &engine->again[first];
+		uint64_t size = page_size(engine, range->start);
+
+		if (is_unused(engine, range->start, size) &&
+		    !append(out, &nr, room, range->start, size))
+			break;
+		looked_at += size;
+		range->start += size;
+		range->len -= size;
+		if (!range->len)
+			first++;
+	}
+	memmove(engine->again, engine->again + first,
+		(engine->nr_again - first) * sizeof(*engine->again));
+	engine->nr_again -= first;
+	return nr;
+}
+
+size_t uffdb_engine_hold_zeros(struct uffdb_engine *engine, struct uffdb_range *out, size_t nr)
+{
+	uint32_t found = 0;
+
+	if (!engine->nr_again)
+		return 0;
+	pthread_mutex_lock(&engine->control);
+	while (!found && engine->nr_again) {
+		engine->holds_loop = hold(engine);
+		found = take_unused(engine, out, nr);
+		if (!found && engine->holds_loop)
+			let_go(engine);
+	}
+	if (!found)
+		pthread_mutex_unlock(&engine->control);
+	for (uint32_t i = 0; i < found; i++) {
+		uffdb_count(&engine->zapped_again, out[i].len / UFFDB_PAGE);
+		uffdb_ledger_mark(engine->ledger, &out[i]); /* a huge page may keep it now */
+	}
+	return found;
+}
+
+void uffdb_engine_go_on(struct uffdb_engine *engine)
+{
+	if (engine->holds_loop)
+		let_go(engine);
+	engine->holds_loop = false;
+	pthread_mutex_unlock(&engine->control);
+}

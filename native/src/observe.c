@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * What the guest's own balloon gives up and takes back, as the fault loop learns
+ * it: from the trace, which is drained before a fault is judged, or from REMOVE
+ * events. Windows are armed by the controlling side (follow.c), which is told by
+ * uffdb_windows_note_inflate().
+ *
+ * Sizes tell who discards. QEMU's balloon_inflate_page() discards one page of the
+ * RAM block at a time; free page reporting, whole blocks of the guest's buddy
+ * allocator (virtio_balloon_handle_report()).
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "engine.h"
+#include "observe.h"
+
+static uint64_t page_size(const struct uffdb_block *block)
+{
+	return block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;
+}
+
+static bool is_whole_page(const struct uffdb_block *block, uint64_t hva, uint64_t len)
+{
+	return len == page_size(block) && !(hva & (len - 1));
+}
+
+/*
+ * Was the page filled between its discard and now, by an answer to a touch beside
+ * it? Then what is there is a zero page that nobody has written to, unprotected. An absent page
+ * of shared memory is left alone: its protection would be a mark in the page table that looks like
+ * memory that is swapped out.
+ */
+static void protect_if_filled(struct uffdb_engine *engine, const struct uffdb_change *given)
+{
+	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, given->hva);
+
+	if (given->time_ns > engine->last_fill_ns || !engine->config.write_protect)
+		return;
+	if (block->flags & UFFDB_BLOCK_SHARED &&
+	    !uffdb_holds_memory(engine->config.pagemap_fd, given->hva))
+		return;
+	uffdb_uffd_writeprotect(engine->config.uffd, given->hva, given->len, true);
+}
+
+static void remember(struct uffdb_observer *observer, const struct uffdb_change *change)
+{
+	observer->history[observer->nr_history++ % UFFDB_HISTORY] = *change;
+}
+
+/* Runs of one page after the other, up or down, as the guest gives them up. */
+static void note_arrival(struct uffdb_observer *observer, uint64_t hva, uint64_t len)
+{
+	uint64_t run = observer->run_pages;
+
+	if (run && (hva == observer->last_hva + len || hva + len == observer->last_hva)) {
+		observer->run_pages++;
+	} else {
+		if (run)
+			uffdb_count(&observer->arrivals[63 - __builtin_clzll(run)], 1);
+		observer->run_pages = 1;
+	}
+	observer->last_hva = hva;
+}
+
+static int64_t inflate(struct uffdb_engine *engine, const struct uffdb_change *given)
+{
+	struct uffdb_observer *observer = engine->observer;
+	int64_t pages = uffdb_ledger_set(engine->ledger, given->hva, given->len);
+
+	if (observer->doubt)
+		uffdb_ledger_clear(observer->doubtful, given->hva, given->len);
+	uffdb_ledger_clear(observer->suspected, given->hva, given->len);
+	uffdb_windows_note_inflate(engine->windows, given->hva, given->time_ns);
+	protect_if_filled(engine, given);
+	return pages;
+}
+
+static int64_t deflate(struct uffdb_engine *engine, const struct uffdb_change *taken)
+{
+	struct uffdb_observer *observer = engine->observer;
+	int64_t pages = uffdb_ledger_clear(engine->ledger, taken->hva, taken->len);
+
+	if (observer->doubt)
+		uffdb_ledger_clear(observer->doubtful, taken->hva, taken->len);
+	if (pages > 0)
+		uffdb_windows_note_change(engine->windows, taken->hva);
+	if (engine->nr_parked)
+		uffdb_unpark_range(engine, taken->hva, taken->len, true);
+	return pages;
+}
+
+static void on_inflate(struct uffdb_engine *engine, const struct uffdb_change *given)
+{
+	int64_t pages = inflate(engine, given);
+
+	remember(engine->observer, given);
+	if (pages > 0) {
+		note_arrival(engine->observer, given->hva, given->len);
+		uffdb_count(&engine->observer->inflated, (uint64_t)pages);
+	}
+}
+
+static void on_deflate(struct uffdb_engine *engine, const struct uffdb_change *taken)
+{
+	int64_t pages = deflate(engine, taken);
+
+	remember(engine->observer, taken);
+	if (pages > 0)
+		uffdb_count(&engine->observer->deflated, (uint64_t)pages);
+}
+
+void uffdb_observe_refusal(struct uffdb_engine *engine, const struct uffdb_range *range)
+{
+	const struct uffdb_change kept = {
+		.time_ns = uffdb_now_ns(CLOCK_MONOTONIC),
+		.hva = range->start,
+		.len = range->len,
+	};
+	int64_t pages = deflate(engine, &kept);
+
+	remember(engine->observer, &kept);
+	uffdb_count(&engine->observer->inflated, pages > 0 ? -(uint64_t)pages : 0);
+	uffdb_count(&engine->observer->refused, pages > 0 ? (uint64_t)pages : 0);
+}
+
+static bool is_told(const struct uffdb_engine *engine)
+{
+	return engine->contract.kind == UFFDB_CONTRACT_TOLD;
+}
+
+/*
+ * Records are missing, deflates perhaps among them. Of what is ballooned by the
+ * ledger no page can be held to `told`, until it is given up anew; and what is
+ * there already was taken back, which a look at residency finds.
+ */
+static void on_lost(struct uffdb_engine *engine, uint64_t records)
+{
+	struct uffdb_observer *observer = engine->observer;
+	const struct uffdb_block *blocks;
+	size_t nr;
+
+	uffdb_count(&observer->lost, records);
+	uffdb_count(&observer->resyncs, 1);
+	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
+	for (size_t i = 0; is_told(engine) && i < nr; i++) {
+		uint64_t at = blocks[i].hva, end = at + blocks[i].size;
+		struct uffdb_range run;
+
+		while (uffdb_ledger_next(engine->ledger, at, end, &run) > 0) {
+			uffdb_ledger_set(observer->doubtful, run.start, run.len);
+			at = run.start + run.len;
+		}
+		observer->doubt = true;
+	}
+	atomic_store(&observer->look_everywhere, true);
+}
+
+void uffdb_observe_on(struct uffdb_engine *engine, bool missed)
+{
+	if (missed) {
+		on_lost(engine, 0);
+		return;
+	}
+	/* Another engine may have filled what is told of next, or not have come to look at it. */
+	engine->last_fill_ns = uffdb_now_ns(CLOCK_MONOTONIC);
+	atomic_store(&engine->observer->look_everywhere, true);
+}
+
+static void on_discard(struct uffdb_engine *engine, const struct uffdb_change *given)
+{
+	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, given->hva);
+
+	if (!block)
+		return;
+	/* What is in the balloon already is no free page: it is our own zap that is seen. */
+	if (is_whole_page(block, given->hva, given->len))
+		on_inflate(engine, given);
+	else if (given->len > page_size(block) &&
+		 uffdb_ledger_test(engine->ledger, given->hva) <= 0)
+		uffdb_count(&engine->observer->reported_bytes, given->len);
+}
+
+static void on_willneed(struct uffdb_engine *engine, const struct uffdb_change *taken)
+{
+	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, taken->hva);
+
+	if (block && is_whole_page(block, taken->hva, taken->len))
+		on_deflate(engine, taken);
+}
+
+/* Drained after a reset that it came before: the balloon of then is gone. */
+static bool is_past(const struct uffdb_engine *engine, const struct uffdb_traced *record)
+{
+	return record->kind != UFFDB_TRACED_LOST && record->time_ns <= engine->reset_ns;
+}
+
+static void on_record(void *argument, const struct uffdb_traced *record)
+{
+	struct uffdb_engine *engine = argument;
+	const struct uffdb_change change = {
+		.time_ns = record->time_ns,
+		.hva = record->hva,
+		.len = record->len,
+		.inflate = record->kind == UFFDB_TRACED_DISCARD,
+	};
+
+	if (is_past(engine, record))
+		return;
+	switch (record->kind) {
+	case UFFDB_TRACED_DISCARD:
+		on_discard(engine, &change);
+		break;
+	case UFFDB_TRACED_WILLNEED:
+		on_willneed(engine, &change);
+		break;
+	default:
+		on_lost(engine, record->len);
+		break;
+	}
+}
+
+void uffdb_observe(struct uffdb_engine *engine)
+{
+	struct uffdb_observer *observer = engine->observer;
+
+	if (observer->trace)
+		uffdb_count(&observer->traced,
+			    uffdb_trace_drain(observer->trace, on_record, engine));
+}
+
+void uffdb_observe_removal(struct uffdb_engine *engine, uint64_t start, uint64_t end)
+{
+	const struct uffdb_change given = {
+		.time_ns = uffdb_now_ns(CLOCK_MONOTONIC),
+		.hva = start,
+		.len = end - start,
+		.inflate = true,
+	};
+
+	on_discard(engine, &given);
+}
+
+/* RAM that is mapped no more, or elsewhere, is nothing that we could hold a guest to. */
+void uffdb_observe_unmapping(struct uffdb_engine *engine, uint64_t start, uint64_t end)
+{
+	const struct uffdb_block *blocks;
+	size_t nr;
+
+	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t from = start > blocks[i].hva ? start : blocks[i].hva;
+		uint64_t to = blocks[i].hva + blocks[i].size;
+
+		to = end < to ? end : to;
+		if (from >= to)
+			continue;
+		uffdb_ledger_clear(engine->ledger, from, to - from);
+		uffdb_windows_note_change(engine->windows, from);
+		uffdb_unpark_range(engine, from, to - from, true);
+		uffdb_count(&engine->gone, (to - from) / UFFDB_PAGE);
+	}
+}
+
+bool uffdb_is_doubtful(const struct uffdb_engine *engine, uint64_t hva)
+{
+	return engine->observer->doubt && uffdb_ledger_test(engine->observer->doubtful, hva) > 0;
+}
+
+/* After a reset, with an empty ledger: what came later than @at_ns holds. */
+void uffdb_observe_again(struct uffdb_engine *engine, uint64_t at_ns)
+{
+	struct uffdb_observer *observer = engine->observer;
+	uint64_t kept = observer->nr_history, from;
+	const struct uffdb_block *blocks;
+	size_t nr;
+
+	kept = kept < UFFDB_HISTORY ? kept : UFFDB_HISTORY;
+	from = observer->nr_history - kept;
+	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
+	for (size_t i = 0; i < nr; i++) {
+		uffdb_ledger_clear(observer->doubtful, blocks[i].hva, blocks[i].size);
+		uffdb_ledger_clear(observer->suspected, blocks[i].hva, blocks[i].size);
+	}
+	observer->doubt = false;
+	for (; at_ns && from < observer->nr_history; from++) {
+		const struct uffdb_change *change = &observer->history[from % UFFDB_HISTORY];
+
+		if (change->time_ns <= at_ns)
+			continue;
+		if (change->inflate)
+			inflate(engine, change);
+		else
+			deflate(engine, change);
+	}
+}
+
+int uffdb_observer_create(struct uffdb_engine *engine)
+{
+	struct uffdb_observer *observer = calloc(1, sizeof(*observer));
+	const struct uffdb_block *blocks;
+	size_t nr;
+	int error;
+
+	engine->observer = observer;
+	if (!observer)
+		return -ENOMEM;
+	observer->trace = engine->config.trace;
+	observer->history = calloc(UFFDB_HISTORY, sizeof(*observer->history));
+	if (!observer->history)
+		return -ENOMEM;
+	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
+	error = uffdb_ledger_create(blocks, nr, &observer->doubtful);
+	if (!error)
+		error = uffdb_ledger_create(blocks, nr, &observer->suspected);
+	if (!error && engine->config.observing == UFFDB_OBSERVE_SCAN)
+		error = uffdb_ledger_create(blocks, nr, &observer->seen);
+	return error;
+}
+
+void uffdb_observer_destroy(struct uffdb_observer *observer)
+{
+	if (!observer)
+		return;
+	uffdb_ledger_destroy(observer->seen);
+	uffdb_ledger_destroy(observer->suspected);
+	uffdb_ledger_destroy(observer->doubtful);
+	free(observer->history);
+	free(observer);
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What is known of the guest's own balloon, beside the ledger. The fault loop's, unless said. */
+#ifndef UFFDB_OBSERVE_H
+#define UFFDB_OBSERVE_H
+
+#include "engine.h"
+#include "trace.h"
+
+#define UFFDB_HISTORY 65536 /* changes that a reset may have come before */
+
+struct uffdb_change {
+	uint64_t time_ns; /* CLOCK_MONOTONIC */
+	uint64_t hva;
+	uint64_t len;
+	bool inflate;
+};
+
+struct uffdb_observer {
+	struct uffdb_trace *trace; /* or NULL */
+	struct uffdb_change *history;
+	uint64_t nr_history; /* ever; the last UFFDB_HISTORY are there */
+
+	bool doubt;
+	struct uffdb_ledger *doubtful; /* ballooned, but for records that were lost */
+
+	/* Ballooned pages that held memory when their window was new: follow.c. */
+	struct uffdb_ledger *suspected;
+	bool suspects;		/* the controlling side's, as the next */
+	uint64_t look_again_ns; /* when what is still there has been touched */
+	_Atomic bool look_everywhere;
+	int64_t locked_bytes; /* of the target, as of this look; below 0: not asked yet */
+
+	struct uffdb_ledger *seen; /* the controlling side's: that held memory at the last scan */
+
+	uint64_t last_hva, run_pages; /* of the inflates as they come */
+	_Atomic uint64_t arrivals[UFFDB_ORDERS];
+	_Atomic uint64_t traced, inflated, deflated, reported_bytes, refused, lost, resyncs, doubts;
+	_Atomic uint64_t late, late_reads, arm_ns_max;
+};
+
+int uffdb_observer_create(struct uffdb_engine *engine);
+void uffdb_observer_destroy(struct uffdb_observer *observer);
+
+/* Go on after another engine; @missed: nobody observed for a while, as when records are lost. */
+void uffdb_observe_on(struct uffdb_engine *engine, bool missed);
+
+/* Take in all that was traced before now. */
+void uffdb_observe(struct uffdb_engine *engine);
+
+/* The kernel has refused to discard these: what they hold is the guest's as it was. */
+void uffdb_observe_refusal(struct uffdb_engine *engine, const struct uffdb_range *range);
+
+void uffdb_observe_removal(struct uffdb_engine *engine, uint64_t start, uint64_t end);
+void uffdb_observe_unmapping(struct uffdb_engine *engine, uint64_t start, uint64_t end);
+void uffdb_observe_again(struct uffdb_engine *engine, uint64_t at_ns);
+bool uffdb_is_doubtful(const struct uffdb_engine *engine, uint64_t hva);
+
+#endif

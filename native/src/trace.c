@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * One trace, by the best source that works. BPF costs the target about a third of what a perf
+ * record does, and needs no event for each thread; it needs CAP_BPF, and the initial pid namespace.
+ */
+#include "trace.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+int uffdb_trace_init(struct uffdb_trace *trace, const struct uffdb_trace_source *source,
+		     const struct uffdb_trace_config *config)
+{
+	trace->source = source;
+	trace->config = *config;
+	trace->files = calloc(config->nr_files + 1, sizeof(*trace->files));
+	if (!trace->files)
+		return -ENOMEM;
+	if (config->nr_files)
+		memcpy(trace->files, config->files, config->nr_files * sizeof(*trace->files));
+	return 0;
+}
+
+int uffdb_trace_create(const struct uffdb_trace_config *config, struct uffdb_trace **out)
+{
+	int bpf_error = 0, error;
+
+	if (config->by != UFFDB_TRACE_BY_PERF) {
+		bpf_error = uffdb_trace_create_bpf(config, out);
+		if (!bpf_error || config->by == UFFDB_TRACE_BY_BPF)
+			return bpf_error;
+	}
+	error = uffdb_trace_create_perf(config, out);
+	if (!error)
+		(*out)->bpf_error = bpf_error;
+	return error;
+}
+
+void uffdb_trace_destroy(struct uffdb_trace *trace)
+{
+	if (!trace)
+		return;
+	free(trace->files);
+	trace->source->destroy(trace);
+}
+
+const char *uffdb_trace_source(const struct uffdb_trace *trace, int *bpf_error)
+{
+	*bpf_error = trace->bpf_error;
+	return trace->source->name;
+}
+
+int uffdb_trace_fd(const struct uffdb_trace *trace)
+{
+	return trace->source->fd(trace);
+}
+
+void uffdb_trace_hush(struct uffdb_trace *trace)
+{
+	trace->source->hush(trace);
+}
+
+int uffdb_trace_quiet(struct uffdb_trace *trace)
+{
+	return trace->source->quiet(trace);
+}
+
+uint64_t uffdb_trace_drain(struct uffdb_trace *trace, uffdb_traced_fn *take, void *argument)
+{
+	return trace->source->drain(trace, take, argument);
+}

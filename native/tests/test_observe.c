@@ -1,0 +1,822 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Following a balloon: this process plays the guest's device, by the same system calls. */
+#include <poll.h>
+#include <pthread.h>
+
+#include "engine_setup.h"
+
+#define PATIENCE_MS 10000
+#define REPORT	    (512 * PAGE)
+#define WP_SHARED   0x1000u	 /* UFFD_FEATURE_WP_HUGETLBFS_SHMEM */
+#define UFFD_WP	    (1ull << 57) /* in an entry of pagemap */
+#define LOOK_AGAIN  250000	 /* us; the engine waits 200 ms before it judges what it suspects */
+
+struct observed {
+	struct setup setup;
+	struct uffdb_trace *trace;
+};
+
+static int tracepoint_id(int tracefs, const char *name)
+{
+	char path[128], text[16] = "";
+	int fd;
+
+	snprintf(path, sizeof(path), "events/syscalls/%s/id", name);
+	fd = openat(tracefs, path, O_RDONLY | O_CLOEXEC);
+	CHECK(fd >= 0);
+	CHECK(read(fd, text, sizeof(text) - 1) > 0);
+	close(fd);
+	return atoi(text);
+}
+
+static uint32_t by; /* every test is run with each source of the trace */
+
+static struct uffdb_trace *make_trace(uint64_t ring_bytes)
+{
+	struct uffdb_trace_config config = {.pid = getpid(), .ring_bytes = ring_bytes, .by = by};
+	int tracefs = uffdb_tracefs_open(), error;
+	struct uffdb_trace *trace;
+
+	if (tracefs < 0) {
+		fprintf(stderr, "no tracefs here: %s\n", strerror(-tracefs));
+		exit(SKIPPED);
+	}
+	config.enter_madvise = tracepoint_id(tracefs, "sys_enter_madvise");
+	config.enter_fallocate = tracepoint_id(tracefs, "sys_enter_fallocate");
+	close(tracefs);
+	error = uffdb_trace_create(&config, &trace);
+	if (error == -EACCES || error == -EPERM || error == -EOPNOTSUPP) {
+		fprintf(stderr, "no %s here: %s\n",
+			by == UFFDB_TRACE_BY_BPF ? "BPF" : "perf events", strerror(-error));
+		exit(SKIPPED);
+	}
+	CHECK(!error);
+	return trace;
+}
+
+static void observe_with(struct observed *observed, uint64_t ring_bytes,
+			 struct uffdb_contract contract)
+{
+	observed->trace = make_trace(ring_bytes);
+	set_up_with(&observed->setup, (struct uffdb_engine_config){
+					      .contract = contract,
+					      .nr_rungs = 1,
+					      .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
+					      .observing = UFFDB_OBSERVE_TRACE,
+					      .trace = observed->trace,
+				      });
+}
+
+static void observe(struct observed *observed)
+{
+	observe_with(observed, 1 << 20, (struct uffdb_contract){0});
+}
+
+static void end(struct observed *observed)
+{
+	tear_down(&observed->setup);
+	uffdb_trace_destroy(observed->trace);
+}
+
+static void give_up(struct setup *setup, uint64_t page)
+{
+	CHECK(!madvise(setup->memory + page * PAGE, PAGE, MADV_DONTNEED));
+}
+
+static void take_back(struct setup *setup, uint64_t page)
+{
+	/* Fails on anonymous memory of a kernel without swap; it is told all the same. */
+	madvise(setup->memory + page * PAGE, PAGE, MADV_WILLNEED);
+}
+
+static void follow(struct setup *setup)
+{
+	CHECK(uffdb_engine_follow(setup->engine) >= 0);
+}
+
+static uint64_t ballooned(struct setup *setup)
+{
+	return uffdb_ledger_pages(setup->ledger);
+}
+
+static void pages_are_followed_in_and_out(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observe(&observed);
+	memset(setup->memory, 1, SIZE);
+	for (uint64_t page = 3; page < 13; page++)
+		give_up(setup, page);
+	follow(setup);
+	CHECK(ballooned(setup) == 10 && stats_of(setup).windows == 1);
+	CHECK(stats_of(setup).observed_inflated == 10 && stats_of(setup).arm_ns_max > 0);
+	setup->memory[5 * PAGE] = 2;
+	CHECK(stats_of(setup).violations == 1 && ballooned(setup) == 9);
+	for (uint64_t page = 3; page < 13; page++)
+		take_back(setup, page);
+	setup->memory[6 * PAGE] = 2;
+	CHECK(stats_of(setup).violations == 1 && ballooned(setup) == 0);
+	follow(setup);
+	CHECK(stats_of(setup).windows == 0 && stats_of(setup).observed_deflated == 9);
+	for (uint64_t page = 0; page < PAGES; page++)
+		CHECK(setup->memory[page * PAGE] == (page < 3 || page > 12    ? 1
+						     : page == 5 || page == 6 ? 2
+									      : 0));
+	end(&observed);
+}
+
+static void *give_up_one(void *argument)
+{
+	give_up(argument, 1);
+	return NULL;
+}
+
+static void threads_to_come_are_watched(void)
+{
+	struct observed observed;
+	pthread_t thread;
+
+	observe(&observed);
+	CHECK(!pthread_create(&thread, NULL, give_up_one, &observed.setup));
+	CHECK(!pthread_join(thread, NULL));
+	follow(&observed.setup);
+	CHECK(ballooned(&observed.setup) == 1);
+	end(&observed);
+}
+
+/* Every page is taken back and written at once, as fast as it goes. */
+static void a_deflate_is_known_before_the_touch_that_follows(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observe(&observed);
+	for (uint64_t page = 0; page < PAGES; page++)
+		give_up(setup, page);
+	follow(setup);
+	CHECK(ballooned(setup) == PAGES);
+	for (int round = 0; round < 10; round++) {
+		for (uint64_t page = 0; page < PAGES; page++) {
+			take_back(setup, page);
+			setup->memory[page * PAGE] = (uint8_t)(page + 1);
+		}
+		CHECK(ballooned(setup) == 0);
+		for (uint64_t page = 0; page < PAGES; page++) {
+			CHECK(setup->memory[page * PAGE] == (uint8_t)(page + 1));
+			give_up(setup, page);
+		}
+	}
+	CHECK(stats_of(setup).violations == 0);
+	CHECK(ballooned(setup) == PAGES);
+	end(&observed);
+}
+
+static void a_write_before_the_window_is_found(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	struct uffdb_event event = {0};
+
+	observe(&observed);
+	memset(setup->memory, 1, SIZE);
+	give_up(setup, 7);
+	give_up(setup, 8);
+	give_up(setup, 9);
+	setup->memory[7 * PAGE] = 5;
+	CHECK(((volatile uint8_t *)setup->memory)[8 * PAGE] == 0);
+	follow(setup);
+	CHECK(stats_of(setup).late == 0 && stats_of(setup).late_reads == 1);
+	usleep(LOOK_AGAIN);
+	follow(setup);
+	CHECK(stats_of(setup).late == 1 && stats_of(setup).violations == 1);
+	CHECK(uffdb_engine_drain(setup->engine, &event, 1) == 1);
+	CHECK(event.hva == address(setup) + 7 * PAGE && event.tid == 0);
+	CHECK(ballooned(setup) == 2 && setup->memory[7 * PAGE] == 5);
+	setup->memory[8 * PAGE] = 6; /* read before, so that it is there: trapped all the same */
+	CHECK(stats_of(setup).violations == 2);
+	end(&observed);
+}
+
+/* What was given up again meanwhile is not judged by what was there before. */
+static void a_suspect_that_is_given_up_again_is_none(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observe(&observed);
+	give_up(setup, 7);
+	setup->memory[7 * PAGE] = 5;
+	follow(setup);
+	give_up(setup, 7);
+	usleep(LOOK_AGAIN);
+	follow(setup);
+	CHECK(stats_of(setup).late == 0 && stats_of(setup).violations == 0);
+	CHECK(ballooned(setup) == 1);
+	end(&observed);
+}
+
+static uint64_t pagemap_entry(const struct setup *setup, uint64_t page)
+{
+	off_t at = (off_t)((address(setup) / PAGE + page) * sizeof(uint64_t));
+	uint64_t entry;
+
+	CHECK(pread(setup->pagemap, &entry, sizeof(entry), at) == sizeof(entry));
+	return entry;
+}
+
+/* With RAM that is a file; return its fd, or -1 where such memory cannot be protected. */
+static int observe_shared(struct observed *observed)
+{
+	struct setup *setup = &observed->setup;
+	int uffd = uffdb_uffd_open(-1), fd;
+	uint64_t known = 0;
+
+	CHECK(uffd < 0 || !uffdb_uffd_api(uffd, 0, &known));
+	close(uffd);
+	if (!(known & WP_SHARED)) {
+		fprintf(stderr, "no write protection of shared memory here\n");
+		return -1;
+	}
+	fd = memfd_create("ram", MFD_CLOEXEC);
+	CHECK(fd >= 0 && !ftruncate(fd, SIZE));
+	open_fds(setup, WANTED | WP_SHARED);
+	setup->memory = map_aligned(SIZE);
+	CHECK(mmap(setup->memory, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) !=
+	      MAP_FAILED);
+	observed->trace = make_trace(1 << 20);
+	make_engine_over(setup, SIZE, UFFDB_BLOCK_SHARED,
+			 (struct uffdb_engine_config){
+				 .nr_rungs = 1,
+				 .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
+				 .observing = UFFDB_OBSERVE_TRACE,
+				 .trace = observed->trace,
+				 .write_protect_shared = true,
+			 });
+	CHECK(!uffdb_engine_start(setup->engine));
+	return fd;
+}
+
+static void punch(int fd, uint64_t page)
+{
+	CHECK(!fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)(page * PAGE),
+			 PAGE));
+}
+
+/* As a hole that is traced when its punching begins, and there when it has ended. */
+static void a_suspect_that_goes_unseen_is_none(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	const uint64_t last = PAGES - 1;
+	int fd = observe_shared(&observed);
+	struct uffdb_range found[2];
+	uint64_t next = 0;
+
+	if (fd < 0)
+		return;
+	memset(setup->memory, 1, SIZE);
+	for (uint64_t page = last - 1; page <= last; page++) {
+		CHECK(!madvise(setup->memory + page * PAGE, PAGE, MADV_REMOVE));
+		setup->memory[page * PAGE] = 5;
+	}
+	follow(setup);
+	CHECK(pagemap_entry(setup, last) & UFFD_WP);
+	punch(fd, last); /* no file is traced here */
+	CHECK(pagemap_entry(setup, last) & UFFD_WP);
+	CHECK(uffdb_resident(setup->pagemap, address(setup), address(setup) + SIZE, found, 2,
+			     &next) == 1);
+	CHECK(found[0].len == SIZE - PAGE && next == address(setup) + SIZE);
+	usleep(LOOK_AGAIN);
+	follow(setup);
+	CHECK(stats_of(setup).late == 1 && stats_of(setup).violations == 1);
+	CHECK(uffdb_ledger_test(setup->ledger, address(setup) + last * PAGE) == 1);
+	CHECK(ballooned(setup) == 1 && setup->memory[(last - 1) * PAGE] == 5);
+	CHECK(!pagemap_entry(setup, last)); /* nothing is left that looks like memory */
+	setup->memory[last * PAGE] = 6;
+	CHECK(stats_of(setup).violations == 2 && stats_of(setup).late == 1);
+	end(&observed);
+	close(fd);
+}
+
+static void *touch_absent_pages(void *argument)
+{
+	struct setup *setup = argument;
+
+	/* Far apart: each is filled by an answer of its own. */
+	for (uint64_t page = 1; page < PAGES / 2; page += 2)
+		setup->memory[page * PAGE] = 1;
+	return NULL;
+}
+
+/* What is discarded while a touch beside it is answered is nothing that could be protected. */
+static void a_page_that_is_gone_is_not_protected(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	const uint64_t first = PAGES / 2 + 1, last = PAGES / 2 + HUGE / PAGE;
+	int fd = observe_shared(&observed);
+
+	if (fd < 0)
+		return;
+	/* So that all of it is in windows. */
+	for (uint64_t page = 0; page < PAGES / 2; page += 2)
+		CHECK(uffdb_engine_inflate(setup->engine, address(setup) + page * PAGE, PAGE) == 1);
+	CHECK(uffdb_engine_inflate(setup->engine, address(setup) + PAGES / 2 * PAGE, PAGE) == 1);
+	for (int round = 0; round < 8; round++) {
+		pthread_t thread;
+
+		memset(setup->memory + first * PAGE, 1, (last - first) * PAGE);
+		CHECK(!pthread_create(&thread, NULL, touch_absent_pages, setup));
+		for (uint64_t page = first; page < last; page++) {
+			/* As QEMU does, ram_block_discard_range(); the second is traced. */
+			punch(fd, page);
+			CHECK(!madvise(setup->memory + page * PAGE, PAGE, MADV_REMOVE));
+		}
+		CHECK(!pthread_join(thread, NULL));
+		follow(setup);
+		CHECK(ballooned(setup) == PAGES / 4 + last - first + 1);
+		for (uint64_t page = first; page < last; page++) {
+			CHECK(!pagemap_entry(setup, page));
+			take_back(setup, page);
+		}
+		follow(setup);
+		for (uint64_t page = 1; page < PAGES / 2; page += 2)
+			punch(fd, page);
+	}
+	CHECK(stats_of(setup).violations == 0);
+	end(&observed);
+	close(fd);
+}
+
+static void a_report_is_no_inflate(void)
+{
+	struct observed observed;
+
+	observe(&observed);
+	memset(observed.setup.memory, 1, SIZE);
+	CHECK(!madvise(observed.setup.memory, REPORT, MADV_DONTNEED));
+	follow(&observed.setup);
+	CHECK(ballooned(&observed.setup) == 0);
+	CHECK(stats_of(&observed.setup).reported_bytes == REPORT);
+	end(&observed);
+}
+
+/* Of locked memory; what it holds is the guest's, who writes to it at once. */
+static void a_refused_discard_gives_nothing_up(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observe(&observed);
+	memset(setup->memory, 1, SIZE);
+	if (!syscall(SYS_mlock, setup->memory, SIZE)) { /* ASan makes nothing of mlock() */
+		CHECK(madvise(setup->memory, 2 * PAGE, MADV_DONTNEED) && errno == EINVAL);
+		for (int i = 0; i < 2; i++)
+			CHECK(madvise(setup->memory + i * PAGE, PAGE, MADV_DONTNEED));
+		follow(setup);
+		CHECK(ballooned(setup) == 0 && stats_of(setup).refused_discards == 2);
+		CHECK(stats_of(setup).observed_inflated == 0);
+		setup->memory[0]++;
+		usleep(LOOK_AGAIN);
+		follow(setup);
+		CHECK(stats_of(setup).violations == 0 && setup->memory[0] == 2);
+		CHECK(setup->memory[PAGE] == 1);
+		CHECK(!syscall(SYS_munlock, setup->memory, SIZE));
+		give_up(setup, 0);
+		follow(setup);
+		CHECK(ballooned(setup) == 1 && stats_of(setup).refused_discards == 2);
+	}
+	end(&observed);
+}
+
+/* A library's locked secrets are not the guest's RAM. */
+static void a_little_locked_memory_refuses_nothing(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	char secret[PAGE];
+
+	observe(&observed);
+	memset(setup->memory, 1, SIZE);
+	if (!syscall(SYS_mlock, secret, sizeof(secret))) {
+		give_up(setup, 3);
+		setup->memory[3 * PAGE] = 1; /* before its window is there */
+		follow(setup);
+		usleep(LOOK_AGAIN);
+		follow(setup);
+		CHECK(stats_of(setup).refused_discards == 0);
+		CHECK(stats_of(setup).late == 1);
+		CHECK(!syscall(SYS_munlock, secret, sizeof(secret)));
+	}
+	end(&observed);
+}
+
+static void other_advice_changes_nothing(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observe(&observed);
+	memset(setup->memory, 1, SIZE);
+	give_up(setup, 3);
+	follow(setup);
+	CHECK(madvise(setup->memory, PAGE, -1) && errno == EINVAL);
+	CHECK(!madvise(setup->memory + 3 * PAGE, PAGE, MADV_NORMAL));
+	follow(setup);
+	CHECK(ballooned(setup) == 1 && stats_of(setup).refused_discards == 0);
+	end(&observed);
+}
+
+static void a_zap_of_our_own_is_no_report(void)
+{
+	struct observed observed;
+
+	observe(&observed);
+	inflate(&observed.setup, 0, 8 * PAGE);
+	follow(&observed.setup);
+	CHECK(stats_of(&observed.setup).reported_bytes == 0);
+	CHECK(ballooned(&observed.setup) == 8);
+	end(&observed);
+}
+
+/* A ring that overflows: nothing is called a violation that may not be one. */
+static void lost_records_lead_to_a_look_at_the_page_tables(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observe_with(&observed, PAGE, (struct uffdb_contract){0});
+	memset(setup->memory, 1, SIZE);
+	for (uint64_t page = 0; page < 8; page++)
+		give_up(setup, page);
+	follow(setup);
+	CHECK(ballooned(setup) == 8 && stats_of(setup).resyncs == 0);
+	for (uint64_t page = 100; page < 1000; page++)
+		take_back(setup, page); /* of which most are lost, and these, too: */
+	for (uint64_t page = 0; page < 8; page++)
+		take_back(setup, page);
+	setup->memory[0] = 2;
+	CHECK(stats_of(setup).resyncs > 0);
+	CHECK(stats_of(setup).violations == 0 && stats_of(setup).doubtful == 1);
+	give_up(setup, 3); /* this one is certain again */
+	setup->memory[3 * PAGE] = 2;
+	CHECK(stats_of(setup).violations == 1);
+	end(&observed);
+}
+
+static void a_reset_keeps_what_came_later(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	struct timespec now;
+
+	observe(&observed);
+	for (uint64_t page = 0; page < 8; page++)
+		give_up(setup, page);
+	follow(setup);
+	CHECK(!uffdb_trace_quiet(observed.trace)); /* what rings has a time of its own */
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	give_up(setup, 2);
+	give_up(setup, 100);
+	CHECK(!uffdb_engine_reset(setup->engine,
+				  (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec));
+	follow(setup);
+	CHECK(ballooned(setup) == 2);
+	CHECK(uffdb_ledger_test(setup->ledger, address(setup) + 2 * PAGE) == 1);
+	CHECK(uffdb_ledger_test(setup->ledger, address(setup) + 100 * PAGE) == 1);
+	CHECK(!uffdb_engine_reset(setup->engine, 0));
+	follow(setup);
+	CHECK(ballooned(setup) == 0 && stats_of(setup).windows == 0);
+	end(&observed);
+}
+
+static bool is_readable(int fd, int within_ms)
+{
+	struct pollfd wait = {.fd = fd, .events = POLLIN};
+
+	return poll(&wait, 1, within_ms) == 1;
+}
+
+static void the_doorbell_rings_again_and_again(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observe(&observed);
+	follow(setup); /* what was advised while all was set up */
+	CHECK(!uffdb_trace_quiet(observed.trace));
+	CHECK(!is_readable(uffdb_trace_fd(observed.trace), 0));
+	give_up(setup, 1);
+	CHECK(is_readable(uffdb_trace_fd(observed.trace), PATIENCE_MS));
+	for (int round = 0; round < 3; round++) {
+		uffdb_trace_hush(observed.trace);
+		for (uint64_t page = 0; page < 200; page++)
+			give_up(setup, page);
+		follow(setup);
+		CHECK(!uffdb_trace_quiet(observed.trace));
+		CHECK(!is_readable(uffdb_trace_fd(observed.trace), 0));
+		give_up(setup, 1);
+		CHECK(is_readable(uffdb_trace_fd(observed.trace), PATIENCE_MS));
+		CHECK(!uffdb_trace_quiet(observed.trace));
+	}
+	CHECK(ballooned(setup) == 200);
+	end(&observed);
+}
+
+struct listener {
+	int fd;
+	_Atomic int tid;
+	_Atomic bool begins, woken;
+};
+
+static void *listen_to(void *argument)
+{
+	struct listener *listener = argument;
+
+	listener->tid = (int)syscall(SYS_gettid);
+	while (!listener->begins)
+		usleep(1000);
+	is_readable(listener->fd, 2 * PATIENCE_MS);
+	listener->woken = true;
+	return NULL;
+}
+
+static bool is_asleep(int tid)
+{
+	char path[64], text[256] = "";
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return true; /* for good: something else has woken it */
+	CHECK(read(fd, text, sizeof(text) - 1) > 0);
+	close(fd);
+	return strstr(text, ") S ") != NULL;
+}
+
+/* The loop empties the ring as well: who listens then does not see that it was rung. */
+static void the_doorbell_rings_though_another_took_what_it_rang_for(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	struct listener listener = {0};
+	pthread_t thread;
+
+	observe(&observed);
+	listener.fd = uffdb_trace_fd(observed.trace);
+	CHECK(!pthread_create(&thread, NULL, listen_to, &listener)); /* which may advise, too */
+	while (!listener.tid)
+		usleep(1000);
+	follow(setup);
+	CHECK(!uffdb_trace_quiet(observed.trace));
+	give_up(setup, 1);
+	if (by == UFFDB_TRACE_BY_PERF) /* whose bell stays rung until somebody hears it */
+		CHECK(is_readable(listener.fd, PATIENCE_MS));
+	follow(setup);
+	listener.begins = true;
+	usleep(10000);
+	while (!is_asleep(listener.tid))
+		usleep(1000);
+	give_up(setup, 2);
+	for (int ms = 0; ms < PATIENCE_MS && !listener.woken; ms++)
+		usleep(1000);
+	CHECK(listener.woken);
+	CHECK(!pthread_join(thread, NULL));
+	end(&observed);
+}
+
+static void the_scan_finds_what_is_gone(void)
+{
+	struct setup setup;
+
+	make_engine(&setup, SIZE,
+		    (struct uffdb_engine_config){
+			    .contract = {.kind = UFFDB_CONTRACT_CAP},
+			    .nr_rungs = 1,
+			    .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
+			    .observing = UFFDB_OBSERVE_SCAN,
+		    });
+	CHECK(!uffdb_engine_start(setup.engine));
+	memset(setup.memory, 1, SIZE / 2);
+	CHECK(uffdb_engine_scan(setup.engine) == 0);
+	for (uint64_t page = 10; page < 20; page += 2)
+		give_up(&setup, page);
+	CHECK(uffdb_engine_scan(setup.engine) == 5);
+	CHECK(uffdb_engine_scan(setup.engine) == 0);
+	follow(&setup);
+	CHECK(ballooned(&setup) == 5 && stats_of(&setup).windows == 1);
+	setup.memory[12 * PAGE] = 9;
+	CHECK(stats_of(&setup).granted == 1 && ballooned(&setup) == 4);
+	give_up(&setup, 11); /* and back, before anyone looks */
+	setup.memory[11 * PAGE] = 9;
+	CHECK(uffdb_engine_scan(setup.engine) == 0 && ballooned(&setup) == 4);
+	CHECK(setup.memory[12 * PAGE] == 9 && setup.memory[11 * PAGE] == 9);
+	CHECK(setup.memory[9 * PAGE] == 1);
+	tear_down(&setup);
+}
+
+static bool becomes(bool (*holds)(struct setup *), struct setup *setup)
+{
+	for (int i = 0; i < 10000; i++) {
+		if (holds(setup))
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
+static bool has_a_window(struct setup *setup)
+{
+	return stats_of(setup).windows == 1;
+}
+
+static bool has_no_window(struct setup *setup)
+{
+	return stats_of(setup).windows == 0;
+}
+
+/* Nobody calls uffdb_engine_follow() here. */
+static void a_thread_of_its_own_follows(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observed.trace = make_trace(1 << 20);
+	set_up_with(setup, (struct uffdb_engine_config){
+				   .nr_rungs = 1,
+				   .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
+				   .observing = UFFDB_OBSERVE_TRACE,
+				   .trace = observed.trace,
+				   .follow = true,
+			   });
+	for (int round = 0; round < 3; round++) {
+		uint64_t count;
+
+		give_up(setup, 7);
+		CHECK(becomes(has_a_window, setup));
+		CHECK(is_readable(uffdb_engine_news_fd(setup->engine), 10000));
+		CHECK(read(uffdb_engine_news_fd(setup->engine), &count, sizeof(count)) == 8);
+		CHECK(ballooned(setup) == 1 && !stats_of(setup).moving);
+		if (round == 1)
+			setup->memory[7 * PAGE] = 1; /* a grant empties the window, too */
+		else
+			take_back(setup, 7);
+		CHECK(becomes(has_no_window, setup));
+		/* What was taken back was told before its window went. */
+		CHECK(round == 1 ||
+		      read(uffdb_engine_news_fd(setup->engine), &count, sizeof(count)) == 8);
+	}
+	end(&observed);
+}
+
+/* A page beside those that were given up is touched before their window is there. */
+static void what_a_touch_beside_filled_is_zapped_again(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	struct uffdb_range unused[4];
+	size_t nr;
+
+	observe(&observed);
+	for (uint64_t page = 0; page < 8; page++) {
+		give_up(setup, page);
+		if (page != 5)
+			setup->memory[page * PAGE] = 0; /* as a huge page would, with zeros */
+	}
+	setup->memory[3 * PAGE] = 9; /* used it is, and so was not filled beside */
+	follow(setup);
+	usleep(LOOK_AGAIN);
+	setup->memory[6 * PAGE] = 7; /* written to since we looked: trapped */
+	CHECK(stats_of(setup).violations == 1);
+	follow(setup);
+	CHECK(stats_of(setup).late == 1 && stats_of(setup).violations == 2);
+	nr = uffdb_engine_hold_zeros(setup->engine, unused, 4);
+	CHECK(nr == 3 && unused[0].start == address(setup) && unused[0].len == 3 * PAGE);
+	CHECK(unused[1].start == address(setup) + 4 * PAGE && unused[1].len == PAGE);
+	CHECK(unused[2].start == address(setup) + 7 * PAGE && unused[2].len == PAGE);
+	for (size_t i = 0; i < nr; i++)
+		CHECK(!syscall(SYS_madvise, unused[i].start, unused[i].len, MADV_DONTNEED));
+	uffdb_engine_go_on(setup->engine);
+	CHECK(!uffdb_engine_hold_zeros(setup->engine, unused, 4));
+	CHECK(ballooned(setup) == 6 && stats_of(setup).zapped_again == 5);
+	CHECK(setup->memory[3 * PAGE] == 9 && setup->memory[6 * PAGE] == 7);
+	setup->memory[0] = 1;
+	CHECK(stats_of(setup).violations == 3);
+	end(&observed);
+}
+
+/* A split maps an owned page of zeros to the zero page; that is no discard. */
+static void zeros_that_lose_their_page_are_not_given_up(void)
+{
+	struct uffdb_range zeros;
+	struct setup setup;
+
+	make_engine(&setup, SIZE,
+		    (struct uffdb_engine_config){
+			    .contract = {.kind = UFFDB_CONTRACT_CAP},
+			    .nr_rungs = 1,
+			    .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
+			    .observing = UFFDB_OBSERVE_SCAN,
+		    });
+	madvise(setup.memory, HUGE, MADV_HUGEPAGE);
+	for (uint64_t page = 0; page < 512; page++)
+		setup.memory[page * PAGE] = page != 7;
+	setup.memory[7 * PAGE] = 0;
+	CHECK(!uffdb_engine_start(setup.engine));
+	CHECK(uffdb_engine_scan(setup.engine) == 0);
+	zeros = (struct uffdb_range){address(&setup), PAGE};
+	CHECK(uffdb_process_madvise(setup.pidfd, &zeros, 1, MADV_COLD) == PAGE);
+	uffdb_engine_scan(setup.engine);
+	CHECK(ballooned(&setup) == 0);
+	give_up(&setup, 8);
+	CHECK(uffdb_engine_scan(setup.engine) == 1 && ballooned(&setup) == 1);
+	tear_down(&setup);
+}
+
+static void all_by_trace(void)
+{
+	a_thread_of_its_own_follows();
+	what_a_touch_beside_filled_is_zapped_again();
+	pages_are_followed_in_and_out();
+	threads_to_come_are_watched();
+	a_deflate_is_known_before_the_touch_that_follows();
+	a_write_before_the_window_is_found();
+	a_suspect_that_is_given_up_again_is_none();
+	a_suspect_that_goes_unseen_is_none();
+	a_page_that_is_gone_is_not_protected();
+	a_report_is_no_inflate();
+	a_refused_discard_gives_nothing_up();
+	a_little_locked_memory_refuses_nothing();
+	other_advice_changes_nothing();
+	a_zap_of_our_own_is_no_report();
+	lost_records_lead_to_a_look_at_the_page_tables();
+	a_reset_keeps_what_came_later();
+	the_doorbell_rings_again_and_again();
+	the_doorbell_rings_though_another_took_what_it_rang_for();
+}
+
+/* One that sees little of the host by BPF must not keep it from the others. */
+static void a_trace_by_bpf_hides_nothing_from_one_by_perf(void)
+{
+	struct observed observed;
+	struct uffdb_trace *other;
+
+	by = UFFDB_TRACE_BY_BPF;
+	other = make_trace(1 << 20);
+	by = UFFDB_TRACE_BY_PERF;
+	observe(&observed);
+	give_up(&observed.setup, 5);
+	follow(&observed.setup);
+	CHECK(ballooned(&observed.setup) == 1);
+	end(&observed);
+	uffdb_trace_destroy(other);
+}
+
+/* Whoever has its fds reads on; a trace of another process is refused. */
+static void a_trace_outlives_who_made_it(void)
+{
+	struct uffdb_trace_config config = {.pid = getpid()}, other = {.pid = getpid() + 1};
+	int fds[UFFDB_TRACE_FDS], kept[UFFDB_TRACE_FDS];
+	struct observed observed;
+	struct uffdb_trace *trace;
+
+	by = UFFDB_TRACE_BY_PERF;
+	trace = make_trace(1 << 20);
+	CHECK(uffdb_trace_fds(trace, fds) == 0);
+	uffdb_trace_destroy(trace);
+
+	by = UFFDB_TRACE_BY_BPF;
+	trace = make_trace(1 << 20);
+	CHECK(uffdb_trace_fds(trace, fds) == UFFDB_TRACE_FDS);
+	for (size_t i = 0; i < UFFDB_TRACE_FDS; i++)
+		kept[i] = dup(fds[i]);
+	uffdb_trace_destroy(trace);
+	CHECK(uffdb_trace_go_on(&other, kept, &trace) == -EINVAL);
+	CHECK(!uffdb_trace_go_on(&config, kept, &observed.trace));
+	set_up_with(&observed.setup, (struct uffdb_engine_config){
+					     .contract = {0},
+					     .nr_rungs = 1,
+					     .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
+					     .observing = UFFDB_OBSERVE_TRACE,
+					     .trace = observed.trace,
+				     });
+	give_up(&observed.setup, 5);
+	follow(&observed.setup);
+	CHECK(ballooned(&observed.setup) == 1);
+	end(&observed);
+}
+
+int main(void)
+{
+	a_trace_outlives_who_made_it();
+	a_trace_by_bpf_hides_nothing_from_one_by_perf();
+	the_scan_finds_what_is_gone();
+	zeros_that_lose_their_page_are_not_given_up();
+	by = UFFDB_TRACE_BY_PERF;
+	all_by_trace();
+	by = UFFDB_TRACE_BY_BPF;
+	all_by_trace();
+	return 0;
+}

@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What is fuzzed, by name: each takes any bytes, and lets only what must not happen out.
+
+What may happen is a value or a named error; what a value must be, its parser's own tests say.
+Here it must be one that can be written down and read again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from uffdballoon.contract.policy import parse_policy
+from uffdballoon.daemon.manager import range_of
+from uffdballoon.daemon.protocol import (
+    decode_answer,
+    decode_event,
+    decode_request,
+    encode,
+    error_message,
+)
+from uffdballoon.errors import QmpError, UffdballoonError
+from uffdballoon.kernel.trace import TRACEPOINTS, parse_format
+from uffdballoon.memory.cmdline import parse_cmdline
+from uffdballoon.memory.maps import parse_file_system, parse_maps, parse_page_bytes
+from uffdballoon.memory.monitor_text import parse_gpa2hva, parse_mtree, parse_ramblock
+from uffdballoon.model.durations import parse_duration
+from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node
+from uffdballoon.model.recording import Recording
+from uffdballoon.model.sizes import parse_address, parse_size
+from uffdballoon.qmp.balloon import (
+    BalloonTarget,
+    actual_bytes,
+    find_balloon,
+)
+from uffdballoon.qmp.facts import collect
+from uffdballoon.qmp.machine import read_event
+from uffdballoon.qmp.statistics import GuestStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_LARGEST_BYTES = 1 << 62
+_MAPPING = parse_maps("7f0000000000-7f0000200000 rw-s 00000000 00:01 1024 /memfd:ram (deleted)")[0]
+TARGETS: dict[str, Callable[[bytes], None]] = {}
+
+
+def _target(function: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    def run(data: bytes) -> None:
+        try:
+            function(data)
+        except UffdballoonError as error:
+            encode(error_message(error))
+            str(error)
+
+    TARGETS[function.__name__.replace("_", "-")] = run
+    return function
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+@_target
+def maps(data: bytes) -> None:
+    for mapping in parse_maps(_text(data)):
+        assert mapping.shared in (True, False)
+        parse_file_system("", mapping)
+
+
+@_target
+def smaps(data: bytes) -> None:
+    assert parse_page_bytes(_text(data), _MAPPING) >= 0
+
+
+@_target
+def mountinfo(data: bytes) -> None:
+    assert "\n" not in parse_file_system(_text(data), _MAPPING)
+
+
+@_target
+def mtree(data: bytes) -> None:
+    parse_mtree(_text(data))
+
+
+@_target
+def ramblock(data: bytes) -> None:
+    for block in parse_ramblock(_text(data)):
+        assert block.page_bytes >= 0
+
+
+@_target
+def gpa2hva(data: bytes) -> None:
+    parse_gpa2hva(_text(data))
+
+
+@_target
+def tracepoint(data: bytes) -> None:
+    for name, fields in TRACEPOINTS.items():
+        with contextlib.suppress(UffdballoonError):
+            assert parse_format(_text(data), name, fields) >= 0
+
+
+@_target
+def policy(data: bytes) -> None:
+    read = parse_policy(_text(data))
+    assert read.rungs[-1].may_be_last
+    assert parse_policy(str(read)) == read
+
+
+@_target
+def size(data: bytes) -> None:
+    assert 0 <= parse_size(_text(data)) <= _LARGEST_BYTES
+
+
+@_target
+def of_node(data: bytes) -> None:
+    node, size_bytes = parse_of_node(_text(data), parse_size)
+    assert 0 <= node < MOST_NODES
+    assert 0 <= size_bytes <= _LARGEST_BYTES
+
+
+@_target
+def duration(data: bytes) -> None:
+    assert parse_duration(_text(data)) > 0
+
+
+@_target
+def address(data: bytes) -> None:
+    assert 0 <= parse_address(_text(data)) <= _LARGEST_BYTES
+
+
+@_target
+def control_request(data: bytes) -> None:
+    message = decode_request(data)
+    assert isinstance(message["verb"], str)
+    span, _ = range_of(message)
+    assert span.size_bytes >= 0
+    assert str(span)
+
+
+@_target
+def control_answer(data: bytes) -> None:
+    with contextlib.suppress(UffdballoonError):
+        decode_event(data)
+    decode_answer(data)
+
+
+@_target
+def recording(data: bytes) -> None:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    read = Recording.parse(value)
+    assert Recording.parse(json.loads(json.dumps(read.as_dict()))) == read
+    read.tiled(1 << 40).as_dict()
+
+
+@_target
+def cmdline(data: bytes) -> None:
+    arguments = data.decode("utf-8", "surrogateescape").split("\0")
+    options = parse_cmdline(arguments)
+    assert options.ram_bytes >= 0
+    assert options.is_q35 in (True, False)
+
+
+@dataclass
+class _Script:
+    """A monitor that answers what it was given, one after the other, and in the end refuses."""
+
+    answers: list[Any] = field(default_factory=list)
+
+    def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:  # noqa: ANN401
+        del arguments
+        if not self.answers:
+            raise QmpError(f"the monitor refused {command}")
+        return self.answers.pop(0)
+
+    def hmp(self, line: str) -> str:
+        return str(self.execute(line))
+
+
+@_target
+def monitor(data: bytes) -> None:
+    try:
+        answers = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(answers, list):
+        return
+    with contextlib.suppress(UffdballoonError):
+        collect(_Script(list(answers)))
+    for answer in answers:
+        if isinstance(answer, dict):
+            with contextlib.suppress(UffdballoonError):
+                read_event({"event": "RESET", **answer})
+    actual_bytes(_Script(list(answers)))
+    script = _Script(list(answers))
+    device = find_balloon(script)
+    if device is not None:
+        shown = GuestStatistics(_Script(script.answers[:]), device.path).show()
+        json.dumps(shown)
+        statistics = GuestStatistics(script, device.path)
+        clock = iter(range(0, 1000, 10))
+        asked = BalloonTarget(script, device, statistics, 1 << 20, clock=lambda: float(next(clock)))
+        for _ in range(3):
+            json.dumps(asked.progress())

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The command as a process, perhaps as another user, and a manager that runs for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+COMMAND = str(Path(sys.executable).with_name("uffdballoon"))
+_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Command:
+    """How the command is run: behind what prefix, with what more in its environment."""
+
+    prefix: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def line(self, *arguments: object) -> list[str]:
+        return [*self.prefix, COMMAND, *map(str, arguments)]
+
+    @property
+    def surroundings(self) -> dict[str, str]:
+        return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **self.environment}
+
+    def run(self, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.line(*arguments),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            env=self.surroundings,
+        )
+
+    def ask(self, *arguments: object) -> Any:  # noqa: ANN401 - what it prints is its own
+        """Run a verb that prints JSON; fail with what it says."""
+        done = self.run(*arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    @contextlib.contextmanager
+    def attached(self, pid: int, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+        """Run a manager of process ``pid``, and wait until it enforces."""
+        manager = subprocess.Popen(
+            self.line("attach", pid, *arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            env=self.surroundings,
+        )
+        try:
+            deadline = time.monotonic() + _PATIENCE_S
+            while self.run("status", pid).returncode:
+                assert manager.poll() is None, manager.communicate()
+                assert time.monotonic() < deadline, "it does not answer"
+            yield manager
+        finally:
+            manager.kill()
+            manager.communicate()

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The picture of a real guest's memory, as the session takes it and the commands show it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.test_cli import COMMAND, attached, refused, run
+from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
+from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, GpaRange
+from uffdballoon.model.blockmap import BlockMap, BlockState
+from uffdballoon.model.granule import Granule
+from uffdballoon.model.ram import Backing
+from uffdballoon.model.touch import Access
+from uffdballoon.session import Session, SessionOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_qemu,
+    pytest.mark.needs_userfaultfd,
+    pytest.mark.needs_ptrace,
+]
+
+RAM_BYTES = 192 << 20
+OWNED = GpaRange.of(32 << 20, 8 << 20)
+WHOLE = GpaRange.of(64 << 20, 8 << 20)
+PARTS = GpaRange.of(80 << 20, 6 << 20)
+SMALL = GpaRange.of(96 << 20, 2 << 20)
+UNUSED = GpaRange.of(128 << 20, 8 << 20)
+_LONG_S = 3600.0
+_PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def tcg(start_qemu: Callable[[QemuOptions], Qemu]) -> Qemu:
+    return start_qemu(QemuOptions(accel=Accel.TCG, memory=Memory(size_bytes=RAM_BYTES)))
+
+
+def _states(blocks: BlockMap, span: GpaRange) -> list[BlockState]:
+    """List the states of the blocks of a range."""
+    by_gpa = {
+        gpa: state
+        for region in blocks.regions
+        for run, state in region.states()
+        for gpa in range(run.start, run.end, HUGE_BYTES)
+    }
+    return [by_gpa[Gpa(gpa)] for gpa in range(span.start, span.end, HUGE_BYTES)]
+
+
+def test_each_state_of_a_block_is_seen_on_a_real_guest(tcg: Qemu) -> None:
+    guest = tcg.guest
+    for span in (OWNED, WHOLE, PARTS, SMALL):
+        guest.fill(span, 7)
+    checksum = guest.checksum(OWNED)
+    options = SessionOptions(pid=tcg.pid, qmp_path=str(tcg.qmp_path), max_windows=3)
+    with Session(options) as session:
+
+        def taken(recent_s: float = 0.0) -> BlockMap:
+            return session.block_map(recent_s)
+
+        assert _states(taken(), UNUSED) == [BlockState.ABSENT] * 4
+        assert BlockState.OWNED_THP in _states(taken(), OWNED)
+        # Two blocks in part; as windows run out, what lies between them is covered, too.
+        edge = PARTS.end - HUGE_BYTES
+        session.inflate(GpaRange.of(PARTS.start, 5 * PAGE_BYTES), Granule.SMALL, guest_agreed=True)
+        session.inflate(GpaRange.of(edge, 7 * PAGE_BYTES), Granule.SMALL, guest_agreed=True)
+        session.inflate(WHOLE, Granule.THP, guest_agreed=True)
+        session.inflate(SMALL, Granule.SMALL, guest_agreed=True)
+        assert _states(taken(), WHOLE) == [BlockState.BALLOONED] * 4
+        assert _states(taken(), PARTS) == [BlockState.PARTLY, BlockState.ARMED, BlockState.PARTLY]
+        (ram,) = taken().ram_blocks
+        assert ram.tally == (2, 5, RAM_BYTES // HUGE_BYTES - 7)
+
+        guest.write(WHOLE.start, 5)
+        guest.read(edge)
+        assert _states(taken(_LONG_S), WHOLE)[0] is BlockState.TOUCHED
+        assert _states(taken(_LONG_S), PARTS)[2] is BlockState.TOUCHED
+        assert _states(taken(), WHOLE) == [BlockState.PARTLY] + [BlockState.BALLOONED] * 3
+        assert taken().ram_blocks[0].tally == (3, 4, RAM_BYTES // HUGE_BYTES - 7)
+        # Granted one by one, they are pages of 4 KiB.
+        guest.touch(SMALL, Access.WRITE)
+        session.keep_up()
+        assert _states(taken(), SMALL) == [BlockState.OWNED_4K]
+
+        pieces: list[int] = []
+        counts = session.block_map(0.0, lambda: pieces.append(1)).counts()
+        assert pieces
+        assert sum(counts.values()) == RAM_BYTES // HUGE_BYTES
+        assert guest.read(WHOLE.start) == 5
+    assert guest.checksum(OWNED) == checksum
+
+
+def test_memory_of_a_file_is_seen_by_guest_address_wherever_it_is_mapped(
+    start_qemu: Callable[[QemuOptions], Qemu],
+) -> None:
+    memory = Memory(size_bytes=RAM_BYTES, backing=Backing.MEMFD, share=True)
+    qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=memory))
+    qemu.guest.fill(OWNED, 7)
+    checksum = qemu.guest.checksum(OWNED)
+    with Session(SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path))) as session:
+        session.inflate(WHOLE, Granule.SMALL, guest_agreed=True)
+        blocks = session.block_map(0.0)
+        assert _states(blocks, WHOLE) == [BlockState.BALLOONED] * 4
+        assert set(_states(blocks, OWNED)) <= {BlockState.OWNED_4K, BlockState.OWNED_THP}
+        assert _states(blocks, UNUSED) == [BlockState.ABSENT] * 4
+        assert sum(len(r.letters) for r in blocks.regions) == RAM_BYTES // HUGE_BYTES
+        tally = blocks.ram_blocks[0].tally
+        # The host's own blocks may lie otherwise: then the balloon's edges cut two of them.
+        assert (tally.whole, tally.broken) in {(4, 0), (3, 2)}
+    assert qemu.guest.checksum(OWNED) == checksum
+
+
+def test_the_command_shows_the_map_as_text_json_and_picture(tcg: Qemu, tmp_path: Path) -> None:
+    tcg.guest.fill(WHOLE, 7)
+    refused(1, "map", tcg.pid)
+    with attached(tcg):
+        run("inflate", tcg.pid, "--gpa", WHOLE.start, "--size", "8M", "--guest-agreed")
+        shown = json.loads(run("map", tcg.pid, "--json").stdout)
+        assert set(shown) >= {"pid", "block_bytes", "ram_bytes", "states", "regions", "ram_blocks"}
+        assert set(shown["states"]) == {state.value for state in BlockState}
+        assert shown["states"]["ballooned"] == 4
+        (ram,) = shown["ram_blocks"]
+        assert set(ram) >= {"idstr", "size", "backing", "states", "broken", "whole", "untouched"}
+        assert (ram["whole"], ram["broken"]) == (4, 0)
+        runs = [run for region in shown["regions"] for run in region["runs"]]
+        assert {"gpa": WHOLE.start, "size": WHOLE.size_bytes, "state": "ballooned"} in runs
+        text = run("map", tcg.pid).stdout
+        assert "BBBB" in text
+        assert "\x1b" not in text
+        picture = tmp_path / "map.png"
+        assert run("map", tcg.pid, "--png", picture).returncode == 0
+        assert picture.read_bytes().startswith(b"\x89PNG")
+        refused(2, "map", tcg.pid, "--png", tmp_path / "nowhere" / "map.png")
+        once = run("top", tcg.pid, "--once")
+        assert once.returncode == 0, once.stderr
+        assert "in the balloon" in once.stdout
+        assert "BBBB" in once.stdout
+        refused(2, "top", tcg.pid)  # no terminal
+
+
+class _Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, *arguments: object) -> None:
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            # Who starts the tests in the background ignores SIGINT, and so would the command.
+            ["env", "--default-signal=INT", COMMAND, *map(str, arguments)],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while text not in self.seen:
+            assert time.monotonic() < deadline, self.seen
+            if select.select([self._master], [], [], 0.1)[0]:
+                self.seen += os.read(self._master, 1 << 16).decode(errors="replace")
+
+    def press(self, key: str) -> None:
+        os.write(self._master, key.encode())
+
+    def end(self) -> int:
+        """Wait for the command's end; return its exit code."""
+        try:
+            deadline = time.monotonic() + _PATIENCE_S
+            while self.process.poll() is None:
+                assert time.monotonic() < deadline, self.seen
+                if select.select([self._master], [], [], 0.1)[0]:
+                    try:
+                        self.seen += os.read(self._master, 1 << 16).decode(errors="replace")
+                    except OSError:  # the other end is closed
+                        break
+            return self.process.wait(_PATIENCE_S)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            os.close(self._master)
+
+
+def test_top_is_drawn_on_a_terminal_until_q(tcg: Qemu) -> None:
+    with attached(tcg):
+        run("inflate", tcg.pid, "--gpa", WHOLE.start, "--size", "8M", "--guest-agreed")
+        terminal = _Terminal("top", tcg.pid, "--interval", "200ms")
+        terminal.wait_for("8 MiB")
+        terminal.wait_for("▀")
+        tcg.guest.touch(GpaRange.of(WHOLE.start, 3 * PAGE_BYTES), Access.READ)
+        terminal.wait_for("zero-read 3")
+        terminal.press("q")
+        assert terminal.end() == 0
+    assert "Traceback" not in terminal.seen
+
+
+def test_top_ends_cleanly_by_ctrl_c_and_when_the_manager_goes(tcg: Qemu) -> None:
+    with attached(tcg) as manager:
+        interrupted = _Terminal("top", tcg.pid)
+        left = _Terminal("top", tcg.pid, "--interval", "200ms")
+        interrupted.wait_for("in the balloon")
+        left.wait_for("in the balloon")
+        interrupted.process.send_signal(signal.SIGINT)
+        assert interrupted.end() == 0
+        manager.send_signal(signal.SIGTERM)
+        assert left.end() == 0
+    assert "no longer attached" in left.seen
+    assert "Traceback" not in left.seen + interrupted.seen
+    tcg.guest.ping()

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Show the guest's memory as a picture."""
+
+from __future__ import annotations
+
+import click
+from rich.console import Console
+
+from uffdballoon.cli.output import print_json, print_table, say
+from uffdballoon.cli.types import DURATION_NS, PID
+from uffdballoon.daemon import client
+from uffdballoon.metrics.blockpng import draw_blocks
+from uffdballoon.metrics.blocks import block_rows
+from uffdballoon.metrics.blocktext import Paper, picture
+from uffdballoon.metrics.drawing import pyplot_or_refuse
+from uffdballoon.model.blockmap import BlockMap
+
+_BELOW = 12
+"""Lines of a screen that are for the legend, the table and the next prompt."""
+
+
+def ask_for_map(pid: int, recent_ns: int) -> BlockMap:
+    """Ask the manager of PID what each block is; touches of ``recent_ns`` are shown."""
+    return BlockMap.from_wire(client.request(pid, "map", recent_s=recent_ns / 1e9))
+
+
+@click.command("map")
+@click.argument("pid", type=PID)
+@click.option("--json", "as_json", is_flag=True)
+@click.option("--png", "png_to", metavar="FILE", help="Draw it there (.png, .svg).")
+@click.option("--full", is_flag=True, help="Show every 2 MiB, however many screens that takes.")
+@click.option(
+    "--recent",
+    "recent_ns",
+    type=DURATION_NS,
+    default="60s",
+    show_default=True,
+    help="How long a block counts as touched.",
+)
+def map_(pid: int, *, as_json: bool, png_to: str | None, full: bool, recent_ns: int) -> None:
+    """Show what each 2 MiB of the memory of the attached PID's guest is.
+
+    Example: uffdballoon map 4711 --png map.png
+    """
+    if png_to is not None:
+        pyplot_or_refuse()
+    blocks = ask_for_map(pid, recent_ns)
+    if png_to is not None:
+        draw_blocks(blocks, png_to)
+        say(f"drawn: {png_to}")
+    if as_json:
+        print_json(blocks.as_dict())
+    elif png_to is None:
+        _show(blocks, full=full)
+
+
+def _show(blocks: BlockMap, *, full: bool) -> None:
+    console = Console()
+    lines = None if full or not console.is_terminal else max(4, console.height - _BELOW)
+    console.print(picture(blocks, Paper.of(console, lines=lines)))
+    header = ("RAM block", "broken", "whole", "untouched")
+    rows = block_rows(blocks)
+    print_table(header, rows if console.is_terminal else [header, *rows])
