@@ -41,6 +41,15 @@ static inline uint8_t *map_aligned(size_t size)
 	return (uint8_t *)(((uintptr_t)raw + HUGE - 1) & ~(HUGE - 1));
 }
 
+/*
+ * Keep what is huge by now, and no more of it: khugepaged, which the first MADV_HUGEPAGE of a host
+ * wakes at once (mm/khugepaged.c, __khugepaged_enter()), would fill the holes that a test makes.
+ */
+static inline void keep_khugepaged_out(uint8_t *memory, size_t size)
+{
+	CHECK(!madvise(memory, size, MADV_NOHUGEPAGE));
+}
+
 static inline void open_fds(struct setup *setup, uint64_t features)
 {
 	uint64_t known;

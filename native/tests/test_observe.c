@@ -724,6 +724,7 @@ static void zeros_that_lose_their_page_are_not_given_up(void)
 	for (uint64_t page = 0; page < 512; page++)
 		setup.memory[page * PAGE] = page != 7;
 	setup.memory[7 * PAGE] = 0;
+	keep_khugepaged_out(setup.memory, HUGE);
 	CHECK(!uffdb_engine_start(setup.engine));
 	CHECK(uffdb_engine_scan(setup.engine) == 0);
 	zeros = (struct uffdb_range){address(&setup), PAGE};

@@ -62,6 +62,7 @@ static void map(struct fragmented *of)
 	for (uint64_t page = 0; page < PAGES; page++)
 		*word(of, page) = (uint32_t)page + 1;
 	madvise(of->memory, SIZE, COLLAPSE);
+	keep_khugepaged_out(of->memory, SIZE);
 	of->pidfd = uffdb_pidfd_open(getpid());
 	of->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	of->kpageflags = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
