@@ -792,6 +792,17 @@ int uffdb_engine_event_fd(const struct uffdb_engine *engine);
  */
 size_t uffdb_engine_drain(struct uffdb_engine *engine, struct uffdb_event *events, size_t nr);
 
+/**
+ * uffdb_engine_stats - read the counters.
+ *
+ * What any thread can have seen of the engine is in them: a touch that was answered before this
+ * call is counted, with all that its answer did. The same holds for uffdb_engine_drain(), for
+ * uffdb_engine_latency() and for uffdb_engine_latencies(). The fault loop counts a touch before or
+ * after it has answered it; so all four wait for the end of the turn that they find it in: one
+ * batch of faults and one call at most. They stop nothing and make the loop do nothing.
+ *
+ * Context: any thread but the fault loop's.
+ */
 void uffdb_engine_stats(const struct uffdb_engine *engine, struct uffdb_stats *stats);
 
 /**

@@ -75,10 +75,12 @@ static bool is_unused(const struct uffdb_engine *engine, uint64_t hva, uint64_t 
 static void wait_until_let_go(struct uffdb_engine *engine, void *argument)
 {
 	(void)argument;
+	uffdb_end_turn(engine); /* whoever holds us may read the counters meanwhile */
 	sem_post(&engine->held);
 	/* Woken by uffdb_engine_go_on(). */
 	while (sem_wait(&engine->go_on))
 		;
+	uffdb_begin_turn(engine);
 }
 
 /* False when there is no loop to be held: nothing is granted then. */

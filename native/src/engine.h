@@ -115,6 +115,8 @@ struct uffdb_engine {
 	uint64_t tokens; /* of the throttle: bytes, and when they were counted */
 	uint64_t tokens_ns;
 
+	/* Odd between uffdb_begin_turn() and uffdb_end_turn(). */
+	_Atomic uint64_t turn;
 	uint64_t seq;
 	_Atomic uint64_t ordinary, granted, violations, host_reads;
 	_Atomic uint64_t actions[UFFDB_ACTIONS];
@@ -135,6 +137,13 @@ static inline void uffdb_count(_Atomic uint64_t *counter, uint64_t more)
  * fault that was read before it is judged and answered by then.
  */
 void uffdb_engine_on_loop(struct uffdb_engine *engine, uffdb_loop_call *call, void *argument);
+
+/*
+ * fault_engine.c: the loop's turn, in which it answers touches and counts them, before or after
+ * the answer. Who reads the counters waits for its end; so a loop that waits for others has none.
+ */
+void uffdb_begin_turn(struct uffdb_engine *engine);
+void uffdb_end_turn(struct uffdb_engine *engine);
 
 /* fault_engine.c: empty the balloon if a reset was heard of that had no effect yet, by whomever. */
 void uffdb_hear_of_kept_reset(struct uffdb_engine *engine);

@@ -22,6 +22,7 @@
 #include "relay.h"
 
 #define STOP_POLL_NS 1000000
+#define TURN_POLL_NS 20000
 #define NS_PER_S     1000000000ull
 
 uint64_t uffdb_now_ns(clockid_t clock)
@@ -310,6 +311,29 @@ static bool may_read_on(struct uffdb_engine *engine, int error)
 	return true;
 }
 
+void uffdb_begin_turn(struct uffdb_engine *engine)
+{
+	/* Before any answer: who goes on because of one sees the turn that it was given in. */
+	atomic_fetch_add(&engine->turn, 1);
+}
+
+void uffdb_end_turn(struct uffdb_engine *engine)
+{
+	atomic_fetch_add_explicit(&engine->turn, 1, memory_order_release);
+}
+
+/* Wait until what was answered by now is counted: at most for the rest of this turn. */
+static void await_end_of_turn(const struct uffdb_engine *engine)
+{
+	const struct timespec pause = {.tv_nsec = TURN_POLL_NS};
+	uint64_t turn = atomic_load_explicit(&engine->turn, memory_order_acquire);
+
+	if (!(turn & 1))
+		return;
+	while (atomic_load_explicit(&engine->turn, memory_order_acquire) == turn)
+		nanosleep(&pause, NULL);
+}
+
 static void *fault_loop(void *argument)
 {
 	struct uffdb_engine *engine = argument;
@@ -324,6 +348,7 @@ static void *fault_loop(void *argument)
 
 		if (got < 0 && !may_read_on(engine, errno))
 			break;
+		uffdb_begin_turn(engine);
 		if (engine->observer)
 			uffdb_observe(engine);
 		if (got > 0)
@@ -331,6 +356,7 @@ static void *fault_loop(void *argument)
 		serve_call(engine);
 		if (engine->nr_parked)
 			uffdb_expire(engine);
+		uffdb_end_turn(engine);
 	}
 	uffdb_parking_stop_timer(engine);
 	uffdb_placement_release(&engine->placement);
@@ -763,6 +789,7 @@ int uffdb_engine_event_fd(const struct uffdb_engine *engine)
 
 size_t uffdb_engine_drain(struct uffdb_engine *engine, struct uffdb_event *events, size_t nr)
 {
+	await_end_of_turn(engine);
 	return uffdb_ring_drain(engine->ring, events, nr);
 }
 
@@ -782,6 +809,7 @@ static void add_observed(const struct uffdb_observer *observer, struct uffdb_sta
 
 void uffdb_engine_stats(const struct uffdb_engine *engine, struct uffdb_stats *stats)
 {
+	await_end_of_turn(engine);
 	*stats = (struct uffdb_stats){
 		.ordinary = engine->ordinary,
 		.granted = engine->granted,
@@ -813,11 +841,13 @@ void uffdb_engine_stats(const struct uffdb_engine *engine, struct uffdb_stats *s
 
 uint64_t uffdb_engine_latency(const struct uffdb_engine *engine, uint32_t permille)
 {
+	await_end_of_turn(engine);
 	return uffdb_histogram_quantile(&engine->latency, permille);
 }
 
 size_t uffdb_engine_latencies(const struct uffdb_engine *engine, struct uffdb_bucket *out,
 			      size_t nr)
 {
+	await_end_of_turn(engine);
 	return uffdb_histogram_list(&engine->latency, out, nr);
 }

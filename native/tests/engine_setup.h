@@ -126,11 +126,8 @@ static inline void inflate(struct setup *setup, uint64_t offset, uint64_t len)
 
 static inline struct uffdb_stats stats_of(const struct setup *setup)
 {
-	struct uffdb_contract contract;
 	struct uffdb_stats stats;
 
-	/* Some is counted after the answer: a call on the loop comes after that. */
-	uffdb_engine_contract(setup->engine, &contract);
 	uffdb_engine_stats(setup->engine, &stats);
 	return stats;
 }
