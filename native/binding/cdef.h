@@ -154,19 +154,6 @@ struct uffdb_contract {
 	uint64_t node_floors[...];
 };
 
-struct uffdb_judged {
-	uint64_t ballooned_bytes;
-	uint64_t touched_bytes;
-	uint64_t now_ns;
-	uint32_t role;
-	uint32_t node;
-	uint64_t node_ballooned_bytes;
-};
-
-void uffdb_contract_reset(struct uffdb_contract *contract, uint64_t now_ns);
-
-uint32_t uffdb_contract_judge(struct uffdb_contract *contract, const struct uffdb_judged *touch);
-
 enum uffdb_rung_kind {
 	UFFDB_RUNG_OBSERVE = 1,
 	UFFDB_RUNG_ZERO_READ,

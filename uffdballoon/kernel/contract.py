@@ -4,15 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from uffdballoon._native import ffi, lib
-from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon._native import lib
 from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.model.touch import Role, Verdict
-
-if TYPE_CHECKING:
-    from uffdballoon.kernel.ledger import Ledger
 
 KINDS = {
     ContractKind.TOLD: lib.UFFDB_CONTRACT_TOLD,
@@ -57,28 +53,3 @@ class GraceState:
             int(contract.grace_until_ns) if contract.grace_ns else None,
             int(contract.grace_left_bytes) if contract.grace_bytes else None,
         )
-
-
-class NativeContract:
-    """The C contract over a ledger, without a fault loop, to be held against the reference."""
-
-    def __init__(self, terms: Terms, ledger: Ledger) -> None:
-        self._contract = ffi.new("struct uffdb_contract *", contract_fields(terms))
-        self._touch = ffi.new("struct uffdb_judged *")
-        self._ledger = ledger
-
-    def reset(self, now_ns: int) -> None:
-        for block in self._ledger.blocks:
-            self._ledger.clear(block.hva_range)
-        lib.uffdb_contract_reset(self._contract, now_ns)
-
-    def judge(self, hva: int, role: Role, now_ns: int) -> Verdict:
-        """Judge a touch of the 4 KiB page at ``hva``; the ledger is left as it is."""
-        touch = self._touch
-        touch.ballooned_bytes = self._ledger.ballooned_bytes
-        touch.touched_bytes = PAGE_BYTES if self._ledger.test(hva) else 0
-        touch.now_ns = now_ns
-        touch.role = ROLES[role]
-        touch.node = self._ledger.node_at(hva)
-        touch.node_ballooned_bytes = self._ledger.node_bytes(touch.node)
-        return VERDICTS[lib.uffdb_contract_judge(self._contract, touch)]
