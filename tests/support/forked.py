@@ -19,6 +19,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any, Self
 
+import uffdballoon.cli.attach  # noqa: F401 - once, and not in every child
 from uffdballoon.cli.main import main
 from uffdballoon.daemon import manager as daemon_manager
 from uffdballoon.daemon.protocol import VERSION, encode, socket_path
