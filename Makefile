@@ -7,6 +7,8 @@ JOBS ?= $(shell nproc)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PINS := tools/pins.txt
+INSTALL := $(PIP) install --constraint $(PINS)
 
 # Stamps live in what they speak of: a .venv that is removed takes them along.
 CREATED := $(VENV)/.created
@@ -34,15 +36,16 @@ system-packages:
 $(CREATED): | system-packages
 	rm -rf $(VENV)
 	python=$$(tools/find-python) && $$python -m venv $(VENV)
-	$(PIP) install --upgrade 'pip>=25.1'
 	@touch $@
 
-$(DEPENDENCIES): pyproject.toml $(CREATED)
-	$(PIP) install --group dev
+# pip first and alone: the one that a venv begins with may not know --group.
+$(DEPENDENCIES): pyproject.toml $(PINS) $(CREATED)
+	$(INSTALL) pip
+	$(INSTALL) --group dev
 	@touch $@
 
 $(BUILT): $(DEPENDENCIES) $(NATIVE_INPUTS) uffdballoon/__init__.py | system-packages
-	$(PIP) install --no-build-isolation --editable .
+	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
 .PHONY: test
@@ -114,7 +117,7 @@ SECONDS ?= 60
 .PHONY: fuzz
 fuzz: build ## Fuzz all that parses, for SECONDS=60 or RUNS=inputs, all targets together
 	tools/system-packages clang libclang-rt-dev
-	$(PIP) install --group fuzz
+	$(INSTALL) --group fuzz
 	CC=clang cmake -S native -B build/fuzz/native -DUFFDB_TESTS=OFF -DUFFDB_FUZZ=ON \
 		-DUFFDB_SANITIZE=address$(comma)undefined >build/fuzz.log || { cat build/fuzz.log; false; }
 	cmake --build build/fuzz/native --parallel $(JOBS) >build/fuzz.log || { cat build/fuzz.log; false; }
@@ -136,6 +139,10 @@ format: build ## Put every file into its format
 .PHONY: types
 types: build ## Check types
 	$(BIN)/mypy
+
+.PHONY: pins
+pins: | system-packages ## Move every development tool to its newest version, in tools/pins.txt
+	@tools/move-pins
 
 .PHONY: demo
 demo: build ## Show the whole of it on a real QEMU
