@@ -144,6 +144,22 @@ types: build ## Check types
 pins: | system-packages ## Move every development tool to its newest version, in tools/pins.txt
 	@tools/move-pins
 
+# The pinned pip reaches into an environment that has none of its own. The wheel is built
+# as the editable install is; what else has to be built is built by the pinned setuptools.
+LOWEST := build/lowest
+.PHONY: lowest
+lowest: build ## Run the wheel with the lowest versions of what it depends on
+	rm -rf $(LOWEST)
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir $(LOWEST) .
+	$(BIN)/python -m venv --without-pip $(LOWEST)/venv
+	$(BIN)/python tools/dependencies.py --lowest >$(LOWEST)/constraints.txt
+	$(PIP) --python $(LOWEST)/venv/bin/python install --build-constraint $(PINS) \
+		--constraint $(LOWEST)/constraints.txt $(LOWEST)/*.whl
+	$(LOWEST)/venv/bin/python tools/dependencies.py --check
+	@# From elsewhere, so that nothing of the checkout is found.
+	cd / && $(CURDIR)/$(LOWEST)/venv/bin/uffdballoon doctor
+	cd / && $(CURDIR)/$(LOWEST)/venv/bin/uffdballoon scenario run touch-after-inflate --quick
+
 .PHONY: demo
 demo: build ## Show the whole of it on a real QEMU
 	@$(BIN)/python -m examples.demo
