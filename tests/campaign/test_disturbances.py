@@ -19,6 +19,7 @@ from tests.support.moments import DIRECT, OWNED, SEED
 from tests.support.resources import becomes, links_of, resources_of, userfaultfd_mappings
 from uffdballoon.errors import WindowBudgetError
 from uffdballoon.kernel.process import duplicate_fd
+from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
@@ -40,7 +41,6 @@ pytestmark = [
 ]
 
 _PATIENCE_S = 20.0
-_MAX_MAP_COUNT = Path("/proc/sys/vm/max_map_count")
 _EVENTS_KEPT = 1 << 16
 
 
@@ -138,13 +138,9 @@ def test_a_host_without_mappings_to_spare_is_a_named_error(tcg: Qemu) -> None:
 @contextlib.contextmanager
 def _few_mappings(qemu: Qemu) -> Iterator[None]:
     """Leave QEMU room for eight mappings more; other processes may do with less for a moment."""
-    before = _MAX_MAP_COUNT.read_text()
     used = len(Path(f"/proc/{qemu.pid}/maps").read_text().splitlines())
-    _MAX_MAP_COUNT.write_text(str(used + 8))
-    try:
+    with HOST.settings({"/proc/sys/vm/max_map_count": str(used + 8)}):
         yield
-    finally:
-        _MAX_MAP_COUNT.write_text(before)
 
 
 def test_an_empty_pool_of_huge_pages_leaves_nobody_asleep(huge_pages: HugePagePool) -> None:
@@ -154,15 +150,10 @@ def test_an_empty_pool_of_huge_pages_leaves_nobody_asleep(huge_pages: HugePagePo
         qemu.guest.fill(OWNED, SEED)
         with Session(SessionOptions(pid=qemu.pid)) as session:
             session.inflate(span, Granule.HUGE2M, guest_agreed=True)
-            pool = Path("/proc/sys/vm/nr_hugepages")
-            before = pool.read_text()
-            pool.write_text(str(int(before) - huge_pages.free()))
-            try:
+            with huge_pages.lowered(huge_pages.free()):
                 # Shared memory keeps its reservation: a page of the balloon is there to be had.
                 qemu.guest.write(span.start, 5)
                 assert session.status()["touches"]["violations"] == 1
-            finally:
-                pool.write_text(before)
         qemu.guest.ping(timeout_s=_PATIENCE_S)
         assert qemu.guest.verify(OWNED, SEED).bad_lines == 0
 

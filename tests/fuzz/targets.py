@@ -23,6 +23,7 @@ from uffdballoon.daemon.protocol import (
 )
 from uffdballoon.errors import QmpError, UffdballoonError
 from uffdballoon.kernel.trace import TRACEPOINTS, parse_format
+from uffdballoon.lab import host_record
 from uffdballoon.memory.cmdline import parse_cmdline
 from uffdballoon.memory.maps import parse_file_system, parse_maps, parse_page_bytes
 from uffdballoon.memory.monitor_text import parse_gpa2hva, parse_mtree, parse_ramblock
@@ -101,6 +102,17 @@ def tracepoint(data: bytes) -> None:
     for name, fields in TRACEPOINTS.items():
         with contextlib.suppress(UffdballoonError):
             assert parse_format(_text(data), name, fields) >= 0
+
+
+@_target
+def mount_points(data: bytes) -> None:
+    host_record.mount_points(_text(data), "tmpfs")
+
+
+@_target
+def host_changes(data: bytes) -> None:
+    record = host_record.parse(_text(data))
+    assert host_record.parse(host_record.encode(record)) == record
 
 
 @_target

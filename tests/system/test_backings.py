@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import subprocess
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from tests.support.prerequisites import demand
 from tests.support.resources import resident_bytes_within, resources_of, userfaultfd_mappings
 from uffdballoon.contract.policy import DEFAULT_POLICY, parse_policy
 from uffdballoon.lab.host_memory import huge_bytes
+from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.hugepages import HugePagePool
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.memory.backing import open_backing_file
@@ -29,7 +29,6 @@ from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from uffdballoon.memory.backing import BackingFile
     from uffdballoon.model.ram import RamBlock
@@ -96,17 +95,6 @@ class Running:
     pool: HugePagePool | None
 
 
-@contextlib.contextmanager
-def _mounted(directory: Path) -> Iterator[str]:
-    subprocess.run(
-        ["mount", "-t", "hugetlbfs", "-o", "pagesize=2M", "none", str(directory)], check=True
-    )
-    try:
-        yield str(directory)
-    finally:
-        subprocess.run(["umount", str(directory)], check=True)
-
-
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
 def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -119,8 +107,8 @@ def running(
         if case.is_huge:
             pool = stack.enter_context(HugePagePool(POOL_PAGES))
         if case.mounts:
-            directory = stack.enter_context(_mounted(tmp_path_factory.mktemp("huge")))
-            memory = replace(memory, mem_path=directory)
+            directory = stack.enter_context(HOST.hugetlbfs(tmp_path_factory.mktemp("huge")))
+            memory = replace(memory, mem_path=str(directory))
         qemu = stack.enter_context(Qemu(QemuOptions(accel=case.accel, memory=memory)))
         qemu.guest.fill(OWNED, SEED, stride_bytes=PAGE_BYTES)
         yield Running(case, qemu, pool)

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import re
-import subprocess
-from pathlib import Path
+import contextlib
 from typing import TYPE_CHECKING, Self
 
 from uffdballoon.errors import LabError
+from uffdballoon.lab.host_state import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
-_BASE = Path("/sys/kernel/mm/transparent_hugepage")
+_BASE = "/sys/kernel/mm/transparent_hugepage"
 
 MOST_AGGRESSIVE = {
     "khugepaged/max_ptes_none": "511",
@@ -25,31 +24,18 @@ MOST_AGGRESSIVE = {
 }
 """A block is filled again as soon as one page of it is there, and khugepaged never sleeps."""
 
-# Puts back what it is given, a file and its text at a time, once whoever started it has ended
-# in whatever way: its pipe then reads end-of-file.
-_GUARDIAN = (
-    'trap \'\' INT TERM HUP; read -r _; while [ $# -ge 2 ]; do printf %s "$2" >"$1"; shift 2; done'
-)
-
 
 class ThpTunings:
-    """Sets tunings, by their names below transparent_hugepage/, until it is left.
-
-    A process of its own puts them back, so that it happens even when this one is killed.
-    """
+    """Sets tunings, by their names below transparent_hugepage/, until it is left."""
 
     def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = dict(values)
-        self._guardian: subprocess.Popen[bytes] | None = None
+        self._values = {f"{_BASE}/{name}": value for name, value in values.items()}
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         try:
-            before = {name: _read(name) for name in self._values}
-            self._guardian = _start_guardian(before)
-            for name, value in self._values.items():
-                (_BASE / name).write_text(value)
+            self._held.enter_context(HOST.settings(self._values))
         except OSError as error:
-            self._restore()
             raise LabError(
                 "the host's huge pages cannot be tuned",
                 why=str(error),
@@ -63,29 +49,4 @@ class ThpTunings:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        """Let the guardian do it, and wait until it has."""
-        if self._guardian is not None:
-            assert self._guardian.stdin is not None
-            self._guardian.stdin.close()
-            self._guardian.wait()
-            self._guardian = None
-
-
-def _read(name: str) -> str:
-    text = (_BASE / name).read_text().strip()
-    chosen = re.search(r"\[(\S+)\]", text)
-    return chosen[1] if chosen else text
-
-
-def _start_guardian(before: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    pairs = [word for name, value in before.items() for word in (str(_BASE / name), value)]
-    return subprocess.Popen(
-        ["sh", "-c", _GUARDIAN, "guardian", *pairs],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # not to be interrupted together with its parent
-    )
+        self._held.close()
