@@ -9,9 +9,18 @@ import pytest
 
 from tests.support.leftovers import HostState
 from tests.support.prerequisites import PREREQUISITES, demand
+from uffdballoon.lab.host_state import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Put right what a killed run has left, before it is taken for the host's own."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    for line in HOST.put_right():
+        if reporter is not None:
+            reporter.write_line(f"put right: {line}")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

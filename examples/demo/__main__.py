@@ -15,6 +15,7 @@ from examples.demo.guest import RAM_BYTES, Guest, boot
 from examples.demo.manager import DemoError, Manager
 from examples.demo.screen import Screen
 from uffdballoon.errors import UffdballoonError
+from uffdballoon.lab.host_state import HOST
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, round_down
 
 if TYPE_CHECKING:
@@ -214,8 +215,11 @@ def _mib(size_bytes: int) -> str:
 def main() -> int:
     screen = Screen()
     try:
+        put_right = HOST.put_right()
         with boot() as guest:
             screen.say(guest.introduction)
+            for line in put_right:
+                screen.show(f"put right first: {line}")
             Demo(screen, guest).run()
     except (DemoError, UffdballoonError) as error:
         screen.claim(str(error), holds=False)

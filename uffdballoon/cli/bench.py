@@ -25,6 +25,7 @@ from uffdballoon.bench.guest_latency import measure_guest
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.types import SIZE
 from uffdballoon.errors import UsageError
+from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.qemu import Accel
 from uffdballoon.model.addresses import HUGE_BYTES
 from uffdballoon.model.sizes import format_size
@@ -69,6 +70,8 @@ def _rounds(default: int) -> Callable[[Callable[..., None]], Callable[..., None]
 @click.group()
 def bench() -> None:
     """Measure on this machine; ratios travel, absolute times do not."""
+    for line in HOST.put_right():
+        say(line)
 
 
 @bench.command("fault-latency")

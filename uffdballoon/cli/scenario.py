@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import click
 
-from uffdballoon.cli.output import print_json, print_table
+from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.errors import ExitCode
+from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.qemu import Accel
 from uffdballoon.scenarios import catalogue
 from uffdballoon.scenarios.stage import default_accel
@@ -47,6 +48,8 @@ def run(name: str, *, accel: str | None, quick: bool) -> int:
     """
     chosen = catalogue.find(name)
     wanted = Accel(accel) if accel else chosen.accel or default_accel()
+    for line in HOST.put_right():
+        say(line)
     why = catalogue.play(chosen, wanted, click.echo, quick=quick)
     if why is None:
         click.echo(f"PASS {name}")
