@@ -70,6 +70,8 @@ static void suspect(struct uffdb_engine *engine, const struct uffdb_range *range
 	(void)argument;
 	if (is_locked(engine, range->start)) {
 		uffdb_engine_on_loop(engine, take_refused, &refused);
+		/* The next are refused as well, and no touch of them would be trapped. */
+		uffdb_windows_look_at_armed(engine->windows);
 		return;
 	}
 	uffdb_uffd_writeprotect(engine->config.uffd, range->start, range->len, true);

@@ -136,6 +136,8 @@ typedef int uffdb_look_fn(void *argument, const struct uffdb_range *range);
 int uffdb_windows_look(struct uffdb_windows *windows, uffdb_look_fn *look, void *argument,
 		       bool *looked);
 void uffdb_windows_look_everywhere(struct uffdb_windows *windows);
+/* From now on, look at blocks whose pages were given up while they were armed, too. */
+void uffdb_windows_look_at_armed(struct uffdb_windows *windows);
 /* Does a window cover @hva? Any thread. */
 bool uffdb_windows_is_armed(const struct uffdb_windows *windows, uint64_t hva);
 uint64_t uffdb_windows_count(const struct uffdb_windows *windows);

@@ -27,12 +27,13 @@ struct uffdb_windows {
 	size_t nr;
 	struct extent *extents;
 	_Atomic uint8_t *changed; /* by unit: lost a ballooned page to a grant */
-	_Atomic uint8_t *fresh;	  /* got one, and is not armed */
+	_Atomic uint8_t *fresh;	  /* got one, and is to be armed or looked at */
 	_Atomic uint8_t *armed;
 	uint8_t *unlooked; /* armed after its pages were given up, and not looked at since */
 	_Atomic bool any_changed, any_fresh;
 	bool any_unlooked;
-	bool keep; /* what is armed once, until the end */
+	_Atomic bool look_at_armed; /* what is given up in a window is looked at as well */
+	bool keep;		    /* what is armed once, until the end */
 	void (*wake)(void *argument);
 	_Atomic bool expected; /* somebody is about to see to what is fresh or changed */
 	void *wake_argument;
@@ -381,7 +382,7 @@ void uffdb_windows_note_inflate(struct uffdb_windows *windows, uint64_t hva, uin
 		return;
 	unit = unit_at(of, hva);
 	/* The page is in the ledger; disarm() clears this first and looks there last. */
-	if (!atomic_load(&windows->armed[unit]))
+	if (!atomic_load(&windows->armed[unit]) || atomic_load(&windows->look_at_armed))
 		note_fresh(windows, unit, time_ns);
 }
 
@@ -435,6 +436,13 @@ int uffdb_windows_arm_fresh(struct uffdb_windows *windows, uint64_t *since_ns)
 	}
 	changed(windows, error);
 	return failed ? failed : armed;
+}
+
+void uffdb_windows_look_at_armed(struct uffdb_windows *windows)
+{
+	/* What came before is found by one look everywhere. */
+	if (!atomic_exchange(&windows->look_at_armed, true))
+		uffdb_windows_look_everywhere(windows);
 }
 
 void uffdb_windows_look_everywhere(struct uffdb_windows *windows)

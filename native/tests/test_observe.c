@@ -391,6 +391,32 @@ static void a_refused_discard_gives_nothing_up(void)
 	end(&observed);
 }
 
+/* In a window a touch would be trapped, but what is locked is there and traps none. */
+static void a_discard_that_is_refused_in_a_window_is_found(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	void *more = map_aligned(HUGE);
+
+	observe(&observed);
+	memset(setup->memory, 1, SIZE);
+	inflate(setup, 0, PAGE);
+	/* All but the ballooned page, and as much of something else. */
+	if (!syscall(SYS_mlock, setup->memory + PAGE, SIZE - PAGE)) {
+		CHECK(!syscall(SYS_mlock, more, PAGE));
+		CHECK(madvise(setup->memory + HUGE, PAGE, MADV_DONTNEED) && errno == EINVAL);
+		follow(setup);
+		CHECK(stats_of(setup).refused_discards == 1);
+		CHECK(madvise(setup->memory + 5 * PAGE, PAGE, MADV_DONTNEED) && errno == EINVAL);
+		follow(setup);
+		CHECK(ballooned(setup) == 1 && stats_of(setup).refused_discards == 2);
+		CHECK(setup->memory[5 * PAGE] == 1 && stats_of(setup).violations == 0);
+		CHECK(!syscall(SYS_munlock, setup->memory + PAGE, SIZE - PAGE));
+		CHECK(!syscall(SYS_munlock, more, PAGE));
+	}
+	end(&observed);
+}
+
 /* A library's locked secrets are not the guest's RAM. */
 static void a_little_locked_memory_refuses_nothing(void)
 {
@@ -750,6 +776,7 @@ static void all_by_trace(void)
 	a_page_that_is_gone_is_not_protected();
 	a_report_is_no_inflate();
 	a_refused_discard_gives_nothing_up();
+	a_discard_that_is_refused_in_a_window_is_found();
 	a_little_locked_memory_refuses_nothing();
 	other_advice_changes_nothing();
 	a_zap_of_our_own_is_no_report();
