@@ -228,7 +228,9 @@ static void obey(char *line)
 	} else if (!strcmp(verb, "run") || !strcmp(verb, "talk")) {
 		run(token, line, !strcmp(verb, "talk"));
 	} else if (job && !strcmp(verb, "kill")) {
-		kill(-job->pid, SIGKILL);
+		/* One that has just been forked has no session of its own yet, and no children. */
+		if (kill(-job->pid, SIGKILL))
+			kill(job->pid, SIGKILL);
 	} else if (job && !strcmp(verb, "say") && job->input >= 0) {
 		write_all(job->input, line, strlen(line));
 		write_all(job->input, "\n", 1);
