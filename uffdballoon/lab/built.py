@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from pathlib import Path
@@ -36,12 +37,16 @@ def find_built(file_name: str, directory: str, variable: str, needs: str) -> Pat
 
 
 def _build(source: Path, made: Path, needs: str) -> Path:
-    result = subprocess.run(
-        ["make", "--silent", "-C", str(source), f"OUT={made}"],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
+    made.parent.mkdir(parents=True, exist_ok=True)
+    # Others may want it at the same moment, and none must find it half written.
+    with (made.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = subprocess.run(
+            ["make", "--silent", "-C", str(source), f"OUT={made}"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
     if result.returncode:
         raise LabError(
             f"{made.name} cannot be built", why=result.stderr.strip(), hint=f"it needs {needs}"
