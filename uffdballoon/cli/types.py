@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
 
-from uffdballoon.contract.policy import Policy, parse_policy
+from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import UsageError
 from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.fragmentation import parse_broken
@@ -17,93 +17,57 @@ from uffdballoon.model.sizes import parse_address, parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from click import ParamType
+else:
 
-class SizeType(click.ParamType[int]):
-    name = "SIZE"
+    class ParamType(click.ParamType):
+        """Takes the type of its values; click's own does since 8.4 only."""
 
-    def convert(
-        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
-    ) -> int:
-        return value if isinstance(value, int) else parse_size(str(value))
-
-
-class AddressType(click.ParamType[int]):
-    name = "ADDRESS"
-
-    def convert(
-        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
-    ) -> int:
-        return value if isinstance(value, int) else parse_address(str(value))
+        def __class_getitem__(cls, _value_type: object) -> type:
+            return cls
 
 
-class LadderType(click.ParamType[Policy]):
-    name = "LADDER"
-
-    def convert(
-        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
-    ) -> Policy:
-        return value if isinstance(value, Policy) else parse_policy(str(value))
+T = TypeVar("T")
 
 
-class DurationType(click.ParamType[int]):
-    name = "DURATION"
+class Parsed(ParamType[T]):
+    """What ``parse`` makes of a text, and a value that is none already."""
 
-    def convert(
-        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
-    ) -> int:
-        return value if isinstance(value, int) else parse_duration(str(value))
-
-
-class NoMemoryType(click.ParamType[int]):
-    """What becomes of a touch that the host has no page for: 0, or nanoseconds until the end."""
-
-    name = "wait|kill[=DURATION]"
-
-    def convert(
-        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
-    ) -> int:
-        if isinstance(value, int):
-            return value
-        word, given, duration = str(value).partition("=")
-        if word not in {"wait", "kill"} or (given and word == "wait"):
-            raise UsageError(
-                f"--on-no-memory {value} is not known",
-                why="it is wait, kill, or kill=DURATION",
-                hint="such as --on-no-memory kill=30s",
-            )
-        if word == "wait":
-            return 0
-        return max(1, parse_duration(duration)) if given else 1
-
-
-class BrokenType(click.ParamType[int]):
-    name = "N|SIZE"
-
-    def convert(
-        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
-    ) -> int:
-        return value if isinstance(value, int) else parse_broken(str(value))
-
-
-class OfNodeType(click.ParamType[tuple[int, int]]):
-    """What holds for a NUMA node of the guest; read by ``parse``."""
-
-    def __init__(self, value_name: str, parse: Callable[[str], int]) -> None:
-        self.name = f"NODE={value_name}"
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        self.name = name
         self._parse = parse
 
     def convert(
         self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
-    ) -> tuple[int, int]:
-        return parse_of_node(str(value), self._parse)
+    ) -> T:
+        return self._parse(value) if isinstance(value, str) else cast("T", value)
 
 
-BROKEN = BrokenType()
-NODE_BROKEN = OfNodeType("N|SIZE", parse_broken)
-NODE_SIZE = OfNodeType("SIZE", parse_size)
-NO_MEMORY = NoMemoryType()
-SIZE = SizeType()
-ADDRESS = AddressType()
-LADDER = LadderType()
-DURATION_NS = DurationType()
+def _of_node(parse: Callable[[str], int]) -> Callable[[str], tuple[int, int]]:
+    """Read what holds for a NUMA node of the guest."""
+    return lambda text: parse_of_node(text, parse)
+
+
+def _no_memory(text: str) -> int:
+    """Read what becomes of a touch without a page: 0, or nanoseconds until the end."""
+    word, given, duration = text.partition("=")
+    if word not in {"wait", "kill"} or (given and word == "wait"):
+        raise UsageError(
+            f"--on-no-memory {text} is not known",
+            why="it is wait, kill, or kill=DURATION",
+            hint="such as --on-no-memory kill=30s",
+        )
+    if word == "wait":
+        return 0
+    return max(1, parse_duration(duration)) if given else 1
+
+
+BROKEN = Parsed("N|SIZE", parse_broken)
+NODE_BROKEN = Parsed("NODE=N|SIZE", _of_node(parse_broken))
+NODE_SIZE = Parsed("NODE=SIZE", _of_node(parse_size))
+NO_MEMORY = Parsed("wait|kill[=DURATION]", _no_memory)
+SIZE = Parsed("SIZE", parse_size)
+ADDRESS = Parsed("ADDRESS", parse_address)
+LADDER = Parsed("LADDER", parse_policy)
+DURATION_NS = Parsed("DURATION", parse_duration)
 PID = click.IntRange(min=1)
