@@ -29,7 +29,7 @@ ENOUGH_BYTES = BALLOON.size_bytes * 15 // 16
 TOO_MUCH_BYTES = BALLOON.size_bytes * 17 // 16
 ATTEMPTS = 10
 LINE_BYTES = 64
-SPARSE_BYTES = 1024
+SPARSE_BYTES = PAGE_BYTES
 """From one line to the next where not every byte is used."""
 QUICK_S = 0.02
 
@@ -73,7 +73,7 @@ class Demo:
         self._screen.show(f"checksum of {self._what_is_summed()}: {self._sum_before:#x}")
 
     def _choose_stride(self) -> int:
-        """Use every byte, or a few lines of every page where the guest is slow.
+        """Use every byte, or one line of every page where the guest is slow.
 
         Even under KVM it may be emulated instruction by instruction: paravirtual and nested
         hosts do that.
@@ -83,7 +83,7 @@ class Demo:
         return LINE_BYTES if time.monotonic() - start < QUICK_S else SPARSE_BYTES
 
     def _what_is_summed(self) -> str:
-        every = "all" if self._stride_bytes == LINE_BYTES else "256 bytes of every page"
+        every = "all" if self._stride_bytes == LINE_BYTES else f"{LINE_BYTES} bytes of every page"
         return f"{every} that it will keep"
 
     def _fill(self, span: GpaRange, seed: int) -> None:
