@@ -48,9 +48,20 @@ $(BUILT): $(DEPENDENCIES) $(NATIVE_INPUTS) uffdballoon/__init__.py | system-pack
 	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
+# Tests mostly wait, for a guest that boots or for nothing to happen: three at a time keep a CPU busy.
+WORKERS ?= $(shell expr $(JOBS) \* 3)
+
 .PHONY: test
-test: test-native build ## Run every test: the C library's, then Python's
-	$(BIN)/python -m pytest
+test: build build-native ## Run every test, the C library's among them
+	@echo "Every test: about 5 minutes on two CPUs that have nothing else to do."
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
+N ?= 20
+TESTS ?= tests/system
+
+.PHONY: flaky
+flaky: build build-native ## Repeat C tests 10 x N=20 times and TESTS=tests/system N times, see tools/flaky
+	tools/flaky $(N) $(TESTS)
 
 SEED ?= 1
 
@@ -66,49 +77,59 @@ soak: build ## Two guests, storms, cycles and restarts for MINUTES=30; the plot 
 	@mkdir -p build
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --plot build/soak.png
 
-# $(call ctest,DIRECTORY,SANITIZERS): the C library alone, without Python.
-define ctest
-cmake -S native -B $(1) -DUFFDB_TESTS=ON -DUFFDB_SANITIZE=$(2) >$(1).log || { cat $(1).log; false; }
-cmake --build $(1) --parallel $(JOBS) >$(1).log || { cat $(1).log; false; }
-$(3) ctest --test-dir $(1) --parallel $(JOBS) --output-on-failure
+# $(call cmake,DIRECTORY,OPTIONS): the C library alone, without Python; silent but for a failure.
+define cmake
+@mkdir -p build
+@cmake -S native -B $(1) $(2) >$(1).log || { cat $(1).log; false; }
+@cmake --build $(1) --parallel $(JOBS) >$(1).log || { cat $(1).log; false; }
 endef
 
-.PHONY: test-native
-test-native: | system-packages ## Run the C library's tests
-	@mkdir -p build
-	$(call ctest,build/native,)
+# $(call ctest,DIRECTORY,PREFIX): run the C tests that are built there.
+ctest = $(2) ctest --test-dir $(1) --parallel $(JOBS) --output-on-failure
 
+.PHONY: build-native
+build-native: | system-packages
+	$(call cmake,build/native,-DUFFDB_TESTS=ON)
+
+.PHONY: test-native
+test-native: build-native ## Run the C library's tests without Python
+	$(call ctest,build/native)
+
+# One after the other they are built, and then run together: they mostly wait.
 .PHONY: sanitize
-sanitize: | system-packages ## Run the C library's tests under ASan with UBSan, then under TSan
-	@mkdir -p build
-	$(call ctest,build/asan,address$(comma)undefined)
-	@# TSan of this age cannot place its shadow when addresses are randomised by 32 bits.
-	$(call ctest,build/tsan,thread,setarch --addr-no-randomize)
+sanitize: build-asan build-tsan ## Run the C library's tests under ASan with UBSan, and under TSan
+	@$(MAKE) --jobs 2 --output-sync=target test-asan test-tsan
+
+.PHONY: build-asan build-tsan test-asan test-tsan
+build-asan: | system-packages
+	$(call cmake,build/asan,-DUFFDB_TESTS=ON -DUFFDB_SANITIZE=address$(comma)undefined)
+
+build-tsan: build-asan
+	$(call cmake,build/tsan,-DUFFDB_TESTS=ON -DUFFDB_SANITIZE=thread)
+
+test-asan:
+	$(call ctest,build/asan)
+
+# TSan of this age cannot place its shadow when addresses are randomised by 32 bits.
+test-tsan:
+	$(call ctest,build/tsan,setarch --addr-no-randomize)
 
 comma := ,
 
 .PHONY: analyze
 analyze: | system-packages ## Have gcc look for faults on every path of the C library and its benchmarks
-	@mkdir -p build
-	cmake -S native -B build/analyze -DUFFDB_ANALYZE=ON -DUFFDB_TESTS=OFF >build/analyze.log || { cat build/analyze.log; false; }
-	cmake --build build/analyze --parallel $(JOBS) >build/analyze.log || { cat build/analyze.log; false; }
+	$(call cmake,build/analyze,-DUFFDB_ANALYZE=ON -DUFFDB_TESTS=OFF)
 
 # Those that need nothing of the host: valgrind 3.19 knows neither userfaultfd(2) nor pidfd_open(2).
 PURE_TESTS := contract ledger planner records version
 
 .PHONY: valgrind
-valgrind: | system-packages ## Run those C tests under valgrind that it can run
-	@mkdir -p build
-	cmake -S native -B build/native -DUFFDB_TESTS=ON >build/native.log || { cat build/native.log; false; }
-	cmake --build build/native --parallel $(JOBS) >build/native.log || { cat build/native.log; false; }
+valgrind: build-native ## Run those C tests under valgrind that it can run
 	printf 'build/native/tests/test_%s\n' $(PURE_TESTS) | xargs -P $(JOBS) -n 1 \
 		valgrind --quiet --error-exitcode=1 --leak-check=full --show-leak-kinds=all
 
 .PHONY: failures
-failures: | system-packages ## Let every call of the C library fail with every errno, one at a time
-	@mkdir -p build
-	cmake -S native -B build/asan -DUFFDB_TESTS=ON -DUFFDB_SANITIZE=address$(comma)undefined >build/asan.log || { cat build/asan.log; false; }
-	cmake --build build/asan --parallel $(JOBS) >build/asan.log || { cat build/asan.log; false; }
+failures: build-asan ## Let every call of the C library fail with every errno, one at a time
 	build/asan/tests/test_failures all
 
 RUNS ?= 0
@@ -118,9 +139,9 @@ SECONDS ?= 60
 fuzz: build ## Fuzz all that parses, for SECONDS=60 or RUNS=inputs, all targets together
 	tools/system-packages clang libclang-rt-dev
 	$(INSTALL) --group fuzz
-	CC=clang cmake -S native -B build/fuzz/native -DUFFDB_TESTS=OFF -DUFFDB_FUZZ=ON \
-		-DUFFDB_SANITIZE=address$(comma)undefined >build/fuzz.log || { cat build/fuzz.log; false; }
-	cmake --build build/fuzz/native --parallel $(JOBS) >build/fuzz.log || { cat build/fuzz.log; false; }
+	@mkdir -p build/fuzz
+	$(call cmake,build/fuzz/native,-DCMAKE_C_COMPILER=clang -DUFFDB_TESTS=OFF -DUFFDB_FUZZ=ON \
+		-DUFFDB_SANITIZE=address$(comma)undefined)
 	$(BIN)/python -m tests.fuzz --runs $(RUNS) $(if $(filter 0,$(RUNS)),--seconds $(SECONDS))
 
 .PHONY: lint

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Markers that ask the host, and the check that a run leaves nothing behind."""
+"""Markers that ask the host, who runs beside whom, and the check that a run leaves nothing."""
 
 from __future__ import annotations
 
@@ -9,28 +9,43 @@ import pytest
 
 from tests.support.leftovers import HostState
 from tests.support.prerequisites import PREREQUISITES, demand
+from tests.support.side_by_side import assign_workers, the_host
 from uffdballoon.lab.host_state import HOST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
+
+_BEFORE = pytest.StashKey[HostState]()
+_LEFT_BEHIND = pytest.StashKey[list[str]]()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Put right what a killed run has left, before it is taken for the host's own."""
+    """Put right what a killed run has left, and look at the host, before there are workers."""
+    if _is_worker(session.config):
+        return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     for line in HOST.put_right():
         if reporter is not None:
             reporter.write_line(f"put right: {line}")
+    session.config.stash[_BEFORE] = HostState()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist asks for the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave campaigns out unless they are asked for by ``-m campaign``."""
-    if "campaign" in config.getoption("markexpr"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("campaign")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    if "campaign" not in config.getoption("markexpr"):
+        left_out = [item for item in items if item.get_closest_marker("campaign")]
+        if left_out:
+            config.hook.pytest_deselected(items=left_out)
+            items[:] = [item for item in items if item not in left_out]
+    assign_workers(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    with the_host(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,9 +56,33 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             demand(marker.name)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _nothing_is_left_behind() -> Iterator[None]:
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run when a process, a hugepage, a tuning or a mount outlives it."""
-    before = HostState()
-    yield
-    assert before.differences() == []
+    if _is_worker(session.config):
+        return
+    session.config.stash[_LEFT_BEHIND] = session.config.stash[_BEFORE].differences()
+    if session.config.stash[_LEFT_BEHIND]:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Count what is left behind as an error of the run."""
+    for what in config.stash.get(_LEFT_BEHIND, []):
+        terminalreporter.section("left behind by this run", red=True, bold=True)
+        terminalreporter.line(what)
+        error = pytest.TestReport(
+            nodeid="tests",
+            location=("tests", None, "what a run leaves behind"),
+            keywords={},
+            outcome="failed",
+            longrepr=what,
+            when="teardown",
+        )
+        terminalreporter.stats.setdefault("error", []).append(error)
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")

@@ -95,7 +95,14 @@ class Running:
     pool: HugePagePool | None
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def _marks(case: Case) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.takes_huge_pages] if case.is_huge else []
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(case, id=case.name, marks=_marks(case)) for case in CASES],
+)
 def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:

@@ -43,7 +43,15 @@ def _check_latencies(series: list[dict[str, Any]]) -> None:
         assert sum(count for _, count in row["histogram"]) == row["samples"]
 
 
-@pytest.mark.parametrize("backing", ["anon-4k", "anon-thp", "memfd-4k", "hugetlbfs-2m"])
+@pytest.mark.parametrize(
+    "backing",
+    [
+        "anon-4k",
+        "anon-thp",
+        "memfd-4k",
+        pytest.param("hugetlbfs-2m", marks=pytest.mark.takes_huge_pages),
+    ],
+)
 def test_fault_latency_compares_all_handlers(tmp_path: Path, backing: str) -> None:
     measured = _bench(
         tmp_path,
@@ -107,6 +115,7 @@ def test_reclaim_compares_with_qemu_alone_and_with_a_cgroup(tmp_path: Path) -> N
         assert measured["cgroup"]["bad_lines"] == 0
 
 
+@pytest.mark.alone
 def test_khugepaged_fills_nothing_that_is_armed(tmp_path: Path) -> None:
     measured = _bench(tmp_path, "khugepaged", "--size", "32M", "--seconds", 3)
     rows = {row["name"]: row for row in measured["series"]}

@@ -25,6 +25,7 @@ def _run_demo(**environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.needs_qemu
 def test_demo_holds_on_a_real_qemu_and_is_plain_where_nobody_watches() -> None:
     done = _run_demo()
@@ -33,6 +34,7 @@ def test_demo_holds_on_a_real_qemu_and_is_plain_where_nobody_watches() -> None:
     assert "\x1b" not in done.stdout
 
 
+@pytest.mark.alone
 def test_demo_holds_on_a_stand_in_and_says_so_first() -> None:
     done = _run_demo(PATH="/nonexistent")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -75,10 +75,13 @@ class Case:
 CASES = (
     Case(Backing.MEMFD),
     Case(Backing.TMPFS),
-    Case(Backing.HUGETLBFS),
+    pytest.param(Case(Backing.HUGETLBFS), marks=pytest.mark.takes_huge_pages),
     Case(Backing.MEMFD, share=False),
-    Case(Backing.HUGETLBFS, share=False),
-    pytest.param(Case(Backing.HUGETLBFS, accel=Accel.KVM), marks=pytest.mark.needs_kvm),
+    pytest.param(Case(Backing.HUGETLBFS, share=False), marks=pytest.mark.takes_huge_pages),
+    pytest.param(
+        Case(Backing.HUGETLBFS, accel=Accel.KVM),
+        marks=[pytest.mark.needs_kvm, pytest.mark.takes_huge_pages],
+    ),
 )
 
 
@@ -163,6 +166,7 @@ def test_a_kill_loses_no_touch_and_counts_none_twice(case: Case) -> None:
         assert running.free_pages() == free
 
 
+@pytest.mark.takes_huge_pages
 def test_what_waits_for_a_huge_page_waits_for_the_next_manager() -> None:
     """Taken back or ballooned, with an empty pool: the kernel's own path would be a SIGBUS."""
     case = Case(Backing.HUGETLBFS)

@@ -21,7 +21,8 @@ from uffdballoon.lab.thp import ThpTunings
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.needs_root
+# What they leave on purpose is not for others to put right.
+pytestmark = [pytest.mark.needs_root, pytest.mark.alone]
 
 _TUNING = "khugepaged/scan_sleep_millisecs"
 _PAGES = 3

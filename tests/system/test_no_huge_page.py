@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from uffdballoon.lab.microguest import PendingAnswer
 
 pytestmark = [
+    pytest.mark.takes_huge_pages,
     pytest.mark.needs_root,
     pytest.mark.needs_qemu,
     pytest.mark.needs_userfaultfd,

@@ -144,6 +144,7 @@ def test_a_rate_is_kept_to_and_gets_there(guest: Qemu) -> None:
         assert owned_is_whole(guest)
 
 
+@pytest.mark.alone
 @pytest.mark.needs_kvm
 def test_nothing_fills_what_is_armed(start_qemu: Callable[[QemuOptions], Qemu]) -> None:
     qemu = start_qemu(QemuOptions(accel=Accel.KVM, memory=Memory(size_bytes=160 << 20)))
@@ -181,6 +182,7 @@ def free(session: Session) -> bool:
     return bool(state["reclaimed_bytes"] == state["ballooned_bytes"] > 0)
 
 
+@pytest.mark.alone
 def test_shared_memory_is_not_collapsed_either(start_qemu: Callable[[QemuOptions], Qemu]) -> None:
     memory = Memory(size_bytes=160 << 20, backing=Backing.MEMFD, share=True)
     with ThpTunings({**MOST_AGGRESSIVE, "shmem_enabled": "advise"}):
@@ -199,6 +201,7 @@ def test_shared_memory_is_not_collapsed_either(start_qemu: Callable[[QemuOptions
             assert owned_is_whole(qemu)
 
 
+@pytest.mark.alone
 def test_tunings_are_put_back_by_whoever_is_killed() -> None:
     before = (_THP / "khugepaged" / "scan_sleep_millisecs").read_text()
     code = (

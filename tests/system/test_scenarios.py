@@ -28,7 +28,17 @@ def _scenario(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
 
 
-@pytest.mark.parametrize("name", [s.name for s in SCENARIOS if s.accel is None])
+_MARKS = {
+    "hugetlbfs-2m": pytest.mark.takes_huge_pages,
+    "khugepaged-reinflation": pytest.mark.alone,
+    "thp-fragmentation-limit": pytest.mark.alone,
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(s.name, marks=_MARKS.get(s.name, ())) for s in SCENARIOS if s.accel is None],
+)
 def test_a_scenario_passes(name: str, accel: Accel) -> None:
     _check_that_it_passes(name, "--accel", accel.value, "--quick")
 

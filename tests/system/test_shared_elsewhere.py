@@ -77,7 +77,14 @@ class Device:
             self._process.kill()
 
 
-@pytest.fixture(params=[Backing.MEMFD, Backing.TMPFS, Backing.HUGETLBFS], ids=lambda b: b.value)
+@pytest.fixture(
+    params=[
+        Backing.MEMFD,
+        Backing.TMPFS,
+        pytest.param(Backing.HUGETLBFS, marks=pytest.mark.takes_huge_pages),
+    ],
+    ids=lambda b: b.value,
+)
 def shared(request: pytest.FixtureRequest) -> Iterator[tuple[Qemu, Device, int]]:
     if request.param is Backing.HUGETLBFS:
         pool: HugePagePool = request.getfixturevalue("huge_pages")

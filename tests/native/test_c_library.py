@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The C library's own tests, as `make test-native` has built them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+_BUILD = Path(__file__).parents[2] / "build" / "native"
+_SKIPPED = 77  # native/tests/CMakeLists.txt
+_PATIENCE_S = 300
+
+
+def _commands() -> dict[str, list[str]]:
+    """Return the command of each test by its name; nothing where they are not built."""
+    if not (_BUILD / "CTestTestfile.cmake").exists():
+        return {}
+    shown = subprocess.run(
+        ["ctest", "--test-dir", str(_BUILD), "--show-only=json-v1"],
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout
+    return {test["name"]: test["command"] for test in json.loads(shown)["tests"]}
+
+
+_COMMANDS = _commands()
+
+
+def test_they_are_built() -> None:
+    if not _COMMANDS and os.environ.get("UFFDBALLOON_REQUIRE") != "1":
+        pytest.skip("not built: make build-native")
+    assert _COMMANDS
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_it_passes(name: str) -> None:
+    done = subprocess.run(
+        _COMMANDS[name],
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_PATIENCE_S,
+    )
+    if done.returncode == _SKIPPED and os.environ.get("UFFDBALLOON_REQUIRE") != "1":
+        pytest.skip(done.stdout.strip())
+    assert done.returncode == 0, done.stdout
