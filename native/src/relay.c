@@ -4,7 +4,8 @@
  * definition, and what the guest touches after it must not be judged by the picture of before.
  * QEMU writes the event while the processors stand still (qemu_system_reset() of
  * softmmu/runstate.c, within pause_all_vcpus()), so that it is in our socket before any such
- * touch. The loop asks before it calls a touch a violation.
+ * touch. The loop asks before it calls a touch a violation, and looks itself at what nobody has
+ * looked at yet: on a busy host our thread may not run for long.
  *
  * We may be killed at any instruction, and another go on with the socket. So what comes is looked
  * at, and a reset noted in memory that is kept, before it leaves the socket; and it leaves by whole
@@ -30,8 +31,9 @@ static const char SECONDS[] = "\"seconds\": ";
 static const char MICROSECONDS[] = "\"microseconds\": ";
 
 #define CHUNK	      4096	    /* no event is longer */
+#define AHEAD	      65536	    /* that the loop looks at, before it is taken */
 #define DIGITS	      24	    /* of a number, with its end */
-#define PATIENCE_NS   20000000ull   /* that a touch waits for us at most */
+#define PATIENCE_NS   20000000ull   /* that a touch waits at most for the rest of a line */
 #define REST_MS	      10	    /* until the rest of a line is looked for */
 #define LOOK_MS	      100	    /* whether we shall end, while QEMU reads nothing */
 #define CLOCK_STEP_NS 10000000ll    /* that CLOCK_REALTIME was set by somebody */
@@ -43,7 +45,9 @@ struct uffdb_relay {
 	pthread_t thread;
 	_Atomic uint64_t reset_ns;
 	_Atomic(struct uffdb_monitor_notes *) notes; /* that outlive us, or NULL */
-	_Atomic bool looking; /* bytes are in the socket, or were taken, and not looked at yet */
+	pthread_mutex_t
+		taking; /* held for a look at the socket, and until what was seen is taken */
+	size_t looked;	/* bytes that were looked at, and are in the socket still */
 	_Atomic bool ends, keeps;
 	int end;    /* eventfd */
 	bool waits; /* for the rest of a line */
@@ -156,7 +160,19 @@ static size_t whole_lines(const struct uffdb_relay *relay, const char *bytes, si
 
 	if (last)
 		return (size_t)(last + 1 - bytes);
-	return nr == CHUNK || has_hung_up(relay->monitor) ? nr : 0;
+	return nr >= CHUNK || has_hung_up(relay->monitor) ? nr : 0;
+}
+
+/* Of what is in the socket, look at whole lines that nobody has looked at. Return: their end. */
+static size_t look_on(struct uffdb_relay *relay, const char *bytes, size_t nr)
+{
+	size_t whole = whole_lines(relay, bytes, nr);
+
+	if (whole > relay->looked) {
+		look_at(relay, bytes + relay->looked, whole - relay->looked);
+		relay->looked = whole;
+	}
+	return whole;
 }
 
 static bool pass_from_monitor(struct uffdb_relay *relay)
@@ -165,16 +181,15 @@ static bool pass_from_monitor(struct uffdb_relay *relay)
 	ssize_t got;
 	size_t nr = 0;
 
-	/* Before they are taken: whoever finds the socket empty waits for this. */
-	atomic_store(&relay->looking, true);
+	pthread_mutex_lock(&relay->taking);
 	got = recv(relay->monitor, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_PEEK);
 	if (got > 0) {
-		nr = whole_lines(relay, bytes, (size_t)got);
-		look_at(relay, bytes, nr);
+		nr = look_on(relay, bytes, (size_t)got);
 		if (nr)
 			recv(relay->monitor, bytes, nr, MSG_DONTWAIT);
+		relay->looked -= nr;
 	}
-	atomic_store(&relay->looking, false);
+	pthread_mutex_unlock(&relay->taking);
 	relay->waits = got > 0 && !nr;
 	if (got <= 0)
 		return goes_on_after(got);
@@ -245,6 +260,7 @@ static void release(struct uffdb_relay *relay)
 		uffdb_ledger_unmap_notes(relay->notes);
 	if (relay->end >= 0)
 		close(relay->end);
+	pthread_mutex_destroy(&relay->taking);
 	free(relay);
 }
 
@@ -275,6 +291,7 @@ int uffdb_relay_create(int monitor, int client, int memory, struct uffdb_relay *
 
 	if (!relay)
 		return -ENOMEM;
+	pthread_mutex_init(&relay->taking, NULL);
 	relay->monitor = monitor;
 	relay->client = client;
 	error = start(relay, memory);
@@ -307,19 +324,27 @@ void uffdb_relay_destroy(struct uffdb_relay *relay)
 	release(relay);
 }
 
-static bool has_unread(const struct uffdb_relay *relay)
+/* Look at what is in the socket; false when there may be more, or the rest of a line is to come. */
+static bool look_ahead(struct uffdb_relay *relay)
 {
-	struct pollfd fd = {.fd = relay->monitor, .events = POLLIN};
+	char bytes[AHEAD];
+	bool is_all;
+	ssize_t got;
 
-	/* One that was hung up has nothing more to tell. */
-	return poll(&fd, 1, 0) > 0 && !(fd.revents & POLLHUP);
+	pthread_mutex_lock(&relay->taking);
+	got = recv(relay->monitor, bytes, sizeof(bytes), MSG_DONTWAIT | MSG_PEEK);
+	if (got > 0)
+		look_on(relay, bytes, (size_t)got);
+	is_all = got <= 0 || (got < AHEAD && (size_t)got <= relay->looked);
+	pthread_mutex_unlock(&relay->taking);
+	return is_all;
 }
 
 uint64_t uffdb_relay_take_reset(struct uffdb_relay *relay)
 {
 	uint64_t until_ns = 0;
 
-	while (has_unread(relay) || atomic_load(&relay->looking)) {
+	while (!look_ahead(relay)) {
 		if (!until_ns)
 			until_ns = uffdb_now_ns(CLOCK_MONOTONIC) + PATIENCE_NS;
 		else if (uffdb_now_ns(CLOCK_MONOTONIC) > until_ns)

@@ -15,6 +15,7 @@ struct monitored {
 	struct setup setup;
 	struct uffdb_relay *relay;
 	int qemu, client;
+	int to_client; /* the relay's end */
 };
 
 static void monitor(struct monitored *monitored)
@@ -26,6 +27,7 @@ static void monitor(struct monitored *monitored)
 	CHECK(!socketpair(AF_UNIX, SOCK_STREAM, 0, theirs));
 	monitored->qemu = ours[0];
 	monitored->client = theirs[0];
+	monitored->to_client = theirs[1];
 	CHECK(!uffdb_relay_create(ours[1], theirs[1], -1, &monitored->relay));
 	uffdb_engine_watch_resets(monitored->setup.engine, monitored->relay);
 }
@@ -89,6 +91,34 @@ static void a_touch_after_a_reset_is_no_violation(void)
 		check_heard(monitored.client, before);
 		check_heard(monitored.client, after);
 	}
+	end(&monitored);
+}
+
+/* Nor need the relay's thread have come to it: here it waits for a client that reads nothing. */
+static void a_reset_that_nobody_has_handed_on_is_known(void)
+{
+	const int small = 4096;
+	static char answers[1024 * (sizeof(answer) - 1) + 1];
+	struct monitored monitored;
+	struct setup *setup = &monitored.setup;
+
+	monitor(&monitored);
+	CHECK(!setsockopt(monitored.to_client, SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)));
+	inflate(setup, 0, HUGE);
+	for (size_t at = 0; at + 1 < sizeof(answers); at += sizeof(answer) - 1)
+		memcpy(answers + at, answer, sizeof(answer) - 1);
+	say(monitored.qemu, answers); /* at once: many small ones would fill the socket */
+	say(monitored.qemu, before);
+	say(monitored.qemu, after);
+	setup->memory[PAGE] = 1;
+	CHECK(stats_of(setup).violations == 0 && uffdb_ledger_pages(setup->ledger) == 0);
+	inflate(setup, HUGE, HUGE);
+	for (size_t at = 0; at + 1 < sizeof(answers); at += sizeof(answer) - 1)
+		check_heard(monitored.client, answer);
+	check_heard(monitored.client, before);
+	check_heard(monitored.client, after);
+	setup->memory[HUGE] = 1; /* the reset is not told of again when it is handed on */
+	CHECK(stats_of(setup).violations == 1 && uffdb_ledger_pages(setup->ledger) == 511);
 	end(&monitored);
 }
 
@@ -212,6 +242,7 @@ int main(void)
 	the_time_of_a_reset_is_that_of_its_event();
 	bytes_are_handed_on_both_ways();
 	a_touch_after_a_reset_is_no_violation();
+	a_reset_that_nobody_has_handed_on_is_known();
 	a_reset_that_is_told_twice_empties_the_balloon_once();
 	return 0;
 }
