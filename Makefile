@@ -48,8 +48,8 @@ $(BUILT): $(DEPENDENCIES) $(NATIVE_INPUTS) uffdballoon/__init__.py | system-pack
 	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-# Tests mostly wait, for a guest that boots or for nothing to happen: four at a time keep a CPU busy.
-WORKERS ?= $(shell expr $(JOBS) \* 4)
+# Tests mostly wait, for a guest that boots or for nothing to happen: three at a time keep a CPU busy.
+WORKERS ?= $(shell expr $(JOBS) \* 3)
 
 .PHONY: test
 test: build build-native ## Run every test, the C library's among them
