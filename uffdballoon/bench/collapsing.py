@@ -13,7 +13,7 @@ from uffdballoon.bench.machine import describe_machine
 from uffdballoon.bench.managed import managed
 from uffdballoon.daemon import client
 from uffdballoon.lab.host_memory import huge_bytes, resident_bytes
-from uffdballoon.lab.thp import MOST_AGGRESSIVE, ThpTunings
+from uffdballoon.lab.thp import FILLING_NOTHING, MOST_AGGRESSIVE, ThpTunings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,7 @@ def run(
     Each has given up half of every huge page, page by page; one of them is held to it.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(ThpTunings(FILLING_NOTHING))
         guests = {
             name: stack.enter_context(fragmented_guest(size_bytes, accel=accel))
             for name in (UNGUARDED, GUARDED)
@@ -47,21 +48,22 @@ def run(
         for name, guest in guests.items():
             progress(f"{name.replace('_', ' ')}: gives up half of {size_bytes >> 20} MiB")
             guest.give_up_half()
-        before = _settled(guarded.pid)
+        _settle(guarded.pid)
         collapses = _collapses()
+        watch = _Watch(guests)
         with ThpTunings(MOST_AGGRESSIVE):
             progress(f"khugepaged at its most aggressive, for {seconds:g} s")
-            series, full_scans = _watch(guests, seconds)
-        after = client.request(guarded.pid, "status")
-        rows = [_row(name, guests[name], series[name]) for name in guests]
+            watch.go_on(seconds)
+            state = client.request(guarded.pid, "status")
+        rows = [_row(name, guests[name], watch.series[name]) for name in guests]
     return {
         "machine": describe_machine(),
         "size_bytes": size_bytes,
         "ballooned_bytes": size_bytes // 2,
         "collapses": _collapses() - collapses,
-        "full_scans": full_scans,
-        "eligible_blocks": before["khugepaged"]["eligible_blocks"],
-        "ballooned_resident_bytes": after["reclaim"]["resident_bytes"],
+        "full_scans": watch.full_scans,
+        "eligible_blocks": state["khugepaged"]["eligible_blocks"],
+        "ballooned_resident_bytes": state["reclaim"]["resident_bytes"],
         "series": rows,
         "ratios": {
             f"{row['name']}: came back / ballooned": row["grew_bytes"] / (size_bytes // 2)
@@ -70,32 +72,43 @@ def run(
     }
 
 
-def _settled(pid: int) -> dict[str, Any]:
+def _settle(pid: int) -> None:
     """Wait until the manager has nothing left to give back."""
-    while True:
-        state: dict[str, Any] = client.request(pid, "status")
-        if not state["reclaim"]["pending_blocks"]:
-            return state
+    while client.request(pid, "status")["reclaim"]["pending_blocks"]:
         time.sleep(_SAMPLE_S)
 
 
-def _watch(
-    guests: dict[str, FragmentedGuest], seconds: float
-) -> tuple[dict[str, list[tuple[float, int]]], int]:
-    """Sample resident bytes for so long, and until khugepaged has looked at all there is.
+class _Watch:
+    """Resident bytes of guests over seconds; the first are of now, before khugepaged begins."""
 
-    It is a thread of the lowest priority, which a busy host lets wait for seconds; without a
-    look of it nothing would be shown. Also returns how often it has come round.
-    """
-    series: dict[str, list[tuple[float, int]]] = {name: [] for name in guests}
-    began, scans_before = time.monotonic(), _full_scans()
-    while (now := time.monotonic() - began) <= seconds or (
-        _full_scans() - scans_before < _FULL_SCANS and now <= seconds + _PATIENCE_S
-    ):
-        for name, guest in guests.items():
-            series[name].append((now, resident_bytes(guest.qemu.pid)))
-        time.sleep(_SAMPLE_S)
-    return series, _full_scans() - scans_before
+    def __init__(self, guests: dict[str, FragmentedGuest]) -> None:
+        self._guests = guests
+        self._began, self._scans_before = time.monotonic(), _full_scans()
+        self.series: dict[str, list[tuple[float, int]]] = {name: [] for name in guests}
+        self._sample()
+
+    @property
+    def full_scans(self) -> int:
+        """How often khugepaged has come round."""
+        return _full_scans() - self._scans_before
+
+    def go_on(self, seconds: float) -> None:
+        """Sample for so long, and until khugepaged has looked at all there is.
+
+        It is a thread of the lowest priority, which a busy host lets wait for seconds; without a
+        look of it nothing would be shown.
+        """
+        until = time.monotonic() + seconds
+        while (left_s := until - time.monotonic()) > 0 or (
+            self.full_scans < _FULL_SCANS and left_s > -_PATIENCE_S
+        ):
+            self._sample()
+            time.sleep(_SAMPLE_S)
+
+    def _sample(self) -> None:
+        for name, guest in self._guests.items():
+            rss = resident_bytes(guest.qemu.pid)
+            self.series[name].append((time.monotonic() - self._began, rss))
 
 
 def _row(name: str, guest: FragmentedGuest, samples: list[tuple[float, int]]) -> dict[str, Any]:

@@ -24,6 +24,9 @@ MOST_AGGRESSIVE = {
 }
 """A block is filled again as soon as one page of it is there, and khugepaged never sleeps."""
 
+FILLING_NOTHING = {"khugepaged/max_ptes_none": "0"}
+"""No block with a hole is filled: until what khugepaged does is to be measured."""
+
 
 class ThpTunings:
     """Sets tunings, by their names below transparent_hugepage/, until it is left."""
