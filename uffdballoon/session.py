@@ -14,16 +14,17 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from uffdballoon.attach.obtain import Choice, obtain_userfaultfd
-from uffdballoon.attach.target import Target
-from uffdballoon.contract.policy import DEFAULT_POLICY, Policy
-from uffdballoon.engine.blocks import look_at_blocks
-from uffdballoon.engine.enforcer import Enforcer
-from uffdballoon.engine.follower import Follower
-from uffdballoon.engine.fragmentation import FragmentationGuard
-from uffdballoon.engine.nodes import GuestNodes, refuse_unknown_nodes
-from uffdballoon.engine.reclaimer import Reclaimer
-from uffdballoon.engine.reporting import loop_report
+from uffdballoon.balloon.blocks import look_at_blocks
+from uffdballoon.balloon.enforcer import Enforcer
+from uffdballoon.balloon.follower import Follower
+from uffdballoon.balloon.fragmentation import FragmentationGuard
+from uffdballoon.balloon.nodes import GuestNodes, refuse_unknown_nodes
+from uffdballoon.balloon.reclaimer import Reclaimer
+from uffdballoon.balloon.reporting import loop_report
+from uffdballoon.balloon.zap_private import DEFAULT_STOP_BUDGET_NS
+from uffdballoon.core.fault_loop import LoopOptions, Resolution
+from uffdballoon.core.keeper import Kept
+from uffdballoon.core.reclaim import ReclaimMeasure
 from uffdballoon.errors import (
     QmpError,
     RangeError,
@@ -33,39 +34,38 @@ from uffdballoon.errors import (
     UsageError,
     WindowBudgetError,
 )
-from uffdballoon.kernel.fault_loop import LoopOptions, Resolution
-from uffdballoon.kernel.host import max_map_count
-from uffdballoon.kernel.keeper import Kept
-from uffdballoon.kernel.reclaim import ReclaimMeasure
-from uffdballoon.kernel.uffd import Feature, Userfaultfd, query_features
-from uffdballoon.memory.discovery import discover
-from uffdballoon.memory.maps import read_mappings
+from uffdballoon.host.probes import max_map_count
+from uffdballoon.host.procfs import read_mappings
+from uffdballoon.host.uffd import Feature, Userfaultfd, query_features
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, HvaRange
 from uffdballoon.model.blockmap import BlockMap, Tally
 from uffdballoon.model.granule import Granule, round_inward
 from uffdballoon.model.ladder import RungKind
 from uffdballoon.model.notice import notice
+from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
 from uffdballoon.model.recording import Recording
 from uffdballoon.model.sizes import format_size
 from uffdballoon.model.terms import TOLD, Terms
 from uffdballoon.model.touch import Action
-from uffdballoon.observer.choice import Circumstances, choose
-from uffdballoon.qmp.machine import RECONNECT_S, Machine
-from uffdballoon.qmp.pausing import stop_vm
-from uffdballoon.zap.private import DEFAULT_STOP_BUDGET_NS
+from uffdballoon.observe.choice import Circumstances, choose
+from uffdballoon.target.obtain import Choice, obtain_userfaultfd
+from uffdballoon.target.process import Target
+from uffdballoon.vmm.qemu.discovery import discover
+from uffdballoon.vmm.qemu.machine import RECONNECT_S, Machine
+from uffdballoon.vmm.qemu.pausing import stop_vm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from uffdballoon.kernel.fault_loop import LoopStats, TouchRecord
-    from uffdballoon.kernel.keeper import Held, Keeping
-    from uffdballoon.memory.facts import MonitorFacts
+    from uffdballoon.core.fault_loop import LoopStats, TouchRecord
+    from uffdballoon.core.keeper import Held, Keeping
     from uffdballoon.model.fragmentation import FragmentationLimit
     from uffdballoon.model.observing import ObserverKind
     from uffdballoon.model.ram import Layout
+    from uffdballoon.vmm.qemu.facts import MonitorFacts
 
 _PATIENCE_S = 30.0
 _LOOK_S = 0.02

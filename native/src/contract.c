@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * What a touch means. uffdballoon/contract/contract.py is the reference; the two
+ * What a touch means. tests/support/contract.py is the reference; the two
  * are held against each other on generated histories.
  */
 #include "internal.h"

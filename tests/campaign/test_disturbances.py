@@ -18,7 +18,7 @@ from tests.support.forked import ForkedManager, Phase
 from tests.support.moments import DIRECT, OWNED, SEED
 from tests.support.resources import becomes, links_of, resources_of, userfaultfd_mappings
 from uffdballoon.errors import WindowBudgetError
-from uffdballoon.kernel.process import duplicate_fd
+from uffdballoon.host.process import duplicate_fd
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.moments import OWNED, SEED, Moment, bring_to, start_manager, take_back
 from tests.support.resources import resources_of, userfaultfd_mappings
-from uffdballoon.memory.maps import read_mappings
+from uffdballoon.host.procfs import read_mappings
 from uffdballoon.model.addresses import PAGE_BYTES
 
 if TYPE_CHECKING:

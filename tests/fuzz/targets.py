@@ -12,7 +12,6 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.daemon.manager import range_of
 from uffdballoon.daemon.protocol import (
     decode_answer,
@@ -22,23 +21,24 @@ from uffdballoon.daemon.protocol import (
     error_message,
 )
 from uffdballoon.errors import QmpError, UffdballoonError
-from uffdballoon.kernel.trace import TRACEPOINTS, parse_format
+from uffdballoon.host.procfs import parse_file_system, parse_maps, parse_page_bytes
+from uffdballoon.host.trace import TRACEPOINTS, parse_format
 from uffdballoon.lab import host_record
-from uffdballoon.memory.cmdline import parse_cmdline
-from uffdballoon.memory.maps import parse_file_system, parse_maps, parse_page_bytes
-from uffdballoon.memory.monitor_text import parse_gpa2hva, parse_mtree, parse_ramblock
 from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.recording import Recording
 from uffdballoon.model.sizes import parse_address, parse_size
-from uffdballoon.qmp.balloon import (
+from uffdballoon.vmm.qemu.answers import parse_gpa2hva, parse_mtree, parse_ramblock
+from uffdballoon.vmm.qemu.asking import collect
+from uffdballoon.vmm.qemu.balloon import (
     BalloonTarget,
     actual_bytes,
     find_balloon,
 )
-from uffdballoon.qmp.facts import collect
-from uffdballoon.qmp.machine import read_event
-from uffdballoon.qmp.statistics import GuestStatistics
+from uffdballoon.vmm.qemu.cmdline import parse_cmdline
+from uffdballoon.vmm.qemu.machine import read_event
+from uffdballoon.vmm.qemu.statistics import GuestStatistics
 
 if TYPE_CHECKING:
     from collections.abc import Callable

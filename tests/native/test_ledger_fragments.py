@@ -6,7 +6,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uffdballoon.kernel.ledger import Ledger
+from uffdballoon.core.ledger import Ledger
 from uffdballoon.model.addresses import PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.fragments import Fragments, fragments_of
 from uffdballoon.model.ram import Backing, RamBlock

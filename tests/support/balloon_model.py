@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from uffdballoon.contract.contract import Contract
+from tests.support.contract import Contract
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES
 from uffdballoon.model.ladder import RungKind
 from uffdballoon.model.touch import Access, Action, Role, Verdict

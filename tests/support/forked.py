@@ -20,11 +20,11 @@ import traceback
 from typing import TYPE_CHECKING, Any, Self
 
 import uffdballoon.cli.attach  # noqa: F401 - once, and not in every child
+from uffdballoon.balloon import enforcer
 from uffdballoon.cli.main import main
+from uffdballoon.core.fault_loop import FaultLoop
 from uffdballoon.daemon import manager as daemon_manager
 from uffdballoon.daemon.protocol import VERSION, encode, socket_path
-from uffdballoon.engine import enforcer
-from uffdballoon.kernel.fault_loop import FaultLoop
 from uffdballoon.model.granule import Granule
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import select
 import struct
 from typing import TYPE_CHECKING, Self
 
-from uffdballoon.attach.obtain import obtain_userfaultfd
-from uffdballoon.attach.target import Target
-from uffdballoon.kernel.uffd import Feature, RegisterMode
+from uffdballoon.host.uffd import Feature, RegisterMode
 from uffdballoon.model.addresses import PAGE_BYTES, Gpa, HvaRange, round_down
 from uffdballoon.session import look_at
+from uffdballoon.target.obtain import obtain_userfaultfd
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from uffdballoon.lab.qemu import Qemu

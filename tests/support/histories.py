@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uffdballoon.contract.contract import Contract
+from tests.support.contract import Contract
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.model.touch import Role, Verdict

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from uffdballoon.errors import LabError
-from uffdballoon.kernel.host import Probe, probe_host
+from uffdballoon.host.probes import Probe, probe_host
 from uffdballoon.lab.linux_image import find_packages
 
 if TYPE_CHECKING:

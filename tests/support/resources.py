@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from uffdballoon.kernel.process import resident
+from uffdballoon.host.process import resident
 
 if TYPE_CHECKING:
     from uffdballoon.model.addresses import HvaRange

@@ -14,24 +14,24 @@ import pytest
 
 from tests.support.prerequisites import demand
 from tests.support.resources import resident_bytes_within, resources_of, userfaultfd_mappings
-from uffdballoon.contract.policy import DEFAULT_POLICY, parse_policy
 from uffdballoon.lab.host_memory import huge_bytes
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.hugepages import HugePagePool
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
-from uffdballoon.memory.backing import open_backing_file
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange, Hva, HvaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.observing import ObserverKind
+from uffdballoon.model.policy import DEFAULT_POLICY, parse_policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
+from uffdballoon.target.backing import open_backing_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from uffdballoon.memory.backing import BackingFile
     from uffdballoon.model.ram import RamBlock
+    from uffdballoon.target.backing import BackingFile
 
 pytestmark = [
     pytest.mark.needs_root,

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.system.test_cli import COMMAND, attached, refused, run, status_of
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import MonitorBusyError
 from uffdballoon.lab.monitor import Monitor
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import GpaRange
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.resources import becomes, resources_of
-from uffdballoon.attach import x86_64 as arch
-from uffdballoon.attach.injection import RemoteThread, run_in_target
 from uffdballoon.daemon.protocol import socket_path
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
+from uffdballoon.target.arch import x86_64 as arch
+from uffdballoon.target.injector import RemoteThread, run_in_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.resources import resources_of
-from uffdballoon.attach.target import Target
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import QmpError
 from uffdballoon.lab.confinement import EVERYTHING, NOT_CONFINED, PRIVATE_DIRECTORY, Confinement
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from uffdballoon.attach.target import Target
 from uffdballoon.errors import QmpError, UnsupportedError
-from uffdballoon.kernel.process import read_memory
+from uffdballoon.host.process import read_memory
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import Gpa, GpaRange
 from uffdballoon.model.ram import Backing, Layout
 from uffdballoon.session import look_at
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,12 +16,12 @@ from tests.support.resources import (
     resources_of,
     userfaultfd_mappings,
 )
-from uffdballoon.contract.policy import DEFAULT_POLICY, Policy, parse_policy
 from uffdballoon.errors import UsageError
+from uffdballoon.host.procfs import read_mappings
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
-from uffdballoon.memory.maps import read_mappings
 from uffdballoon.model.addresses import PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.policy import DEFAULT_POLICY, Policy, parse_policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions

@@ -23,15 +23,15 @@ from tests.support.holding import (
     wait_until,
 )
 from tests.support.resources import becomes, resources_of, userfaultfd_mappings
-from uffdballoon.attach.target import Target
 from uffdballoon.lab.hugepages import HugePagePool
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
-from uffdballoon.memory.backing import open_backing_file
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.touch import Access
 from uffdballoon.session import look_at
+from uffdballoon.target.backing import open_backing_file
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.killing import kill_while
 from tests.support.victim import Victim, build_victim
-from uffdballoon.attach.obtain import Choice, obtain_userfaultfd
 from uffdballoon.errors import TargetBusyError, TargetGoneError
+from uffdballoon.target.obtain import Choice, obtain_userfaultfd
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,11 +12,11 @@ import pytest
 
 from tests.support.resources import becomes, resources_of, userfaultfd_mappings
 from tests.system.test_cli import attached, refused, run, status_of
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import UsageError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions

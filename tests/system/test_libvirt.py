@@ -12,9 +12,9 @@ import pytest
 from tests.support.libvirt import NAME, UID, Libvirt
 from tests.support.manager import Command
 from tests.support.resources import resources_of
-from uffdballoon.attach.target import Target
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.touch import Access
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.system.test_cli import attached, run, status_of
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.lab.linux_qemu import LinuxQemu
 from uffdballoon.lab.qemu_options import Accel, Memory, QemuOptions
 from uffdballoon.model.observing import ObserverKind
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.session import Session, SessionOptions

@@ -10,13 +10,13 @@ import pytest
 
 from tests.support.held import HeldMemory
 from tests.support.resources import resident_bytes
-from uffdballoon.attach.target import Target
 from uffdballoon.errors import LabError
 from uffdballoon.lab.microguest import Race, SecondState
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.touch import Access
 from uffdballoon.session import look_at
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,18 +26,18 @@ from hypothesis.stateful import (
 
 from tests.support.balloon_model import PER_BLOCK, BalloonModel, Told
 from tests.support.tenant import Tenant, build_tenant
-from uffdballoon.attach.obtain import obtain_userfaultfd
-from uffdballoon.attach.target import Target
-from uffdballoon.engine.enforcer import Enforcer
-from uffdballoon.kernel.fault_loop import LoopOptions
-from uffdballoon.kernel.process import resident
-from uffdballoon.kernel.uffd import query_features
+from uffdballoon.balloon.enforcer import Enforcer
+from uffdballoon.balloon.zap_private import DEFAULT_STOP_BUDGET_NS
+from uffdballoon.core.fault_loop import LoopOptions
+from uffdballoon.host.process import resident
+from uffdballoon.host.uffd import query_features
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, HvaRange
 from uffdballoon.model.ladder import Rung, RungKind
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.model.touch import Access, Role
-from uffdballoon.observer.observers import TraceObserver
-from uffdballoon.zap.private import DEFAULT_STOP_BUDGET_NS
+from uffdballoon.observe.observers import TraceObserver
+from uffdballoon.target.obtain import obtain_userfaultfd
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

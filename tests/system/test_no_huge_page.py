@@ -13,12 +13,12 @@ import pytest
 from tests.support.hoarder import Hoarder
 from tests.support.resources import userfaultfd_mappings
 from tests.system.test_cli import refused
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.lab.hugepages import HugePagePool
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.observing import ObserverKind
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.session import Session, SessionOptions
 

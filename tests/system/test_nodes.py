@@ -11,12 +11,12 @@ import pytest
 
 from tests.system.test_cli import attached, refused, run, status_of
 from tests.system.test_fragmentation import serve_until_judged, serve_until_stopped
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import RangeError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
 from uffdballoon.model.fragmentation import KEEP_HUGE_PAGES, FragmentationLimit
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.model.touch import Access

@@ -12,11 +12,11 @@ import pytest
 from tests.support.resources import resident_bytes_within
 from tests.system.test_cli import attached
 from uffdballoon.bench.managed import voluntary_switches
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import UsageError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, Hva, HvaRange
 from uffdballoon.model.observing import ObserverKind
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.model.touch import Access

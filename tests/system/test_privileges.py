@@ -18,9 +18,9 @@ import pytest
 
 from tests.support.manager import Command
 from uffdballoon.errors import UffdballoonError
-from uffdballoon.kernel.privileges import Capability
-from uffdballoon.kernel.process import duplicate_fd
-from uffdballoon.kernel.trace import Trace, TracedBy
+from uffdballoon.host.privileges import Capability
+from uffdballoon.host.process import duplicate_fd
+from uffdballoon.host.trace import Trace, TracedBy
 from uffdballoon.lab.confinement import EVERYTHING
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
@@ -333,8 +333,8 @@ def test_another_user_cannot_talk_to_a_manager(
 
 _UNDER_THE_SANDBOX = """
 import asyncio, concurrent.futures, os, subprocess, sys, threading
-from uffdballoon.kernel.privileges import enter_sandbox, keep_capabilities
-from uffdballoon.kernel.process import read_memory
+from uffdballoon.host.privileges import enter_sandbox, keep_capabilities
+from uffdballoon.host.process import read_memory
 from uffdballoon.model.addresses import HvaRange
 
 before = concurrent.futures.ThreadPoolExecutor(1)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.system.test_cli import run
 from uffdballoon.errors import UffdballoonError
-from uffdballoon.kernel.process import Advice, process_madvise
+from uffdballoon.host.process import Advice, process_madvise
 from uffdballoon.lab.host_memory import huge_bytes
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.lab.thp import MOST_AGGRESSIVE, ThpTunings

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.observing import ObserverKind
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.session import Session, SessionOptions

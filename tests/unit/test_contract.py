@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.contract import Contract
 from tests.support.histories import (
     HEAD_BYTES,
     STEP_BYTES,
@@ -17,7 +18,6 @@ from tests.support.histories import (
     play_by_c,
     play_by_reference,
 )
-from uffdballoon.contract.contract import Contract
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.model.touch import Role, Verdict

@@ -12,16 +12,16 @@ import pytest
 
 from uffdballoon.daemon.protocol import decode_answer, decode_event
 from uffdballoon.errors import ControlError, QmpError, UsageError
-from uffdballoon.memory.cmdline import parse_cmdline
-from uffdballoon.memory.maps import parse_file_system, parse_maps, read_mappings
-from uffdballoon.memory.monitor_text import parse_ramblock
+from uffdballoon.host.procfs import parse_file_system, parse_maps, read_mappings
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.fragments import fragments_of
 from uffdballoon.model.recording import FORMAT, Recording
 from uffdballoon.model.sizes import parse_size
-from uffdballoon.qmp.balloon import find_balloon
-from uffdballoon.qmp.facts import collect, vcpu_tids
-from uffdballoon.qmp.machine import read_event
+from uffdballoon.vmm.qemu.answers import parse_ramblock
+from uffdballoon.vmm.qemu.asking import collect, vcpu_tids
+from uffdballoon.vmm.qemu.balloon import find_balloon
+from uffdballoon.vmm.qemu.cmdline import parse_cmdline
+from uffdballoon.vmm.qemu.machine import read_event
 
 if TYPE_CHECKING:
     from pathlib import Path

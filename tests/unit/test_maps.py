@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from uffdballoon.memory.maps import parse_maps, stretches_of_size
+from uffdballoon.host.procfs import parse_maps, stretches_of_size
 
 SIZE = 0x400000
 STACK = "7f0000000000-7f0000010000 rw-p 00000000 00:00 0\n"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uffdballoon.memory.cmdline import parse_cmdline
-from uffdballoon.memory.maps import parse_maps
+from uffdballoon.host.procfs import parse_maps
+from uffdballoon.vmm.qemu.cmdline import parse_cmdline
 
 
 @pytest.mark.parametrize(

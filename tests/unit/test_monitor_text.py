@@ -8,8 +8,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uffdballoon.memory.facts import RamBlockFact, RamSection
-from uffdballoon.memory.monitor_text import parse_gpa2hva, parse_mtree, parse_ramblock
+from uffdballoon.vmm.qemu.answers import parse_gpa2hva, parse_mtree, parse_ramblock
+from uffdballoon.vmm.qemu.facts import RamBlockFact, RamSection
 
 _DATA = Path(__file__).parent / "data"
 

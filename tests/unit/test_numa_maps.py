@@ -7,7 +7,7 @@ import pytest
 
 from uffdballoon._native import lib
 from uffdballoon.errors import UsageError
-from uffdballoon.memory.numa import parse_numa_maps
+from uffdballoon.host.numa import parse_numa_maps
 from uffdballoon.model.addresses import HvaRange
 from uffdballoon.model.fragmentation import parse_broken
 from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uffdballoon.contract.policy import DEFAULT_POLICY, Policy, parse_policy
 from uffdballoon.errors import UsageError
 from uffdballoon.model.ladder import Rung, RungKind
+from uffdballoon.model.policy import DEFAULT_POLICY, Policy, parse_policy
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Protocol, Self
 
-from uffdballoon.attach.obtain import obtain_userfaultfd
-from uffdballoon.kernel.fault_loop import FaultLoop, LoopOptions, TargetFds
-from uffdballoon.kernel.ledger import Ledger
-from uffdballoon.kernel.reference import HandlerKind, ReferenceHandler
-from uffdballoon.kernel.uffd import Feature, RegisterMode, query_features
+from uffdballoon.core.fault_loop import FaultLoop, LoopOptions, TargetFds
+from uffdballoon.core.ledger import Ledger
+from uffdballoon.core.reference import HandlerKind, ReferenceHandler
+from uffdballoon.host.uffd import Feature, RegisterMode, query_features
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.ladder import Rung, RungKind
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
+from uffdballoon.target.obtain import obtain_userfaultfd
 
 if TYPE_CHECKING:
     from types import TracebackType

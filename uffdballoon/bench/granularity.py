@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from uffdballoon.bench.fragmented import fragmented_guest
 from uffdballoon.bench.machine import describe_machine
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.lab.host_memory import huge_bytes
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:

@@ -8,17 +8,17 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from uffdballoon.attach.target import Target
+from uffdballoon.balloon.zap_private import zap_private
 from uffdballoon.bench.contenders import Engine, Nobody, Reference
 from uffdballoon.bench.distribution import Distribution
 from uffdballoon.bench.machine import tsc_hz
-from uffdballoon.kernel.process import read_memory
-from uffdballoon.kernel.reference import HandlerKind
+from uffdballoon.core.reference import HandlerKind
+from uffdballoon.host.process import read_memory
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.touch import Access
 from uffdballoon.session import look_at
-from uffdballoon.zap.private import zap_private
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

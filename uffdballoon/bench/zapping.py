@@ -7,11 +7,11 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+from uffdballoon.balloon.zap_private import zap_private
+from uffdballoon.balloon.zap_shared import zap_shared
 from uffdballoon.bench.machine import describe_machine
 from uffdballoon.lab.toucher import Toucher
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
-from uffdballoon.zap.private import zap_private
-from uffdballoon.zap.shared import zap_shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable

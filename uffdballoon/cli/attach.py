@@ -22,18 +22,18 @@ from uffdballoon.cli.types import (
     PID,
     SIZE,
 )
-from uffdballoon.contract.policy import DEFAULT_POLICY, Policy
+from uffdballoon.core.keeper import Held, start_keeper, take_from_keeper
+from uffdballoon.core.service_manager import Passed, ServiceManager, Store, trace_of
 from uffdballoon.daemon import client
 from uffdballoon.daemon.control import listen_at, refuse_if_attached
 from uffdballoon.daemon.manager import Ending, Manager
 from uffdballoon.daemon.protocol import keeper_path
 from uffdballoon.errors import ExitCode, UsageError
-from uffdballoon.kernel.keeper import Held, start_keeper, take_from_keeper
-from uffdballoon.kernel.service_manager import Passed, ServiceManager, Store, trace_of
 from uffdballoon.metrics.text import event_line
 from uffdballoon.model.fragmentation import HUGE_ORDER, KEEP_HUGE_PAGES, FragmentationLimit
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.ofnodes import refuse_twice
+from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
 from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.session import Holding, Session, SessionOptions
@@ -41,7 +41,7 @@ from uffdballoon.session import Holding, Session, SessionOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from uffdballoon.kernel.keeper import Keeper, Kept
+    from uffdballoon.core.keeper import Keeper, Kept
 
 _EXIT_CODES = {
     Ending.DETACHED: ExitCode.DONE,

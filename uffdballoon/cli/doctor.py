@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
-from uffdballoon.attach.target import Target
 from uffdballoon.cli.output import print_json, print_table
 from uffdballoon.cli.types import PID
 from uffdballoon.errors import ExitCode, TargetBusyError
-from uffdballoon.kernel.host import Probe, probe_host
+from uffdballoon.host.probes import Probe, probe_host
+from uffdballoon.target.process import Target
 
 _CAP_SYS_PTRACE = 1 << 19
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-from uffdballoon.attach.target import Target
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.types import PID
 from uffdballoon.model.sizes import format_size
 from uffdballoon.session import look_at
+from uffdballoon.target.process import Target
 
 
 @click.command()

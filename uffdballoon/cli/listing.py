@@ -7,11 +7,11 @@ import contextlib
 
 import click
 
-from uffdballoon.attach.target import list_targets
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.daemon.control import is_attached
-from uffdballoon.memory.cmdline import parse_cmdline
 from uffdballoon.model.sizes import format_size
+from uffdballoon.target.process import list_targets
+from uffdballoon.vmm.qemu.cmdline import parse_cmdline
 
 
 @click.command("list")

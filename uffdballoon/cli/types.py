@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
 
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import UsageError
 from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.fragmentation import parse_broken
 from uffdballoon.model.ofnodes import parse_of_node
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.sizes import parse_address, parse_size
 
 if TYPE_CHECKING:

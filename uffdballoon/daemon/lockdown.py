@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uffdballoon.errors import UffdballoonError, UnsupportedError
-from uffdballoon.kernel.privileges import (
+from uffdballoon.host.privileges import (
     Capability,
     enter_sandbox,
     held_capabilities,

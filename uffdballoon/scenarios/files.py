@@ -7,13 +7,13 @@ import os
 from typing import TYPE_CHECKING
 
 from uffdballoon.lab.qemu_options import Memory
-from uffdballoon.memory.backing import open_backing_file
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.sizes import format_size
 from uffdballoon.model.touch import Access
 from uffdballoon.scenarios.stage import BALLOON, pages
+from uffdballoon.target.backing import open_backing_file
 
 if TYPE_CHECKING:
     from uffdballoon.lab.hugepages import HugePagePool

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from uffdballoon.contract.policy import parse_policy
 from uffdballoon.errors import LabError
 from uffdballoon.lab.confinement import NOT_CONFINED
 from uffdballoon.lab.hugepages import HugePagePool
@@ -18,6 +17,7 @@ from uffdballoon.lab.qemu import Qemu
 from uffdballoon.lab.qemu_options import Accel, Memory, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.sizes import format_size
 from uffdballoon.model.terms import TOLD, Terms
 from uffdballoon.session import Session, SessionOptions

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Look at all of a guest's memory, a piece at a time."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from uffdballoon.core.cells import Cells
+from uffdballoon.model.addresses import HvaRange
+from uffdballoon.model.blockmap import (
+    BlockMap,
+    RamBlockTally,
+    Region,
+    cells_of,
+    count_states,
+    regions_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uffdballoon.balloon.enforcer import Enforcer
+    from uffdballoon.model.ram import Layout
+
+_PIECE_BYTES = 1 << 30
+"""Walked at once: 3 ms where all of it is 4 KiB pages, and the target's mmap lock is ours."""
+
+
+def look_at_blocks(
+    enforcer: Enforcer,
+    layout: Layout,
+    *,
+    pid: int,
+    recent_s: float,
+    between: Callable[[], None],
+) -> BlockMap:
+    """Take a picture of the guest's memory; ``between`` is called after each piece of it."""
+    since_ns = time.monotonic_ns() - int(recent_s * 1e9)
+    regions = []
+    for span in regions_of(layout.segments):
+        cells = Cells(span)
+        for segment in layout.segments:
+            if not span.start <= segment.gpa < span.end:
+                continue
+            for offset in range(0, segment.size_bytes, _PIECE_BYTES):
+                size_bytes = min(_PIECE_BYTES, segment.size_bytes - offset)
+                piece = HvaRange.of(segment.hva + offset, size_bytes)
+                cells.add(enforcer.loop, segment.gpa + offset, piece)
+                between()
+        regions.append(Region(span.start, cells.letters(since_ns)))
+    return BlockMap(
+        pid=pid,
+        ram_bytes=layout.ram_bytes,
+        recent_s=recent_s,
+        regions=tuple(regions),
+        ram_blocks=tuple(
+            RamBlockTally(
+                idstr=block.idstr,
+                size_bytes=block.size_bytes,
+                backing=block.backing.value,
+                numa_node=block.numa_node,
+                states=count_states(
+                    cells_of((s for s in layout.segments if s.block == block), regions)
+                ),
+                tally=enforcer.ledger.tally(block.hva_range),
+            )
+            for block in layout.blocks
+        ),
+    )

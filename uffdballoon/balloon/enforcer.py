@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Inflate and deflate under a running fault loop, without a gap a touch could hide in.
+
+Inflating: first the window, then the ledger, then the zap. A page is trapped
+from the moment it is gone. Deflating: first the ledger, then the traps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from uffdballoon.balloon.zap_private import zap_private
+from uffdballoon.balloon.zap_shared import zap_shared
+from uffdballoon.core.fault_loop import FaultLoop, Resolution, TargetFds
+from uffdballoon.core.ledger import Ledger
+from uffdballoon.core.reclaim import ReclaimPasses
+from uffdballoon.errors import UffdballoonError, UnsupportedError
+from uffdballoon.host.process import resident
+from uffdballoon.host.uffd import Feature
+from uffdballoon.model.ram import Backing
+from uffdballoon.target.backing import BackingFile, open_backing_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from uffdballoon.balloon.report import ZapReport
+    from uffdballoon.core.fault_loop import LoopOptions, ParkedTouch
+    from uffdballoon.core.relay import Lookout
+    from uffdballoon.host.uffd import Userfaultfd
+    from uffdballoon.model.addresses import HvaRange
+    from uffdballoon.model.ram import RamBlock
+    from uffdballoon.observe.observers import Observer
+    from uffdballoon.target.process import Target
+
+_WANTED = (
+    Feature.THREAD_ID
+    | Feature.PAGEFAULT_FLAG_WP
+    | Feature.MISSING_SHMEM
+    | Feature.MISSING_HUGETLBFS
+    | Feature.WP_HUGETLBFS_SHMEM
+    | Feature.MINOR_SHMEM
+    | Feature.MINOR_HUGETLBFS
+    | Feature.POISON
+)
+
+
+_MINOR = {Backing.HUGETLBFS: Feature.MINOR_HUGETLBFS}
+
+
+def _untrapped(blocks: Sequence[RamBlock], known: Feature) -> list[str]:
+    """Say where this kernel does not trap what another process fills."""
+    return [
+        f"not trapped: pages of RAM block {block.idstr!r} that another process fills "
+        f"({block.backing.value}; this kernel has no userfaultfd minor faults for it)"
+        for block in blocks
+        if block.backing is not Backing.ANON
+        and not known & _MINOR.get(block.backing, Feature.MINOR_SHMEM)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Inflated:
+    """``resident_before_bytes`` is what the pages held; the zap freed that much."""
+
+    pages_bytes: int
+    resident_before_bytes: int
+    zap: ZapReport
+
+
+class Enforcer:
+    """The ledger, the windows and the fault loop of one target.
+
+    Owns ``uffd``; closing lets everything go.
+    """
+
+    def __init__(  # noqa: PLR0913 - a session gives each of them
+        self,
+        target: Target,
+        blocks: Sequence[RamBlock],
+        uffd: Userfaultfd,
+        *,
+        known: Feature,
+        options: LoopOptions,
+        observer: Observer,
+        vcpus: Sequence[int],
+        stop_budget_ns: int,
+        memory: int = -1,
+        resumed: bool = False,
+        missed: bool = False,
+        relay: Lookout | None = None,
+    ) -> None:
+        """With ``memory``, the ledger lies there; ``resumed``: go on with what is in it.
+
+        ``missed``: what the guest gave up and took back meanwhile was not observed. ``relay``
+        is watched for resets from the first touch on.
+        """
+        self._target = target
+        self._uffd = uffd
+        self._stop_budget_ns = stop_budget_ns
+        self._files: dict[RamBlock, BackingFile] = {}
+        if resumed:
+            _learn_features(uffd, observer.wanted & known)
+        else:
+            uffd.api((_WANTED | observer.wanted) & known)
+        self.lacks = _untrapped(blocks, known)
+        self.ledger = Ledger(blocks, memory)
+        self._pagemap = self._mem = -1
+        try:
+            self._pagemap = os.open(f"/proc/{target.pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+            self._mem = os.open(f"/proc/{target.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
+            self.loop = FaultLoop(
+                uffd,
+                self.ledger,
+                pid=target.pid,
+                fds=TargetFds(target.pidfd, self._pagemap, self._mem),
+                options=replace(options, observing=observer.observing, trace=observer.trace),
+            )
+            self.loop.set_vcpus(vcpus)
+            self.passes = ReclaimPasses(
+                self.ledger, self.loop, pidfd=target.pidfd, pagemap_fd=self._pagemap
+            )
+            self._open_files()
+            if relay is not None and memory >= 0:
+                relay.note_in(memory)
+            self.loop.watch_resets(relay)
+            if resumed:
+                self.loop.resume(missed=missed)
+            self.loop.start()
+        except BaseException:
+            self._close_fds()
+            raise
+
+    def close(self) -> None:
+        """Stop the loop and let the kernel unregister everything and wake every waiter."""
+        self.loop.stop()
+        self._uffd.close()
+        self.passes.close()
+        self._close_fds()
+        for file in self._files.values():
+            os.close(file.fd)
+        self._files.clear()
+
+    def _close_fds(self) -> None:
+        for fd in (self._pagemap, self._mem):
+            if fd >= 0:
+                os.close(fd)
+        self._pagemap = self._mem = -1
+
+    def inflate(self, block: RamBlock, span: HvaRange, progress: Callable[[int], None]) -> Inflated:
+        """Take the pages of ``span`` from the guest, which has agreed to it.
+
+        When the zap fails, what was not zapped goes back to the guest: the
+        ledger calls no page ballooned that is still there.
+        """
+        fresh_bytes = self.loop.inflate(span)
+        try:
+            held = sum(r.size_bytes for r in resident(self._pagemap, span))
+            zapped = self._zap(block, [span], progress)
+        except UffdballoonError:
+            self._give_back_what_is_there(span)
+            raise
+        finally:
+            self.loop.inflated()
+        return Inflated(fresh_bytes, held, zapped)
+
+    def zap_again(self) -> int:
+        """Zap what the guest gave up and has not used, but is there; return the bytes.
+
+        The fault loop is held meanwhile, a few milliseconds at a time.
+        """
+        zapped_bytes = 0
+        while True:
+            with self.loop.unused() as spans:
+                if not spans:
+                    return zapped_bytes
+                for block in self.ledger.blocks:
+                    within = [span for span in spans if block.hva_range.overlaps(span)]
+                    if within:
+                        zapped_bytes += self._zap(block, within, lambda _: None).zapped_bytes
+
+    def poison(self, touch: ParkedTouch) -> None:
+        """Poison a held page that is there: it gave zeros to a reader before."""
+        block = next(b for b in self.ledger.blocks if b.hva_range.overlaps(touch.span))
+        self._zap(block, [touch.span], lambda _: None)
+        self.loop.resolve(touch, Resolution.POISON)
+
+    def deflate(self, span: HvaRange) -> int:
+        """Give pages back; return the bytes that were in the balloon."""
+        return self.loop.deflate(span)
+
+    def disagreements(self) -> list[HvaRange]:
+        """List ballooned stretches that hold memory in the target: there should be none."""
+        found: list[HvaRange] = []
+        for block in self.ledger.blocks:
+            for run in self.ledger.runs(block.hva_range):
+                found.extend(resident(self._pagemap, run))
+        return found
+
+    def _give_back_what_is_there(self, span: HvaRange) -> None:
+        if self._target.has_exited():
+            return
+        for run in resident(self._pagemap, span):
+            self.loop.deflate(run)
+
+    def _zap(
+        self, block: RamBlock, spans: Sequence[HvaRange], progress: Callable[[int], None]
+    ) -> ZapReport:
+        if block.shared:
+            file = self._file_of(block)
+            report = zap_shared(file.fd, spans, file_start=file.file_start)
+            progress(report.zapped_bytes)
+            return report
+        kept = self._files.get(block)
+        if kept is not None and not kept.is_named:
+            # Under each page that was written to, the file has one of its own, never used.
+            zap_shared(kept.fd, spans, file_start=kept.file_start)
+        return zap_private(
+            self._target.pid, spans, stop_budget_ns=self._stop_budget_ns, progress=progress
+        )
+
+    def _open_files(self) -> None:
+        """Open what zaps of files need, while we may: privileges are dropped later.
+
+        What is refused is told when a zap is asked for.
+        """
+        for block in self.ledger.blocks:
+            if block.backing is not Backing.ANON:
+                with contextlib.suppress(UffdballoonError):
+                    self._file_of(block)
+
+    def _file_of(self, block: RamBlock) -> BackingFile:
+        if block not in self._files:
+            self._files[block] = open_backing_file(self._target.pid, block)
+        return self._files[block]
+
+
+def _learn_features(uffd: Userfaultfd, needed: Feature) -> None:
+    uffd.learn_features()
+    if needed & ~uffd.features:
+        raise UnsupportedError(
+            "this observer cannot go on with what the keeper held",
+            why="the userfaultfd was set up for another one, and that is for good",
+            hint="take the observer of before, or let go first: uffdballoon detach PID",
+        )

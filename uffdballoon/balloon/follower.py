@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What following the guest's balloon brought: told once it is quiet, and seen to."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import operator
+import os
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from uffdballoon.core.fault_loop import Observing
+from uffdballoon.core.ledger import Ledger
+from uffdballoon.errors import TargetGoneError, UffdballoonError
+from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.notice import notice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from uffdballoon.balloon.enforcer import Enforcer
+    from uffdballoon.model.addresses import HvaRange
+    from uffdballoon.observe.observers import Observer
+
+_KEPT = 64  # of the last inflates
+
+
+class Follower:
+    """The C library follows by itself; ``parts`` are (range in a RAM block, its first gfn)."""
+
+    def __init__(
+        self, enforcer: Enforcer, observer: Observer, parts: Sequence[tuple[HvaRange, int]]
+    ) -> None:
+        self._enforcer = enforcer
+        self._loop = enforcer.loop
+        self._scans = observer.observing is Observing.SCAN
+        self._parts = parts
+        self._before = Ledger(enforcer.ledger.blocks)  # as it was when last told of
+        self._inflates: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self._seen = (0, 0)  # pages given up and taken back, as last told
+        self._resyncs = 0
+        self._errno = 0
+
+    def fileno(self) -> int:
+        """Return an fd that is readable when there is something for take_news()."""
+        return self._loop.news_fileno()
+
+    def look(self) -> bool:
+        """Follow now, not in a moment; True while there is more to come."""
+        news = self._loop.scan() > 0 if self._scans else False
+        return self._loop.follow() or news or self.has_news()
+
+    def has_news(self) -> bool:
+        """Tell whether the balloon moved, and that was not told yet."""
+        stats = self._loop.stats()
+        return (stats.observed_inflated, stats.observed_deflated) != self._seen
+
+    def take_news(self) -> list[dict[str, Any]]:
+        """See to what is urgent, and tell what the guest gave up and took back."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._loop.news_fileno())
+        return [*self._zap_again(), *self._told_errors(), *self._told_changes()]
+
+    def statistics(self) -> dict[str, Any]:
+        """Return how fragmented the balloon is, and each inflate was."""
+        return {
+            "balloon": self._enforcer.ledger.fragments(self._parts).as_dict(),
+            "inflates": list(self._inflates),
+            "arrivals": {
+                str(1 << i): count for i, count in enumerate(self._loop.arrivals()) if count
+            },
+        }
+
+    def _zap_again(self) -> list[dict[str, Any]]:
+        try:
+            self._enforcer.zap_again()
+        except TargetGoneError:
+            raise
+        except UffdballoonError as error:
+            return [notice("not-zapped", str(error))]
+        return []
+
+    def _told_errors(self) -> list[dict[str, Any]]:
+        number, before = self._loop.stats().follow_errno, self._errno
+        self._errno = number
+        if number in (0, before):
+            return []
+        what = os.strerror(number)
+        if number == errno.ENOMEM:
+            what = "the kernel has no room for another mapping of the target (vm.max_map_count)"
+        return [notice("not-trapped", f"some of what the guest gave up is not trapped: {what}")]
+
+    def _told_changes(self) -> list[dict[str, Any]]:
+        stats = self._loop.stats()
+        if stats.moving:
+            return []  # the eventfd tells when it has been quiet for a moment
+        now = (stats.observed_inflated, stats.observed_deflated)
+        notices = [
+            notice(kind, size=pages * PAGE_BYTES)
+            for kind, pages in zip(
+                ("inflate", "deflate"), map(operator.sub, now, self._seen), strict=True
+            )
+            if pages
+        ]
+        if notices:
+            self._seen = now
+            self._note_inflate()
+        if stats.resyncs != self._resyncs:
+            why = f"{stats.lost_records} record(s) of the trace were lost; looked at memory instead"
+            notices.append(notice("resync", why))
+            self._resyncs = stats.resyncs
+        return notices
+
+    def _note_inflate(self) -> None:
+        """Keep what the balloon has gained since the last time."""
+        ledger = self._enforcer.ledger
+        added = ledger.fragments(self._parts, self._before)
+        if added.pages:
+            self._inflates.append({"time_ns": time.time_ns(), **added.as_dict()})
+        ledger.copy_to(self._before)

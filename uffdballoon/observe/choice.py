@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Which observer: the one that was asked for, or the best that works, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from uffdballoon.errors import (
+    PermissionDeniedError,
+    UnsupportedError,
+    UsageError,
+)
+from uffdballoon.model.observing import ObserverKind
+from uffdballoon.model.ram import Backing
+from uffdballoon.model.terms import ContractKind
+from uffdballoon.observe.observers import (
+    DirectObserver,
+    EventObserver,
+    Observer,
+    ScanObserver,
+    TraceObserver,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from uffdballoon.host.uffd import Feature
+    from uffdballoon.model.ram import RamBlock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Circumstances:
+    """What the choice depends on.
+
+    ``has_device`` and ``reports_free_pages`` (virtio 1.2, 5.5.6.7) are of the
+    balloon device; None where nobody could be asked. ``kept_trace`` are the fds
+    of one that a keeper held, closed unless they are gone on with.
+    """
+
+    pid: int
+    blocks: Sequence[RamBlock]
+    features: Feature
+    contract: ContractKind
+    has_device: bool | None
+    reports_free_pages: bool | None
+    kept_trace: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    observer: Observer
+    why: str
+
+
+def choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen:
+    """Set an observer up; None for the best that works.
+
+    Raises UsageError for one that cannot serve the contract, UnsupportedError
+    and PermissionDeniedError for one that cannot be had.
+    """
+    chosen = _choose(wanted, circumstances)
+    if chosen.observer.kind is not ObserverKind.TRACE:
+        for fd in circumstances.kept_trace:
+            os.close(fd)
+    return chosen
+
+
+def _choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen:
+    if wanted is not None:
+        _refuse_unless_it_serves(wanted, circumstances)
+        return Chosen(_set_up(wanted, circumstances), "as asked for")
+    if circumstances.has_device is False:
+        return Chosen(DirectObserver(), "the guest has no balloon device")
+    refusals = []
+    for kind in ObserverKind:
+        try:
+            _refuse_unless_it_serves(kind, circumstances)
+            observer = _set_up(kind, circumstances)
+        except (UsageError, UnsupportedError, PermissionDeniedError) as refusal:
+            refusals.append(f"{kind.value} not: {refusal}")
+            continue
+        return Chosen(observer, "; ".join(refusals) or "it tells every page, in and out")
+    raise AssertionError  # direct always works
+
+
+def _refuse_unless_it_serves(kind: ObserverKind, circumstances: Circumstances) -> None:
+    told = circumstances.contract is ContractKind.TOLD
+    if kind is ObserverKind.DIRECT or not told:
+        return
+    if not kind.tells_deflates:
+        raise UsageError(
+            f"observer {kind.value} cannot serve the contract told",
+            why="it sees what the guest gives up, and not what it takes back: "
+            "an honest guest's touches would be violations",
+            hint="use --observer trace, or --contract cap --floor SIZE",
+        )
+    if circumstances.reports_free_pages and any(
+        block.backing is Backing.HUGETLBFS for block in circumstances.blocks
+    ):
+        raise UnsupportedError(
+            "the contract told cannot be kept here",
+            why="the balloon device reports free pages, and on hugetlbfs a report looks like "
+            "an inflate: both give up 2 MiB at a time",
+            hint="use --contract cap --floor SIZE, --observer direct, or a device with "
+            "free-page-reporting=off",
+            pid=circumstances.pid,
+        )
+
+
+def _set_up(kind: ObserverKind, circumstances: Circumstances) -> Observer:
+    if kind is ObserverKind.TRACE:
+        return TraceObserver(circumstances.pid, circumstances.blocks, circumstances.kept_trace)
+    if kind is ObserverKind.EVENT:
+        lacking = EventObserver.wanted & ~circumstances.features
+        if lacking:
+            raise UnsupportedError(
+                "observer event cannot be had",
+                why=f"this kernel's userfaultfd lacks {lacking.name}",
+                hint="use another observer",
+            )
+        return EventObserver()
+    return ScanObserver() if kind is ObserverKind.SCAN else DirectObserver()

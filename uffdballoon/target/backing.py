@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The file behind shared guest memory, opened by us."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from uffdballoon.errors import PermissionDeniedError, UnsupportedError
+from uffdballoon.host.procfs import read_mappings
+from uffdballoon.host.trace import TracedFile
+
+if TYPE_CHECKING:
+    from uffdballoon.model.ram import RamBlock
+
+
+@dataclass(frozen=True, slots=True)
+class BackingFile:
+    """``file_start`` is the hva at which the file's first byte is, or would be.
+
+    A file that ``is_named`` may be opened by others, as the template of several guests is.
+    """
+
+    fd: int
+    file_start: int
+    is_named: bool
+
+
+def open_backing_file(pid: int, block: RamBlock) -> BackingFile:
+    """Open the very file that a RAM block maps, deleted ones included; the caller closes it.
+
+    Raises PermissionDeniedError, or UnsupportedError when no file stands there.
+    """
+    for mapping in read_mappings(pid):
+        if not (mapping.span.start <= block.hva < mapping.span.end and mapping.inode):
+            continue
+        link = f"/proc/{pid}/map_files/{mapping.span.start:x}-{mapping.span.end:x}"
+        try:
+            fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise PermissionDeniedError(
+                f"cannot open the memory file of RAM block {block.idstr!r}",
+                why="/proc/PID/map_files is refused",
+                hint="run as root, or with CAP_CHECKPOINT_RESTORE",
+                pid=pid,
+                errno=error.errno,
+            ) from error
+        found = os.fstat(fd)
+        if found.st_ino != mapping.inode:
+            os.close(fd)
+            break
+        return BackingFile(fd, mapping.span.start - mapping.offset_bytes, found.st_nlink > 0)
+    raise UnsupportedError(
+        f"no file stands behind RAM block {block.idstr!r}",
+        why="its mapping changed while it was looked at",
+        hint="attach again",
+        pid=pid,
+    )
+
+
+def fds_of_block(pid: int, block: RamBlock) -> list[TracedFile]:
+    """List the target's own fds of the file behind a RAM block, by which it punches holes."""
+    for mapping in read_mappings(pid):
+        if not (mapping.span.start <= block.hva < mapping.span.end and mapping.inode):
+            continue
+        offset_bytes = mapping.offset_bytes + block.hva - mapping.span.start
+        return [
+            TracedFile(int(entry.name), offset_bytes, block.hva, block.size_bytes)
+            for entry in Path(f"/proc/{pid}/fd").iterdir()
+            if _inode_of(entry) == mapping.inode
+        ]
+    return []
+
+
+def _inode_of(entry: Path) -> int | None:
+    try:
+        return entry.stat().st_ino
+    except OSError:
+        return None  # closed meanwhile

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Run system calls in the target, and leave no trace.
+
+`run_in_target` stops one thread, hands a `RemoteThread` to a function, and
+restores the thread exactly, whatever happened. It does so on a thread of its
+own: to the kernel the tracer is that thread, so that its end alone lets the
+target go, even where our own undoing could not run.
+
+How the stopped thread survives a tracer that is killed in the middle is told
+in the module of the architecture.
+"""
+
+from __future__ import annotations
+
+import platform
+import struct
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from uffdballoon.errors import (
+    InjectionError,
+    PermissionDeniedError,
+    TargetGoneError,
+    UffdballoonError,
+    UnsupportedError,
+)
+from uffdballoon.host.process import read_memory, write_memory
+from uffdballoon.model.addresses import HvaRange
+from uffdballoon.target.arch import x86_64 as arch
+from uffdballoon.target.ptrace import SeizedThread, seize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ptrace.binding import ptrace_registers_t
+
+T = TypeVar("T")
+
+_LARGEST_TEXT_BYTES = 64 << 20
+_FIELDS_WITH_PATH = 6  # of a line of maps, proc_pid_maps(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Injected(Generic[T]):
+    """What a function run in the target gave, and for how long a thread was stopped."""
+
+    value: T
+    stopped_ns: int
+
+
+class RemoteThread:
+    """A stopped thread of the target that runs system calls for us."""
+
+    def __init__(self, thread: SeizedThread, gadgets: arch.Gadgets) -> None:
+        self._thread = thread
+        self._gadgets = gadgets
+        self._interrupted: ptrace_registers_t = thread.registers()
+        self._signal_mask = 0
+        self._way_back: arch.WayBack | None = None
+
+    @property
+    def pid(self) -> int:
+        return self._thread.pid
+
+    def scratch(self, size_bytes: int) -> int:
+        """Return the address of free stack for arguments, 64-byte aligned.
+
+        Valid until the next call of `scratch`; ways back are laid below it.
+        """
+        self._scratch = (self._prepared().bottom - size_bytes) & ~63
+        return self._scratch
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write to the target's memory; raise InjectionError where there is none."""
+        try:
+            written = write_memory(self.pid, address, data)
+        except UffdballoonError as error:
+            raise self._memory_error("write", address, error) from error
+        if written != len(data):
+            raise self._memory_error("write", address + written, None)
+
+    def read(self, address: int, size_bytes: int) -> bytes:
+        try:
+            data = read_memory(self.pid, HvaRange.of(address, size_bytes))
+        except UffdballoonError as error:
+            raise self._memory_error("read", address, error) from error
+        if len(data) != size_bytes:
+            raise self._memory_error("read", address + len(data), None)
+        return data
+
+    def call(
+        self, number: int, *args: int, held: Sequence[int] = (), creates_fd: bool = False
+    ) -> int:
+        """Run one system call; return its result, a negative errno included.
+
+        ``held`` are fds of the target that the thread itself shall close if it
+        is let go during this call; ``creates_fd`` says that the result is one
+        more.
+        """
+        way_back = self._prepared()
+        if held or creates_fd:
+            stack = way_back.write_closing(self._scratch, held, result=creates_fd)
+        else:
+            stack = way_back.plain()
+        return self._run(stack, number, args)
+
+    def call_receiving_fd(
+        self, number: int, args_for_slot: Callable[[int], Sequence[int]], *, held: Sequence[int]
+    ) -> tuple[int, int]:
+        """Run a call that writes an fd number to memory: return (result, that fd or -1).
+
+        ``args_for_slot`` is given the address of the slot for the number; the
+        way back closes what is in it.
+        """
+        stack, slot = self._prepared().write_closing_slot(self._scratch, held)
+        result = self._run(stack, number, args_for_slot(slot))
+        (fd,) = struct.unpack("<i", self.read(slot, 4))
+        return result, fd
+
+    def prepare(self) -> None:
+        """Build the way back and take signals off the thread until `restore`.
+
+        The order matters: the mask may only be changed once the thread, let go
+        as it is, would restore it.
+        """
+        if not arch.is_64bit(self._interrupted):
+            raise UnsupportedError(
+                f"process {self.pid} runs 32-bit code",
+                why="system calls are injected into 64-bit processes only",
+                hint="use a 64-bit QEMU",
+                pid=self.pid,
+            )
+        self._signal_mask = self._thread.signal_mask()
+        way_back = arch.WayBack(
+            self._interrupted,
+            signal_mask=self._signal_mask,
+            xstate=self._thread.xstate(),
+            gadgets=self._gadgets,
+            write=self.write,
+        )
+        self._scratch = way_back.bottom
+        self._thread.set_registers(
+            arch.parked_registers(self._interrupted, self._gadgets, way_back.plain())
+        )
+        self._way_back = way_back
+        self._thread.set_signal_mask(arch.ALL_SIGNALS)
+
+    def restore(self) -> None:
+        """Put the thread back as it was; the mask first, for `prepare`'s reason."""
+        if self._way_back is None:
+            return
+        self._thread.set_signal_mask(self._signal_mask)
+        self._thread.set_registers(arch.resumable(self._interrupted))
+        self._way_back = None
+
+    def _prepared(self) -> arch.WayBack:
+        assert self._way_back is not None
+        return self._way_back
+
+    def _run(self, stack: int, number: int, args: Sequence[int]) -> int:
+        self._thread.set_registers(
+            arch.call_registers(self._interrupted, self._gadgets, stack, number, args)
+        )
+        self._thread.run_to_syscall_stop()
+        self._thread.run_to_syscall_stop()
+        result = int(self._thread.registers().rax)
+        return result - (1 << 64) if result >> 63 else result
+
+    def _memory_error(
+        self, verb: str, address: int, error: UffdballoonError | None
+    ) -> InjectionError:
+        return InjectionError(
+            f"cannot {verb} the stack of process {self.pid} at {address:#x}",
+            why=error.why if error else "the mapping ends there",
+            hint="attach again: its main thread may have been deep in a small stack",
+            pid=self.pid,
+            errno=error.errno if error else None,
+        )
+
+
+_MAX_FOUND = 64
+_found: dict[int, arch.Gadgets] = {}  # by pid; the search takes longer than the injection
+
+
+def run_in_target(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T]:
+    """Stop the main thread of ``pid``, run ``function`` with it, restore it, let it go.
+
+    The other threads, the vCPUs among them, are not stopped. Raises what
+    ``function`` raises, and TargetBusyError, TargetGoneError,
+    PermissionDeniedError or UnsupportedError when it never got that far.
+    """
+    machine = platform.machine()
+    if machine != arch.MACHINE:
+        raise UnsupportedError(
+            f"cannot attach on {machine}",
+            why=f"system calls can be injected on {arch.MACHINE} only so far",
+            hint="another architecture is one more file beside target/arch/x86_64.py",
+            pid=pid,
+        )
+    outcome: list[Injected[T]] = []
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            outcome.append(_run(pid, function))
+        except BaseException as error:  # noqa: BLE001 - it is raised again by the caller's thread
+            failure.append(error)
+
+    tracer = threading.Thread(target=work, name="tracer", daemon=True)
+    tracer.start()
+    tracer.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def _run(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T]:
+    _refuse_shadow_stack(pid)
+    try:
+        gadgets = _gadgets_of(pid)
+    except (PermissionError, PermissionDeniedError):
+        seize(pid, pid).detach()  # names the reason, and the remedy, better than open does
+        raise
+    thread = seize(pid, pid)
+    started = time.monotonic_ns()
+    try:
+        thread.interrupt()
+        remote = RemoteThread(thread, gadgets)
+        try:
+            remote.prepare()
+            value = function(remote)
+        finally:
+            remote.restore()
+    finally:
+        thread.detach()
+    return Injected(value, time.monotonic_ns() - started)
+
+
+def _gadgets_of(pid: int) -> arch.Gadgets:
+    """Find the code to borrow, libc's first; nothing is stopped meanwhile.
+
+    What was found in a process of that pid before is looked at again, for it may
+    be another process by now, or run another program.
+    """
+
+    def read(address: int, size: int) -> bytes:
+        try:
+            return read_memory(pid, HvaRange.of(address, size))
+        except UffdballoonError:
+            return b""
+
+    known = _found.get(pid)
+    if known is not None and arch.are_there(known, read):
+        return known
+    gadgets = arch.find_gadgets(_executable_texts(pid))
+    if not gadgets.usable:
+        raise UnsupportedError(
+            f"process {pid} has no code to run a system call from",
+            why="neither its libc nor any other file it maps holds `syscall; ret` and "
+            "a signal return",
+            hint="a dynamically linked QEMU on glibc or musl is needed",
+            pid=pid,
+        )
+    if len(_found) >= _MAX_FOUND:
+        _found.clear()
+    _found[pid] = gadgets
+    return gadgets
+
+
+def _executable_texts(pid: int) -> Iterator[tuple[int, bytes]]:
+    spans = []
+    try:
+        with Path(f"/proc/{pid}/maps").open(errors="replace") as maps:
+            for line in maps:
+                fields = line.split(maxsplit=5)
+                is_file = len(fields) == _FIELDS_WITH_PATH and fields[-1].startswith("/")
+                if is_file and fields[1].startswith("r-x"):
+                    start, end = (int(text, 16) for text in fields[0].split("-"))
+                    spans.append(("/libc" not in fields[5], start, end))
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise _gone(pid) from error
+    for _, start, end in sorted(spans):
+        try:
+            span = HvaRange.of(start, min(end - start, _LARGEST_TEXT_BYTES))
+            yield start, read_memory(pid, span)
+        except PermissionDeniedError:
+            raise
+        except UffdballoonError:
+            continue  # unmapped since, or not readable: another may do
+
+
+def _refuse_shadow_stack(pid: int) -> None:
+    """Refuse a target whose returns are checked by the CPU: the way back is made of returns."""
+    try:
+        with Path(f"/proc/{pid}/status").open(errors="replace") as status:
+            features = [line for line in status if line.startswith("x86_Thread_features:")]
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise _gone(pid) from error
+    if any("shstk" in line.split() for line in features):
+        raise UnsupportedError(
+            f"process {pid} has a user shadow stack",
+            why="the CPU checks its returns, and injection relies on returns of its own",
+            hint="start QEMU with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
+            pid=pid,
+        )
+
+
+def _gone(pid: int) -> TargetGoneError:
+    return TargetGoneError(
+        f"process {pid} ended",
+        why="before it was attached to",
+        hint="`uffdballoon list` shows what runs",
+        pid=pid,
+    )

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's balloon device, as the monitor shows it, and a size that it was asked for."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from uffdballoon.errors import QmpError, UnsupportedError
+from uffdballoon.model.sizes import format_size
+from uffdballoon.vmm.qemu.asking import understanding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uffdballoon.vmm.qemu.asking import Answers
+    from uffdballoon.vmm.qemu.statistics import GuestStatistics
+
+_CONTAINERS = ("/machine/peripheral", "/machine/peripheral-anon")
+_STATS_PERIOD_S = 1
+_SUSPICIOUS_S = 2.0
+_STALLED_S = 5.0
+_SHORT_OF_MEMORY = 0.05  # of its RAM: a guest that has no more than this cannot give more up
+_DRIVER_OK = "VIRTIO_CONFIG_S_DRIVER_OK"
+
+
+@dataclass(frozen=True, slots=True)
+class BalloonDevice:
+    """A virtio-balloon device by its QOM path; ``backend`` is its virtio half."""
+
+    path: str
+    backend: str
+    reports_free_pages: bool
+    deflates_on_oom: bool
+
+
+def find_balloon(monitor: Answers) -> BalloonDevice | None:
+    """Find the balloon device; None when the machine has none. Raises QmpError."""
+    with understanding("which devices there are"):
+        return _find_balloon(monitor)
+
+
+def _find_balloon(monitor: Answers) -> BalloonDevice | None:
+    for container in _CONTAINERS:
+        for item in monitor.execute("qom-list", {"path": container}):
+            if "virtio-balloon" not in str(item.get("type")):
+                continue
+            path = f"{container}/{item['name']}"
+            children = {
+                str(child["name"])
+                for child in monitor.execute("qom-list", {"path": path})
+                if str(child.get("type", "")).startswith("child<virtio-balloon")
+            }
+            backend = f"{path}/{children.pop()}" if children else path
+            return BalloonDevice(
+                path,
+                backend,
+                reports_free_pages=_property(monitor, path, "free-page-reporting"),
+                deflates_on_oom=_property(monitor, path, "deflate-on-oom"),
+            )
+    return None
+
+
+def actual_bytes(monitor: Answers) -> int | None:
+    """Return what the guest has left by its own account; None when nobody can say."""
+    try:
+        with understanding("query-balloon"):
+            return int(monitor.execute("query-balloon")["actual"])
+    except QmpError:
+        return None
+
+
+class BalloonTarget:
+    """A size that the guest's driver was asked for, and how far it has come."""
+
+    def __init__(
+        self,
+        monitor: Answers,
+        device: BalloonDevice,
+        statistics: GuestStatistics,
+        target_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Ask the driver for it; raise QmpError when QEMU refuses."""
+        self._monitor = monitor
+        self._device = device
+        self._statistics = statistics
+        self._clock = clock
+        self.target_bytes = target_bytes
+        self.before_bytes = actual_bytes(monitor)
+        self._last = self.before_bytes
+        self._moved = clock()
+        self._stopped = ""
+        monitor.execute("balloon", {"value": target_bytes})
+
+    def stop(self, why: str) -> None:
+        """Say that the guest was asked to stop on its way there."""
+        self._stopped = why
+
+    def progress(self) -> dict[str, Any]:
+        """Return {"target_bytes", "before_bytes", "actual_bytes", "state", "why"}.
+
+        ``state`` is moving, reached, stopped, or stalled: ``why`` says what stands in the way.
+        """
+        actual = actual_bytes(self._monitor)
+        if actual != self._last:
+            self._last, self._moved = actual, self._clock()
+        quiet_s = self._clock() - self._moved
+        state, why = "moving", ""
+        if actual == self.target_bytes:
+            state = "reached"
+        elif self._stopped:
+            state, why = "stopped", self._stopped
+        elif quiet_s >= _STALLED_S:
+            state, why = "stalled", self._obstacle()
+        self._listen(on=state == "moving" and quiet_s >= _SUSPICIOUS_S)
+        return {
+            "target_bytes": self.target_bytes,
+            "before_bytes": self.before_bytes,
+            "actual_bytes": actual,
+            "state": state,
+            "why": why,
+        }
+
+    def _listen(self, *, on: bool) -> None:
+        """Have the driver tell of the guest's memory in time for _obstacle()."""
+        if on:
+            self._statistics.want("set", _STATS_PERIOD_S)
+        else:
+            self._statistics.enough("set")
+
+    def _obstacle(self) -> str:
+        with understanding("query-status"):
+            status = str(self._monitor.execute("query-status")["status"])
+        if status != "running":
+            return f"the VM is not running ({status})"
+        if self._has_driver() is False:
+            return "no driver in the guest serves the balloon device"
+        told = self._statistics.read()
+        available = told.get("available-memory", told.get("free-memory"))
+        total = told.get("total-memory")
+        if available is not None and total and available < total * _SHORT_OF_MEMORY:
+            return (
+                f"the guest is out of memory: {format_size(available)} of {format_size(total)} "
+                "are left to it"
+            )
+        if not told:
+            return "the guest's driver does not answer"
+        return f"the guest's driver stopped there, with {format_size(available or 0)} available"
+
+    def _has_driver(self) -> bool | None:
+        """Tell whether a driver is ready; None on a QEMU before 7.2, which cannot say."""
+        try:
+            with understanding("x-query-virtio-status"):
+                status = self._monitor.execute(
+                    "x-query-virtio-status", {"path": self._device.backend}
+                )
+                return any(_DRIVER_OK in str(item) for item in status["status"]["statuses"])
+        except QmpError:
+            return None
+
+
+def require_balloon(monitor: Answers | None, device: BalloonDevice | None) -> BalloonDevice:
+    """Return the device, or say why the guest cannot be asked."""
+    if monitor is None:
+        raise UnsupportedError(
+            "the guest's balloon driver cannot be asked",
+            why="that goes through QEMU's monitor, and this attach has none",
+            hint="attach with --qmp PATH",
+        )
+    if device is None:
+        raise UnsupportedError(
+            "the guest has no balloon",
+            why="its QEMU was started without a virtio-balloon device",
+            hint="plug one in: device_add virtio-balloon-pci",
+        )
+    return device
+
+
+def _property(monitor: Answers, path: str, name: str) -> bool:
+    try:
+        return bool(monitor.execute("qom-get", {"path": path, "property": name}))
+    except QmpError:
+        return False  # older than the feature
