@@ -21,7 +21,6 @@ from uffdballoon.balloon.fragmentation import FragmentationGuard
 from uffdballoon.balloon.nodes import GuestNodes, refuse_unknown_nodes
 from uffdballoon.balloon.reclaimer import Reclaimer
 from uffdballoon.balloon.reporting import loop_report
-from uffdballoon.balloon.zap_private import DEFAULT_STOP_BUDGET_NS
 from uffdballoon.core.fault_loop import LoopOptions, Resolution
 from uffdballoon.core.keeper import Kept
 from uffdballoon.core.reclaim import ReclaimMeasure
@@ -50,11 +49,13 @@ from uffdballoon.model.sizes import format_size
 from uffdballoon.model.terms import TOLD, Terms
 from uffdballoon.model.touch import Action
 from uffdballoon.observe.choice import Circumstances, choose
+from uffdballoon.target.injector import Injector
 from uffdballoon.target.obtain import Choice, obtain_userfaultfd
 from uffdballoon.target.process import Target
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import RECONNECT_S, Machine
 from uffdballoon.vmm.qemu.pausing import stop_vm
+from uffdballoon.vmm.qemu.threads import find_rcu_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,7 +102,7 @@ class SessionOptions:
     max_windows: int | None = None
     follow_cpu: bool = True
     uffd_method: Choice = "auto"
-    stop_budget_ns: int = DEFAULT_STOP_BUDGET_NS
+    stop_budget_ns: int | None = None
     observer: ObserverKind | None = None
     reclaiming: Reclaiming = Reclaiming.NOW
     reclaim_rate_bytes_per_s: int = DEFAULT_RATE_BYTES_PER_S
@@ -243,10 +244,14 @@ class Session:
             undo.callback(self._observer.close)
             by = f" by {self._observer.how}" if self._observer.how else ""
             progress(f"observer {self._observer.kind.value}{by}: {chosen.why}")
+            found = find_rcu_thread(self.target)
+            if found.thread is None:
+                progress(f"its main thread is stopped for zaps, a little at a time: {found.why}")
+            self._injector = undo.enter_context(Injector(self.target, found.thread))
             uffd = undo.enter_context(self._obtain(progress))
             memory = self._ledger_memory(undo)
             self._enforcer = Enforcer(
-                self.target,
+                self._injector,
                 self.layout.blocks,
                 uffd,
                 known=known,
@@ -317,14 +322,14 @@ class Session:
             self.uffd_method, self.attach_stopped_ns = "kept", 0
             progress("userfaultfd and ledger taken over from who held them")
             return Userfaultfd(held.uffd)
-        obtained = obtain_userfaultfd(self.options.pid, self.target.pidfd, self.options.uffd_method)
+        obtained = obtain_userfaultfd(self._injector, self.options.uffd_method)
         self.uffd_method = obtained.method
         self.attach_stopped_ns = obtained.stopped_ns
         if obtained.refused_direct:
             progress(f"userfaultfd not by `direct`: {obtained.refused_direct}")
         progress(
             f"userfaultfd obtained: {obtained.method}, "
-            f"main thread stopped {obtained.stopped_ns // 1000} us"
+            f"{self._injector.thread_name} stopped {obtained.stopped_ns // 1000} us"
         )
         return obtained.uffd
 
@@ -472,6 +477,8 @@ class Session:
             "deflated_pages_total": self._deflated_bytes // PAGE_BYTES + stats.observed_deflated,
             **loop_report(loop, stats),
             "stopped_us": {
+                "thread": self._injector.thread_name,
+                "main_thread_stops": self._injector.main_stops,
                 "attach": self.attach_stopped_ns // 1000,
                 "zap_count": len(self._stops_ns),
                 "zap_max": max(self._stops_ns, default=0) // 1000,
@@ -494,6 +501,11 @@ class Session:
             recent_s=recent_s,
             between=between,
         )
+
+    @property
+    def borrowed_tid(self) -> int:
+        """The thread that system calls are run in."""
+        return self._injector.tid
 
     @property
     def vcpus(self) -> dict[int, int]:

@@ -34,6 +34,7 @@ int uffdb_held_capabilities(uint64_t *held);
 
 struct uffdb_sandbox {
 	int target_pid;
+	int target_tid;
 	int target_pidfd;
 	bool may_connect;
 };

@@ -108,11 +108,13 @@ int uffdb_held_capabilities(uint64_t *held);
 /**
  * struct uffdb_sandbox - whom a sandboxed process may act on.
  * @target_pid:	  for ptrace(2), process_vm_readv(2), process_vm_writev(2), pidfd_open(2)
+ * @target_tid:	  a thread of it, for ptrace(2), too; 0: none but the main one
  * @target_pidfd: for pidfd_getfd(2), pidfd_send_signal(2), process_madvise(2)
  * @may_connect:  to Unix sockets: whoever runs as root could ask others to act for it
  */
 struct uffdb_sandbox {
 	int target_pid;
+	int target_tid;
 	int target_pidfd;
 	bool may_connect;
 };

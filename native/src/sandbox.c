@@ -136,8 +136,10 @@ static void add_deadly_unless(struct program *program, uint32_t where, uint32_t 
 static void build(struct program *program, const struct uffdb_sandbox *sandbox)
 {
 	const uint32_t pid = (uint32_t)sandbox->target_pid, pidfd = (uint32_t)sandbox->target_pidfd;
+	const uint32_t tid = sandbox->target_tid ? (uint32_t)sandbox->target_tid : pid;
 	const struct rule on_target[] = {
 		WHEN(ptrace, 1, WHOLE, pid),
+		WHEN(ptrace, 1, WHOLE, tid),
 		WHEN(process_vm_readv, 0, WHOLE, pid),
 		WHEN(process_vm_writev, 0, WHOLE, pid),
 		WHEN(process_madvise, 0, WHOLE, pidfd),

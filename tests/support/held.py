@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from uffdballoon.host.uffd import Feature, RegisterMode
 from uffdballoon.model.addresses import PAGE_BYTES, Gpa, HvaRange, round_down
 from uffdballoon.session import look_at
+from uffdballoon.target.injector import Injector
 from uffdballoon.target.obtain import obtain_userfaultfd
 from uffdballoon.target.process import Target
 
@@ -33,7 +34,8 @@ class HeldMemory:
     def __init__(self, qemu: Qemu, span: GpaRange) -> None:
         with Target.open(qemu.pid) as target:
             (ram,) = look_at(target, str(qemu.qmp_path))[0].blocks
-            self._uffd = obtain_userfaultfd(qemu.pid, target.pidfd).uffd
+            with Injector(target) as injector:
+                self._uffd = obtain_userfaultfd(injector).uffd
         self._offset = ram.hva_range.start
         os.set_blocking(self._uffd.fileno(), False)  # poll() wants it so
         self._uffd.api(Feature.THREAD_ID)

@@ -36,8 +36,19 @@ def resources_of(pid: int) -> Resources:
             for task in (proc / "task").iterdir()
             if _name_of(task) not in (None, "worker")
         ),
-        stopped="TracerPid:\t0" not in status or "State:\tt" in status or "State:\tT" in status,
+        stopped=bool(traced_threads(pid)) or "State:\tT" in status,
     )
+
+
+def traced_threads(pid: int) -> list[int]:
+    """List the threads that somebody traces, or that a tracer has stopped."""
+    traced = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            status = (task / "status").read_text()
+            if "TracerPid:\t0" not in status or "State:\tt" in status:
+                traced.append(int(task.name))
+    return traced
 
 
 def links_of(pid: int) -> dict[int, str]:

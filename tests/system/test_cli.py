@@ -25,7 +25,8 @@ from uffdballoon.model.granule import Granule
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
 from uffdballoon.target.arch import x86_64 as arch
-from uffdballoon.target.injector import RemoteThread, run_in_target
+from uffdballoon.target.injector import Injector, RemoteThread
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -254,7 +255,8 @@ def test_a_target_that_uses_a_userfaultfd_itself_is_refused(tcg: Qemu) -> None:
         assert remote.call(arch.IOCTL, fd, 0xC018AA3F, at) == 0  # UFFDIO_API
         return fd
 
-    run_in_target(tcg.pid, open_one)
+    with Target.open(tcg.pid) as target, Injector(target) as injector:
+        injector.run(open_one)
     before = resources_of(tcg.pid)
     said = refused(1, "attach", tcg.pid)
     assert "userfaultfd already" in said

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 from pathlib import Path
@@ -14,7 +13,9 @@ import pytest
 from tests.support.killing import kill_while
 from tests.support.victim import Victim, build_victim
 from uffdballoon.errors import TargetBusyError, TargetGoneError
+from uffdballoon.target.injector import Injector
 from uffdballoon.target.obtain import Choice, obtain_userfaultfd
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,11 +41,8 @@ def victim(request: pytest.FixtureRequest, victim_binary: Path) -> Iterator[Vict
 
 
 def _attach_once(pid: int, method: Choice) -> str:
-    pidfd = os.pidfd_open(pid)
-    try:
-        obtained = obtain_userfaultfd(pid, pidfd, method)
-    finally:
-        os.close(pidfd)
+    with Target.open(pid, any_process=True) as target, Injector(target) as injector:
+        obtained = obtain_userfaultfd(injector, method)
     obtained.uffd.close()
     return obtained.method
 
@@ -105,12 +103,9 @@ def test_a_target_that_is_traced_is_refused_by_name(victim: Victim) -> None:
 
 def test_a_target_that_is_gone_is_named(victim_binary: Path) -> None:
     with Victim(victim_binary, "sleep") as victim:
-        pidfd = os.pidfd_open(victim.pid)
-    try:
-        with pytest.raises(TargetGoneError):
-            obtain_userfaultfd(victim.pid, pidfd)
-    finally:
-        os.close(pidfd)
+        target = Target.open(victim.pid, any_process=True)
+    with target, pytest.raises(TargetGoneError):
+        obtain_userfaultfd(Injector(target))
 
 
 def _status(pid: int) -> str:

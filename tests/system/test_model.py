@@ -27,7 +27,6 @@ from hypothesis.stateful import (
 from tests.support.balloon_model import PER_BLOCK, BalloonModel, Told
 from tests.support.tenant import Tenant, build_tenant
 from uffdballoon.balloon.enforcer import Enforcer
-from uffdballoon.balloon.zap_private import DEFAULT_STOP_BUDGET_NS
 from uffdballoon.core.fault_loop import LoopOptions
 from uffdballoon.host.process import resident
 from uffdballoon.host.uffd import query_features
@@ -36,6 +35,7 @@ from uffdballoon.model.ladder import Rung, RungKind
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.model.touch import Access, Role
 from uffdballoon.observe.observers import TraceObserver
+from uffdballoon.target.injector import Injector
 from uffdballoon.target.obtain import obtain_userfaultfd
 from uffdballoon.target.process import Target
 
@@ -97,17 +97,17 @@ class _Attachment:
             target = undo.enter_context(Target.open(tenant.pid, any_process=True))
             observer = TraceObserver(tenant.pid, [tenant.block])
             undo.callback(observer.close)
-            uffd = obtain_userfaultfd(tenant.pid, target.pidfd).uffd
+            injector = undo.enter_context(Injector(target))
+            uffd = obtain_userfaultfd(injector).uffd
             undo.callback(uffd.close)
             self.enforcer = Enforcer(
-                target,
+                injector,
                 [tenant.block],
                 uffd,
                 known=query_features(),
                 options=LoopOptions(terms=terms, rungs=rungs, follow=False),
                 observer=observer,
                 vcpus=[tenant.vcpu_tid],
-                stop_budget_ns=DEFAULT_STOP_BUDGET_NS,
             )
             undo.callback(self.enforcer.close)
             self.loop = self.enforcer.loop

@@ -342,7 +342,7 @@ before.submit(os.getpid).result()
 other = os.getppid()
 pidfd = os.pidfd_open(os.getpid())
 keep_capabilities(())
-enter_sandbox(os.getpid(), pidfd, may_connect=False)
+enter_sandbox(os.getpid(), os.getpid(), pidfd, may_connect=False)
 
 def refuses(act):
     try:

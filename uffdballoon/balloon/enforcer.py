@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.addresses import HvaRange
     from uffdballoon.model.ram import RamBlock
     from uffdballoon.observe.observers import Observer
-    from uffdballoon.target.process import Target
+    from uffdballoon.target.injector import Injector
 
 _WANTED = (
     Feature.THREAD_ID
@@ -78,7 +78,7 @@ class Enforcer:
 
     def __init__(  # noqa: PLR0913 - a session gives each of them
         self,
-        target: Target,
+        injector: Injector,
         blocks: Sequence[RamBlock],
         uffd: Userfaultfd,
         *,
@@ -86,7 +86,7 @@ class Enforcer:
         options: LoopOptions,
         observer: Observer,
         vcpus: Sequence[int],
-        stop_budget_ns: int,
+        stop_budget_ns: int | None = None,
         memory: int = -1,
         resumed: bool = False,
         missed: bool = False,
@@ -97,7 +97,8 @@ class Enforcer:
         ``missed``: what the guest gave up and took back meanwhile was not observed. ``relay``
         is watched for resets from the first touch on.
         """
-        self._target = target
+        self._injector = injector
+        self._target = target = injector.target
         self._uffd = uffd
         self._stop_budget_ns = stop_budget_ns
         self._files: dict[RamBlock, BackingFile] = {}
@@ -218,7 +219,7 @@ class Enforcer:
             # Under each page that was written to, the file has one of its own, never used.
             zap_shared(kept.fd, spans, file_start=kept.file_start)
         return zap_private(
-            self._target.pid, spans, stop_budget_ns=self._stop_budget_ns, progress=progress
+            self._injector, spans, stop_budget_ns=self._stop_budget_ns, progress=progress
         )
 
     def _open_files(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ZapReport:
-    """Bytes handed back, and how long each stop of the target's main thread took."""
+    """Bytes handed back, and how long each stop of a thread of the target took."""
 
     zapped_bytes: int
     stops_ns: tuple[int, ...] = ()

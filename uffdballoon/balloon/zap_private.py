@@ -3,128 +3,118 @@
 
 The call is injected, so that one thread of the target is stopped for as long
 as it takes. That is kept under a budget: what does not fit is left for another
-stop, and in between the target runs for at least as long as it was stopped.
+stop. Where it is the main thread, the target runs in between for as long as it
+was stopped; a thread that nobody waits for gets a twentieth of that.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import struct
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
 from uffdballoon.balloon.report import ZapReport
 from uffdballoon.errors import InjectionError
 from uffdballoon.host.process import Advice
-from uffdballoon.model.addresses import HUGE_BYTES, Hva, HvaRange
+from uffdballoon.model.addresses import HUGE_BYTES, HvaRange
+from uffdballoon.model.packed import PackedRanges, RangeQueue
 from uffdballoon.target.arch import x86_64 as arch
-from uffdballoon.target.injector import RemoteThread, run_in_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-DEFAULT_STOP_BUDGET_NS = 2_000_000
+    from uffdballoon.target.injector import Injector, RemoteThread
+
+MAIN_STOP_BUDGET_NS = 2_000_000
+IDLE_STOP_BUDGET_NS = 10_000_000  # call_rcu() of QEMU sleeps as long by itself, util/rcu.c
 _MAX_RANGES = 1024  # UIO_MAXIOV
 _FIRST_CHUNK_BYTES = 2 * HUGE_BYTES
 _PIDFD_SELF = -10001  # PIDFD_SELF_THREAD_GROUP, linux/pidfd.h; not on older kernels
-_CALL_SHARE = 0.5  # of the budget; stopping, restoring and our own scheduling take the rest
+_CALL_SHARE = 0.75  # of the budget; stopping, restoring and our own scheduling take the rest
+_CHUNKS = 3  # to a budget, so that it is not passed by much
+_MAIN_REST, _IDLE_REST = 1.0, 0.05  # of a stop, before the next one
 
 
-class _Queue:
-    """Ranges still to be zapped, taken in pieces that shall last so long."""
+class _Pace:
+    """How much a call shall take on: so that a few of them fill the budget."""
 
-    def __init__(self, ranges: Sequence[HvaRange]) -> None:
-        self._ranges = deque(ranges)
+    def __init__(self) -> None:
         self.chunk_bytes = _FIRST_CHUNK_BYTES
 
-    def __bool__(self) -> bool:
-        return bool(self._ranges)
-
-    def take(self) -> list[HvaRange]:
-        """Take the next ranges, at most the chunk; a cut falls on a 2 MiB boundary."""
-        taken: list[HvaRange] = []
-        left = self.chunk_bytes
-        while self._ranges and left > 0 and len(taken) < _MAX_RANGES:
-            span = self._ranges.popleft()
-            if span.size_bytes > left:
-                cut = Hva((span.start + left + HUGE_BYTES - 1) & -HUGE_BYTES)
-                if cut < span.end:
-                    self._ranges.appendleft(HvaRange(cut, span.end))
-                    span = HvaRange(span.start, cut)
-            taken.append(span)
-            left -= span.size_bytes
-        return taken
-
-    def adapt(self, size_bytes: int, took_ns: int, budget_ns: float) -> None:
-        """Size the next chunk so that it takes about a third of the budget."""
-        wanted = int(size_bytes * budget_ns / 3 / max(took_ns, 1))
+    def learn(self, size_bytes: int, took_ns: int, budget_ns: float) -> None:
+        wanted = int(size_bytes * budget_ns / _CHUNKS / max(took_ns, 1))
         self.chunk_bytes = max(HUGE_BYTES, min(wanted, 4 * self.chunk_bytes))
 
 
 def zap_private(
-    pid: int,
-    ranges: Sequence[HvaRange],
+    injector: Injector,
+    ranges: PackedRanges | Sequence[HvaRange],
     *,
-    stop_budget_ns: int = DEFAULT_STOP_BUDGET_NS,
+    stop_budget_ns: int | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ZapReport:
     """Drop the pages of private ranges; ``progress`` is told the bytes done so far.
 
-    The main thread is stopped for about ``stop_budget_ns`` at most at a time.
+    One thread is stopped for about ``stop_budget_ns`` at most at a time; by default
+    for 10 ms where nobody waits for it, and for 2 ms where it is the main thread.
     Raises InjectionError with what was done so far in its words; pages that
     were not reached keep their contents.
     """
-    queue = _Queue(ranges)
+    packed = ranges if isinstance(ranges, PackedRanges) else PackedRanges.of(ranges)
+    queue = RangeQueue(packed)
     zapped_bytes = 0
     stops: list[int] = []
-    call_budget_ns = stop_budget_ns * _CALL_SHARE
+    pace = _Pace()
 
     def one_stop(remote: RemoteThread) -> int:
-        deadline = time.monotonic_ns() + call_budget_ns
+        budget_ns = _CALL_SHARE * (
+            stop_budget_ns or (MAIN_STOP_BUDGET_NS if remote.is_main else IDLE_STOP_BUDGET_NS)
+        )
+        deadline = time.monotonic_ns() + budget_ns
         done = 0
         while queue:
             started = time.monotonic_ns()
-            chunk = queue.take()
-            size_bytes = sum(span.size_bytes for span in chunk)
-            _discard(remote, chunk)
+            chunk = queue.take(pace.chunk_bytes, _MAX_RANGES)
+            size_bytes = _discard(remote, chunk)
             done += size_bytes
-            took_ns = time.monotonic_ns() - started
-            queue.adapt(size_bytes, took_ns, call_budget_ns)
-            if time.monotonic_ns() + took_ns > deadline:
+            now = time.monotonic_ns()
+            pace.learn(size_bytes, now - started, budget_ns)
+            if now + (now - started) > deadline:
                 break
         return done
 
     while queue:
-        injected = run_in_target(pid, one_stop)
+        injected = injector.run(one_stop)
         zapped_bytes += injected.value
         stops.append(injected.stopped_ns)
         progress(zapped_bytes)
         if queue:
-            time.sleep(injected.stopped_ns / 1e9)
+            rest = _MAIN_REST if injected.by_main else _IDLE_REST
+            time.sleep(rest * injected.stopped_ns / 1e9)
     return ZapReport(zapped_bytes, tuple(stops))
 
 
-def _discard(remote: RemoteThread, ranges: Sequence[HvaRange]) -> None:
-    """Drop the ranges in as few calls as the kernel allows."""
-    if len(ranges) == 1 or not _discard_at_once(remote, ranges):
-        for span in ranges:
+def _discard(remote: RemoteThread, ranges: PackedRanges) -> int:
+    """Drop the ranges in as few calls as the kernel allows; return their bytes."""
+    size_bytes = ranges.size_bytes
+    if len(ranges) == 1 or not _discard_at_once(remote, ranges, size_bytes):
+        for span in ranges.unpacked():
             _check(
                 remote.call(arch.MADVISE, span.start, span.size_bytes, Advice.DONTNEED),
                 span,
                 remote.pid,
             )
+    return size_bytes
 
 
-def _discard_at_once(remote: RemoteThread, ranges: Sequence[HvaRange]) -> bool:
+def _discard_at_once(remote: RemoteThread, ranges: PackedRanges, size_bytes: int) -> bool:
     """Try process_madvise(2) on the target itself, which takes 1024 ranges a call."""
     at = remote.scratch(16 * len(ranges))
-    remote.write(at, b"".join(struct.pack("<QQ", r.start, r.size_bytes) for r in ranges))
-    expected = sum(span.size_bytes for span in ranges)
+    remote.write(at, ranges.as_bytes())
     result = remote.call(arch.PROCESS_MADVISE, _PIDFD_SELF, at, len(ranges), Advice.DONTNEED, 0)
     # EBADF, EINVAL, EPERM: a kernel without PIDFD_SELF, or without DONTNEED for oneself.
-    return result == expected
+    return result == size_bytes
 
 
 def _check(result: int, span: HvaRange, pid: int) -> None:

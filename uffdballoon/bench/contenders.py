@@ -19,7 +19,9 @@ from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.ladder import Rung, RungKind
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
+from uffdballoon.target.injector import Injector
 from uffdballoon.target.obtain import obtain_userfaultfd
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,9 +87,10 @@ class _Attached:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         with contextlib.ExitStack() as undo:
-            self.pidfd = os.pidfd_open(pid)
-            undo.callback(os.close, self.pidfd)
-            self.uffd = undo.enter_context(obtain_userfaultfd(pid, self.pidfd).uffd)
+            target = undo.enter_context(Target.open(pid, any_process=True))
+            self.pidfd = target.pidfd
+            with Injector(target) as injector:
+                self.uffd = undo.enter_context(obtain_userfaultfd(injector).uffd)
             self.uffd.api(_FEATURES & query_features())
             self.undo = undo.pop_all()
 

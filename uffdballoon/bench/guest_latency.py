@@ -6,7 +6,7 @@ from __future__ import annotations
 import array
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uffdballoon.balloon.zap_private import zap_private
 from uffdballoon.bench.contenders import Engine, Nobody, Reference
@@ -18,7 +18,9 @@ from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.touch import Access
 from uffdballoon.session import look_at
+from uffdballoon.target.injector import Injector
 from uffdballoon.target.process import Target
+from uffdballoon.vmm.qemu.threads import find_rcu_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -38,17 +40,19 @@ def measure_guest(
     """Yield a series for each contender, on the memory of a QEMU with one vCPU."""
     options = QemuOptions(accel=accel, memory=Memory(size_bytes=_MEMORY_BYTES))
     with Qemu(options) as qemu, Target.open(qemu.pid) as target, contextlib.ExitStack() as stack:
+        injector = stack.enter_context(Injector(target, find_rcu_thread(target).thread))
         layout, facts = look_at(target, str(qemu.qmp_path))
         assert facts is not None
         (vcpu,) = facts.vcpu_tids
         cpu = min(os.sched_getaffinity(0))
         os.sched_setaffinity(vcpu, {cpu})  # as a pinned guest's, and for a fair comparison
         span, block = layout.to_hva(_ARENA)
+        stage = _Stage(qemu, injector, layout)
         for access in (Access.WRITE, Access.READ):
             modes = ("observe", "cap", "ordinary") if access is Access.WRITE else ("zero-read",)
             contenders = [stack.enter_context(c) for c in _contenders(qemu.pid, block, modes, cpu)]
             progress(f"QEMU under {accel.value}, {access.value}")
-            measured = _interleave(contenders, qemu, layout, span, access, samples)
+            measured = _interleave(contenders, stage, span, access, samples)
             for contender, distribution in zip(contenders, measured, strict=True):
                 yield {
                     "name": contender.name,
@@ -67,10 +71,15 @@ def _contenders(pid: int, block: RamBlock, modes: Sequence[str], cpu: int) -> It
         yield Engine(pid, mode, block)
 
 
+class _Stage(NamedTuple):
+    qemu: Qemu
+    injector: Injector
+    layout: Layout
+
+
 def _interleave(
     contenders: Sequence[Contender],
-    qemu: Qemu,
-    layout: Layout,
+    stage: _Stage,
     span: HvaRange,
     access: Access,
     samples: int,
@@ -83,12 +92,12 @@ def _interleave(
             contender = contenders[index]
             contender.trap(span)
             try:
-                zap_private(qemu.pid, [span])
-                qemu.guest.touch(_ARENA, access, record_gpa=_RECORDS)
+                zap_private(stage.injector, [span])
+                stage.qemu.guest.touch(_ARENA, access, record_gpa=_RECORDS)
             finally:
                 contender.let_go(span)
             if number:
-                recorded = _read_records(qemu.pid, layout, touches)
+                recorded = _read_records(stage.qemu.pid, stage.layout, touches)
                 distributions[index].add(recorded, sum(recorded))
     return distributions
 

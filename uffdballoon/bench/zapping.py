@@ -11,12 +11,18 @@ from uffdballoon.balloon.zap_private import zap_private
 from uffdballoon.balloon.zap_shared import zap_shared
 from uffdballoon.bench.machine import describe_machine
 from uffdballoon.lab.toucher import Toucher
-from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
+from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES
+from uffdballoon.model.packed import PackedRanges
+from uffdballoon.target.arch import x86_64 as arch
+from uffdballoon.target.injector import IdleThread, Injector
+from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_SIZE_BYTES = 256 << 20
+    from uffdballoon.model.addresses import HvaRange
+
+_SIZE_BYTES = 1 << 30  # 512 MiB of every second page
 DEFAULT_ROUNDS = 5
 _GIB = 1 << 30
 _SHAPES = (
@@ -30,15 +36,20 @@ _SHAPES = (
 )
 
 
-def _ranges(span: HvaRange, size_bytes: int, stride_bytes: int) -> list[HvaRange]:
+def _ranges(span: HvaRange, size_bytes: int, stride_bytes: int) -> PackedRanges:
     if size_bytes == stride_bytes:
-        return [span]
-    return [
-        HvaRange.of(Hva(start), size_bytes) for start in range(span.start, span.end, stride_bytes)
-    ]
+        return PackedRanges.of([span])
+    return PackedRanges.strided(span, size_bytes, stride_bytes)
 
 
-def _ours(toucher: Toucher, backing: str, ranges: list[HvaRange]) -> tuple[int, int]:
+def _idle_thread(target: Target) -> IdleThread:
+    """Take the thread that touches, which waits for work, for what RCU is to a QEMU."""
+    return IdleThread(target.threads()[1].tid, "waiting thread", frozenset({arch.FUTEX}))
+
+
+def _ours(
+    toucher: Toucher, injector: Injector, backing: str, ranges: PackedRanges
+) -> tuple[int, int]:
     """Zap from outside; return ns in all, and the longest stop of the process in ns."""
     if backing == "memfd":
         mapped = next(
@@ -51,12 +62,12 @@ def _ours(toucher: Toucher, backing: str, ranges: list[HvaRange]) -> tuple[int, 
         fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
         try:
             began_ns = time.monotonic_ns()
-            zap_shared(fd, ranges, file_start=start - offset)
+            zap_shared(fd, ranges.unpacked(), file_start=start - offset)
             return time.monotonic_ns() - began_ns, 0
         finally:
             os.close(fd)
     began_ns = time.monotonic_ns()
-    report = zap_private(toucher.pid, ranges)
+    report = zap_private(injector, ranges)
     return time.monotonic_ns() - began_ns, max(report.stops_ns, default=0)
 
 
@@ -65,13 +76,17 @@ def run(*, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
     series = []
     for name, backing, size_bytes, stride_bytes in _SHAPES:
         progress(name)
-        with Toucher(backing, _SIZE_BYTES, 1) as toucher:
+        with (
+            Toucher(backing, _SIZE_BYTES, 1) as toucher,
+            Target.open(toucher.pid, any_process=True) as target,
+            Injector(target, _idle_thread(target)) as injector,
+        ):
             ranges = _ranges(toucher.span, size_bytes, stride_bytes)
             took: dict[str, list[int]] = {}
             stops_ns: list[int] = []
             for number in range(rounds + 1):
                 toucher.fill()
-                elapsed_ns, stop_ns = _ours(toucher, backing, ranges)
+                elapsed_ns, stop_ns = _ours(toucher, injector, backing, ranges)
                 measured = {"uffdballoon": elapsed_ns}
                 if backing != "memfd":
                     for how in ("madvise", "process_madvise"):
@@ -81,7 +96,7 @@ def run(*, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
                     stops_ns.append(stop_ns)
                     for how, value in measured.items():
                         took.setdefault(how, []).append(value)
-        zapped_bytes = sum(span.size_bytes for span in ranges)
+        zapped_bytes = ranges.size_bytes
         for how, values in took.items():
             median_ns = sorted(values)[len(values) // 2]
             series.append(

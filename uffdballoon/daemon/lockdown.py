@@ -51,6 +51,7 @@ def lock_down(session: Session) -> Lockdown:
         keep_capabilities(kept)
         enter_sandbox(
             session.target.pid,
+            session.borrowed_tid,
             session.target.pidfd,
             may_connect=session.monitor_path is not None,  # again, when QEMU hung up
         )

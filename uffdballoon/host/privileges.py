@@ -45,16 +45,23 @@ def keep_capabilities(kept: Collection[Capability]) -> None:
     check(lib.uffdb_keep_capabilities(mask), "cannot drop capabilities")
 
 
-def enter_sandbox(target_pid: int, target_pidfd: int, *, may_connect: bool) -> None:
+def enter_sandbox(
+    target_pid: int, target_tid: int, target_pidfd: int, *, may_connect: bool
+) -> None:
     """Put every thread under a list of allowed system calls, for good.
 
-    Any other call fails with EPERM; what acts on a process works on the target
-    alone; ``may_connect`` is to Unix sockets. Raises UnsupportedError where the
-    kernel has no seccomp filters.
+    Any other call fails with EPERM. What acts on a process works on the target
+    alone, and tracing on its main thread and ``target_tid``; ``may_connect`` is to
+    Unix sockets. Raises UnsupportedError where the kernel has no seccomp filters.
     """
     sandbox = ffi.new(
         "struct uffdb_sandbox *",
-        {"target_pid": target_pid, "target_pidfd": target_pidfd, "may_connect": may_connect},
+        {
+            "target_pid": target_pid,
+            "target_tid": target_tid,
+            "target_pidfd": target_pidfd,
+            "may_connect": may_connect,
+        },
     )
     check(lib.uffdb_sandbox_enter(sandbox), "cannot enter the sandbox")
 

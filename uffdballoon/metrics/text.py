@@ -44,7 +44,7 @@ def status_rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         *(("held", _held(touch)) for touch in status["held"]),
         ("answer time", ", ".join(f"{k} {v / 1000:.1f} us" for k, v in latency.items())),
         (
-            "main thread stopped",
+            f"{stopped['thread']} stopped",
             f"{stopped['attach']} us to attach, at most {stopped['zap_max']} us at a time to zap",
         ),
         ("events dropped", f"{status['events_dropped']}"),

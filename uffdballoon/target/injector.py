@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Run system calls in the target, and leave no trace.
 
-`run_in_target` stops one thread, hands a `RemoteThread` to a function, and
-restores the thread exactly, whatever happened. It does so on a thread of its
-own: to the kernel the tracer is that thread, so that its end alone lets the
-target go, even where our own undoing could not run.
+An `Injector` stops one thread, hands a `RemoteThread` to a function, and
+restores the thread exactly, whatever happened. It borrows a thread that nobody
+waits for, where the target has one, and else the main thread.
+
+It traces from a thread of its own: to the kernel the tracer is that thread, so
+that its end alone lets the target go, even where our own undoing could not run.
 
 How the stopped thread survives a tracer that is killed in the middle is told
 in the module of the architecture.
@@ -12,13 +14,17 @@ in the module of the architecture.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
 import struct
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from uffdballoon.errors import (
     InjectionError,
@@ -30,17 +36,22 @@ from uffdballoon.errors import (
 from uffdballoon.host.process import read_memory, write_memory
 from uffdballoon.model.addresses import HvaRange
 from uffdballoon.target.arch import x86_64 as arch
-from uffdballoon.target.ptrace import SeizedThread, seize
+from uffdballoon.target.ptrace import SeizedThread, seize, traced_already
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ptrace.binding import ptrace_registers_t
 
+    from uffdballoon.target.process import Target
+
 T = TypeVar("T")
 
 _LARGEST_TEXT_BYTES = 64 << 20
 _FIELDS_WITH_PATH = 6  # of a line of maps, proc_pid_maps(5)
+_STAT_PROCESSOR = 36  # proc_pid_stat(5): the 39th field, the 37th behind the name
+_IDLE_ATTEMPTS = 8  # a borrowed thread that is awake is let go, and asked again a little later
+_IDLE_PAUSE_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +60,16 @@ class Injected(Generic[T]):
 
     value: T
     stopped_ns: int
+    by_main: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class IdleThread:
+    """A thread that nobody waits for while it sleeps in one of these system calls."""
+
+    tid: int
+    name: str
+    sleeps_in: frozenset[int]
 
 
 class RemoteThread:
@@ -64,6 +85,14 @@ class RemoteThread:
     @property
     def pid(self) -> int:
         return self._thread.pid
+
+    @property
+    def is_main(self) -> bool:
+        return self._thread.tid == self._thread.pid
+
+    def sleeps_in(self) -> int:
+        """Return the number of the system call that the stop interrupted; -1: in none."""
+        return arch.interrupted_call(self._interrupted)
 
     def scratch(self, size_bytes: int) -> int:
         """Return the address of free stack for arguments, 64-byte aligned.
@@ -181,92 +210,180 @@ class RemoteThread:
         )
 
 
-_MAX_FOUND = 64
-_found: dict[int, arch.Gadgets] = {}  # by pid; the search takes longer than the injection
+class Injector:
+    """Runs system calls in one pinned target, for as long as somebody is attached.
 
-
-def run_in_target(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T]:
-    """Stop the main thread of ``pid``, run ``function`` with it, restore it, let it go.
-
-    The other threads, the vCPUs among them, are not stopped. Raises what
-    ``function`` raises, and TargetBusyError, TargetGoneError,
-    PermissionDeniedError or UnsupportedError when it never got that far.
+    It holds what it found: the code to borrow, and the thread. `close` ends it;
+    nothing of it is in the target between two runs.
     """
-    machine = platform.machine()
-    if machine != arch.MACHINE:
-        raise UnsupportedError(
-            f"cannot attach on {machine}",
-            why=f"system calls can be injected on {arch.MACHINE} only so far",
-            hint="another architecture is one more file beside target/arch/x86_64.py",
-            pid=pid,
-        )
-    outcome: list[Injected[T]] = []
-    failure: list[BaseException] = []
 
-    def work() -> None:
+    def __init__(self, target: Target, idle: IdleThread | None = None) -> None:
+        """Find what is needed; nothing is stopped. The main thread is used without ``idle``.
+
+        Raises TargetGoneError, PermissionDeniedError or UnsupportedError.
+        """
+        machine = platform.machine()
+        if machine != arch.MACHINE:
+            raise UnsupportedError(
+                f"cannot attach on {machine}",
+                why=f"system calls can be injected on {arch.MACHINE} only so far",
+                hint="another architecture is one more file in target/arch/",
+                pid=target.pid,
+            )
+        confinement = target.confinement()
+        _refuse_shadow_stack(target.pid, has_one=confinement.shadow_stack)
+        if confinement.tracer_pid:
+            raise traced_already(target.pid, confinement.tracer_pid)
+        self.target = target
+        self.idle = idle
+        self.main_stops = 0
+        self._gadgets = _gadgets_of(target)
+        self._tracer: _Tracer | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._tracer is not None:
+            self._tracer.end()
+            self._tracer = None
+
+    @property
+    def pid(self) -> int:
+        return self.target.pid
+
+    @property
+    def tid(self) -> int:
+        """Whom it stops."""
+        return self.idle.tid if self.idle is not None else self.pid
+
+    @property
+    def thread_name(self) -> str:
+        """Whom it stops, in words for a person."""
+        return self.idle.name if self.idle is not None else "main thread"
+
+    def run(self, function: Callable[[RemoteThread], T]) -> Injected[T]:
+        """Stop one thread, run ``function`` with it, restore it, let it go.
+
+        The other threads, the vCPUs among them, are not stopped. Raises what
+        ``function`` raises, and TargetBusyError, TargetGoneError or
+        PermissionDeniedError when it never got that far.
+        """
+        if self._tracer is None or not self._tracer.is_alive():
+            self._tracer = _Tracer()
+        return self._tracer.do(lambda: self._run(function))
+
+    def _run(self, function: Callable[[RemoteThread], T]) -> Injected[T]:
+        if self.idle is not None:
+            for attempt in range(_IDLE_ATTEMPTS):
+                injected = self._run_in(self.idle.tid, function, self.idle.sleeps_in)
+                if injected is not None:
+                    return injected
+                time.sleep(_IDLE_PAUSE_S * attempt)
+        self.main_stops += 1
+        injected = self._run_in(self.pid, function, frozenset())
+        assert injected is not None
+        return injected
+
+    def _run_in(
+        self, tid: int, function: Callable[[RemoteThread], T], sleeps_in: frozenset[int]
+    ) -> Injected[T] | None:
+        """Run it in thread ``tid``; None when that sleeps in none of these calls."""
+        thread = seize(self.pid, tid)
+        started_ns = time.monotonic_ns()
         try:
-            outcome.append(_run(pid, function))
-        except BaseException as error:  # noqa: BLE001 - it is raised again by the caller's thread
-            failure.append(error)
-
-    tracer = threading.Thread(target=work, name="tracer", daemon=True)
-    tracer.start()
-    tracer.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
-
-
-def _run(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T]:
-    _refuse_shadow_stack(pid)
-    try:
-        gadgets = _gadgets_of(pid)
-    except (PermissionError, PermissionDeniedError):
-        seize(pid, pid).detach()  # names the reason, and the remedy, better than open does
-        raise
-    thread = seize(pid, pid)
-    started = time.monotonic_ns()
-    try:
-        thread.interrupt()
-        remote = RemoteThread(thread, gadgets)
-        try:
-            remote.prepare()
-            value = function(remote)
+            thread.interrupt()
+            if self.target.has_exited():
+                raise _gone(self.pid)  # the pid may be another process's by now
+            remote = RemoteThread(thread, self._gadgets)
+            if sleeps_in and remote.sleeps_in() not in sleeps_in:
+                return None
+            with _beside(self.pid, tid):
+                try:
+                    remote.prepare()
+                    value = function(remote)
+                finally:
+                    remote.restore()
         finally:
-            remote.restore()
-    finally:
-        thread.detach()
-    return Injected(value, time.monotonic_ns() - started)
+            thread.detach()
+        return Injected(value, time.monotonic_ns() - started_ns, by_main=tid == self.pid)
 
 
-def _gadgets_of(pid: int) -> arch.Gadgets:
-    """Find the code to borrow, libc's first; nothing is stopped meanwhile.
+class _Tracer:
+    """A thread that does one thing at a time, and whose end lets go of what it traces."""
 
-    What was found in a process of that pid before is looked at again, for it may
-    be another process by now, or run another program.
-    """
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="tracer", daemon=True)
+        self._thread.start()
 
-    def read(address: int, size: int) -> bytes:
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def end(self) -> None:
+        self._jobs.put(None)
+        self._thread.join()
+
+    def do(self, job: Callable[[], T]) -> T:
+        """Do it there; raise what it raises. The thread ends with a job that failed."""
+        outcome: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                outcome.set_result(job())
+            except BaseException as error:
+                outcome.set_exception(error)
+                raise
+
+        self._jobs.put(work)
         try:
-            return read_memory(pid, HvaRange.of(address, size))
-        except UffdballoonError:
-            return b""
+            return outcome.result()
+        except BaseException:
+            self._thread.join()
+            raise
 
-    known = _found.get(pid)
-    if known is not None and arch.are_there(known, read):
-        return known
-    gadgets = arch.find_gadgets(_executable_texts(pid))
+    def _work(self) -> None:
+        while (work := self._jobs.get()) is not None:
+            try:
+                work()
+            except BaseException:  # noqa: BLE001 - it is raised again by the caller's thread
+                return  # what could not be let go is let go by this
+
+
+@contextlib.contextmanager
+def _beside(pid: int, tid: int) -> Iterator[None]:
+    """Stay on the CPU of the stopped thread: who is woken there waits for no other CPU."""
+    before = os.sched_getaffinity(0)
+    try:
+        stat = Path(f"/proc/{pid}/task/{tid}/stat").read_bytes()
+        os.sched_setaffinity(0, {int(stat.rpartition(b")")[2].split()[_STAT_PROCESSOR])})
+    except OSError:
+        pass  # not one of ours: it is slower, no more
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, before)
+
+
+def _gadgets_of(target: Target) -> arch.Gadgets:
+    """Find the code to borrow, libc's first; nothing is stopped meanwhile."""
+    try:
+        gadgets = arch.find_gadgets(_executable_texts(target.pid))
+    except (PermissionError, PermissionDeniedError):
+        seize(target.pid, target.pid).detach()  # names the reason better than open does
+        raise
     if not gadgets.usable:
         raise UnsupportedError(
-            f"process {pid} has no code to run a system call from",
+            f"process {target.pid} has no code to run a system call from",
             why="neither its libc nor any other file it maps holds `syscall; ret` and "
             "a signal return",
             hint="a dynamically linked QEMU on glibc or musl is needed",
-            pid=pid,
+            pid=target.pid,
         )
-    if len(_found) >= _MAX_FOUND:
-        _found.clear()
-    _found[pid] = gadgets
     return gadgets
 
 
@@ -292,14 +409,9 @@ def _executable_texts(pid: int) -> Iterator[tuple[int, bytes]]:
             continue  # unmapped since, or not readable: another may do
 
 
-def _refuse_shadow_stack(pid: int) -> None:
+def _refuse_shadow_stack(pid: int, *, has_one: bool) -> None:
     """Refuse a target whose returns are checked by the CPU: the way back is made of returns."""
-    try:
-        with Path(f"/proc/{pid}/status").open(errors="replace") as status:
-            features = [line for line in status if line.startswith("x86_Thread_features:")]
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise _gone(pid) from error
-    if any("shstk" in line.split() for line in features):
+    if has_one:
         raise UnsupportedError(
             f"process {pid} has a user shadow stack",
             why="the CPU checks its returns, and injection relies on returns of its own",

@@ -23,10 +23,11 @@ from uffdballoon.errors import InjectionError, PermissionDeniedError, Unsupporte
 from uffdballoon.host.process import duplicate_fd
 from uffdballoon.host.uffd import DEVICE, Userfaultfd
 from uffdballoon.target.arch import x86_64 as arch
-from uffdballoon.target.injector import RemoteThread, run_in_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from uffdballoon.target.injector import Injector, RemoteThread
 
 Method = Literal["direct", "passed"]
 Choice = Literal["auto", "direct", "passed"]
@@ -47,37 +48,37 @@ class Obtained:
     refused_direct: str = ""
 
 
-def obtain_userfaultfd(pid: int, pidfd: int, choice: Choice = "auto") -> Obtained:
-    """Get a userfaultfd of process ``pid``, not yet initialised.
+def obtain_userfaultfd(injector: Injector, choice: Choice = "auto") -> Obtained:
+    """Get a userfaultfd of the target, not yet initialised.
 
     ``auto`` tries ``direct`` and, where that is refused, ``passed``. Raises
     PermissionDeniedError, UnsupportedError, TargetBusyError or TargetGoneError.
     """
     if choice == "passed":
-        return _passed(pid, pidfd)
+        return _passed(injector)
     try:
-        return _direct(pid, pidfd)
+        return _direct(injector)
     except (PermissionDeniedError, UnsupportedError) as error:
         if choice == "direct" or error.errno not in (errno.EPERM, errno.ENOSYS):
             raise
-        obtained = _passed(pid, pidfd)
+        obtained = _passed(injector)
         return Obtained(obtained.uffd, "passed", obtained.stopped_ns, refused_direct=str(error))
 
 
-def _direct(pid: int, pidfd: int) -> Obtained:
+def _direct(injector: Injector) -> Obtained:
     def inject(remote: RemoteThread) -> Userfaultfd:
         remote_fd = remote.call(arch.USERFAULTFD, _CLOEXEC, creates_fd=True)
-        _check(remote_fd, "userfaultfd(2)", pid)
-        return _take_and_close(remote, pidfd, remote_fd)
+        _check(remote_fd, "userfaultfd(2)", remote.pid)
+        return _take_and_close(remote, injector.target.pidfd, remote_fd)
 
-    injected = run_in_target(pid, inject)
+    injected = injector.run(inject)
     return Obtained(injected.value, "direct", injected.stopped_ns)
 
 
-def _passed(pid: int, pidfd: int) -> Obtained:
-    device = _open_device(pid)
+def _passed(injector: Injector) -> Obtained:
+    device = _open_device(injector.pid)
     try:
-        injected = run_in_target(pid, _inject_passed(pidfd, device))
+        injected = injector.run(_inject_passed(injector.target.pidfd, device))
     finally:
         os.close(device)
     return Obtained(injected.value, "passed", injected.stopped_ns)

@@ -36,6 +36,7 @@ _NSPID = re.compile(r"^NSpid:.*?(\d+)$", re.MULTILINE)
 _UFFD_LINK = "anon_inode:[userfaultfd]"
 _PROC = Path("/proc")
 _STAT_FLAGS = 6  # proc_pid_stat(5): the 9th field, the 7th behind the name
+_STAT_START = 19  # the 22nd field
 _MOMENT_MS = 200
 _PF_EXITING = 0x4  # linux/sched.h
 
@@ -147,10 +148,14 @@ class Target:
             raise _gone(self.pid) from error
 
     def threads(self) -> list[Thread]:
-        """List the threads; one that ends meanwhile is left out."""
+        """List the threads, the main one first and then by their birth.
+
+        That is the order of /proc (fs/proc/base.c, first_tid and next_tid walk the list that
+        fork appends to). One that ends meanwhile is left out.
+        """
         threads = []
         with self._vanishing():
-            for tid in sorted(int(entry.name) for entry in self._path("task").iterdir()):
+            for tid in [int(entry.name) for entry in self._path("task").iterdir()]:
                 with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                     comm = self._path("task", str(tid), "comm").read_text(errors="replace")
                     threads.append(Thread(tid, comm.rstrip("\n")))
@@ -162,6 +167,21 @@ class Target:
             return frozenset(int(task.name) for task in Path(f"/proc/{self.pid}/task").iterdir())
         except (FileNotFoundError, ProcessLookupError):
             raise TargetGoneError(f"process {self.pid} ended", pid=self.pid) from None
+
+    def started_ticks(self, tid: int) -> int:
+        """Return when a thread was started, in clock ticks since boot."""
+        with self._vanishing():
+            return int(self._stat_fields(tid)[_STAT_START])
+
+    def system_call(self, tid: int) -> int | None:
+        """Return the number of the call that a thread sleeps in; None where it sleeps in none."""
+        with self._vanishing():
+            number = self._path("task", str(tid), "syscall").read_text().split(maxsplit=1)[0]
+        return int(number) if number.isdecimal() else None  # "running", or -1: in none
+
+    def _stat_fields(self, tid: int) -> list[bytes]:
+        """Return the fields of a thread's stat behind its name, which may hold anything."""
+        return self._path("task", str(tid), "stat").read_bytes().rpartition(b")")[2].split()
 
     def seen_from_here(self, own: Mapping[int, int]) -> dict[int, int]:
         """Change the keys from ids that QEMU has of its threads to those that we have of them.

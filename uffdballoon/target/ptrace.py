@@ -235,17 +235,22 @@ def _seize_error(pid: int, tid: int, number: int | None) -> UffdballoonError:
         )
     tracer = _tracer_of(pid, tid)
     if tracer:
-        return TargetBusyError(
-            f"process {pid} is traced already",
-            why=f"its tracer is process {tracer} (a debugger, strace?), and there can be only one",
-            hint=f"end or detach process {tracer}, then attach again",
-            pid=pid,
-            errno=number,
-        )
+        return traced_already(pid, tracer, number)
     return PermissionDeniedError(
         f"not allowed to trace process {pid}",
         why="ptrace is refused",
         hint="run as root, or with CAP_SYS_PTRACE and kernel.yama.ptrace_scope below 3",
+        pid=pid,
+        errno=number,
+    )
+
+
+def traced_already(pid: int, tracer: int, number: int | None = None) -> TargetBusyError:
+    """Name the tracer of a process; ``number`` is the errno that told of it."""
+    return TargetBusyError(
+        f"process {pid} is traced already",
+        why=f"its tracer is process {tracer} (a debugger, strace?), and there can be only one",
+        hint=f"end or detach process {tracer}, then attach again",
         pid=pid,
         errno=number,
     )

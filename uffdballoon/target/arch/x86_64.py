@@ -34,6 +34,9 @@ MADVISE = 28
 SOCKET = 41
 RECVMSG = 47
 BIND = 49
+NANOSLEEP = 35
+FUTEX = 202
+CLOCK_NANOSLEEP = 230
 USERFAULTFD = 323
 PIDFD_OPEN = 434
 PROCESS_MADVISE = 440
@@ -123,15 +126,6 @@ def find_gadgets(texts: Iterable[tuple[int, bytes]]) -> Gadgets:
     return found
 
 
-def are_there(gadgets: Gadgets, read: Callable[[int, int], bytes]) -> bool:
-    """Tell whether the code that was found is still where it was; ``read(address, size)``."""
-    for name, patterns in _PATTERNS:
-        address = getattr(gadgets, name)
-        if address and not read(address, max(map(len, patterns))).startswith(patterns):
-            return False
-    return gadgets.usable
-
-
 def is_64bit(registers: ptrace_registers_t) -> bool:
     return int(registers.cs) == _USER_64BIT_CS
 
@@ -142,6 +136,11 @@ def _interrupted_call(registers: ptrace_registers_t) -> int | None:
         return None
     code = -_signed(registers.rax)
     return code if code in (*_RESTARTABLE, _ERESTART_RESTARTBLOCK) else None
+
+
+def interrupted_call(registers: ptrace_registers_t) -> int:
+    """Return the number of the system call that the stop interrupted in its sleep; -1: none."""
+    return -1 if _interrupted_call(registers) is None else int(registers.orig_rax)
 
 
 def copy_registers(registers: ptrace_registers_t) -> ptrace_registers_t:
