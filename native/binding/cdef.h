@@ -56,6 +56,7 @@ struct uffdb_range {
 int64_t uffdb_process_madvise(int pidfd, const struct uffdb_range *ranges, size_t nr, int advice);
 
 int uffdb_punch_hole(int fd, uint64_t offset, uint64_t len);
+int uffdb_file_system(int fd, uint64_t *type, uint64_t *page_bytes);
 
 int uffdb_resident(int pagemap_fd, uint64_t start, uint64_t end, struct uffdb_range *out, size_t nr,
 		   uint64_t *next);

@@ -171,6 +171,16 @@ int64_t uffdb_process_madvise(int pidfd, const struct uffdb_range *ranges, size_
 int uffdb_punch_hole(int fd, uint64_t offset, uint64_t len);
 
 /**
+ * uffdb_file_system - tell the file system that an open file is on.
+ * @fd:	        may be one of O_PATH
+ * @type:       its magic number (statfs(2))
+ * @page_bytes: its block size: on hugetlbfs that of the file's pages
+ *
+ * Return: 0 or -errno.
+ */
+int uffdb_file_system(int fd, uint64_t *type, uint64_t *page_bytes);
+
+/**
  * uffdb_resident - list the stretches of a range that hold memory.
  * @pagemap_fd: open /proc/PID/pagemap
  * @out:	at most @nr stretches; present or swapped out, and not the zero page

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from uffdballoon.balloon.report import ZapReport
 from uffdballoon.errors import InjectionError
 from uffdballoon.host.process import Advice
+from uffdballoon.host.procfs import locked_bytes_of
 from uffdballoon.model.addresses import HUGE_BYTES, Hva, HvaRange
 from uffdballoon.target.arch import x86_64 as arch
 from uffdballoon.target.injector import RemoteThread, run_in_target
@@ -77,6 +78,7 @@ def zap_private(
     were not reached keep their contents.
     """
     queue = _Queue(ranges)
+    advice = _discarding(pid)
     zapped_bytes = 0
     stops: list[int] = []
     call_budget_ns = stop_budget_ns * _CALL_SHARE
@@ -88,7 +90,7 @@ def zap_private(
             started = time.monotonic_ns()
             chunk = queue.take()
             size_bytes = sum(span.size_bytes for span in chunk)
-            _discard(remote, chunk)
+            _discard(remote, chunk, advice)
             done += size_bytes
             took_ns = time.monotonic_ns() - started
             queue.adapt(size_bytes, took_ns, call_budget_ns)
@@ -106,35 +108,43 @@ def zap_private(
     return ZapReport(zapped_bytes, tuple(stops))
 
 
-def _discard(remote: RemoteThread, ranges: Sequence[HvaRange]) -> None:
+def _discarding(pid: int) -> Advice:
+    """Choose the advice; MADV_DONTNEED is refused in locked memory (QEMU's mem-lock=on)."""
+    return Advice.DONTNEED_LOCKED if locked_bytes_of(pid) else Advice.DONTNEED
+
+
+def _discard(remote: RemoteThread, ranges: Sequence[HvaRange], advice: Advice) -> None:
     """Drop the ranges in as few calls as the kernel allows."""
-    if len(ranges) == 1 or not _discard_at_once(remote, ranges):
+    if len(ranges) == 1 or not _discard_at_once(remote, ranges, advice):
         for span in ranges:
             _check(
-                remote.call(arch.MADVISE, span.start, span.size_bytes, Advice.DONTNEED),
+                remote.call(arch.MADVISE, span.start, span.size_bytes, advice),
                 span,
                 remote.pid,
+                advice,
             )
 
 
-def _discard_at_once(remote: RemoteThread, ranges: Sequence[HvaRange]) -> bool:
+def _discard_at_once(remote: RemoteThread, ranges: Sequence[HvaRange], advice: Advice) -> bool:
     """Try process_madvise(2) on the target itself, which takes 1024 ranges a call."""
     at = remote.scratch(16 * len(ranges))
     remote.write(at, b"".join(struct.pack("<QQ", r.start, r.size_bytes) for r in ranges))
     expected = sum(span.size_bytes for span in ranges)
-    result = remote.call(arch.PROCESS_MADVISE, _PIDFD_SELF, at, len(ranges), Advice.DONTNEED, 0)
+    result = remote.call(arch.PROCESS_MADVISE, _PIDFD_SELF, at, len(ranges), advice, 0)
     # EBADF, EINVAL, EPERM: a kernel without PIDFD_SELF, or without DONTNEED for oneself.
     return result == expected
 
 
-def _check(result: int, span: HvaRange, pid: int) -> None:
-    if result < 0:
-        raise InjectionError(
-            f"process {pid} could not discard {span}",
-            why=os.strerror(-result)
-            if result != -errno.EINVAL
-            else "the memory is locked, or its pages are larger than the range",
-            hint="`uffdballoon inspect PID` shows the page size and locking of each RAM block",
-            pid=pid,
-            errno=-result,
-        )
+def _check(result: int, span: HvaRange, pid: int, advice: Advice) -> None:
+    if result >= 0:
+        return
+    why = os.strerror(-result)
+    hint = "`uffdballoon inspect PID` shows the page size and locking of each RAM block"
+    if result == -errno.EINVAL:
+        why = "the memory was locked meanwhile, or its pages are larger than the range"
+        if advice is Advice.DONTNEED_LOCKED:
+            why = "memory is locked, and this kernel discards none that is (before Linux 5.18)"
+            hint = "start QEMU without -overcommit mem-lock=on, or take a newer kernel"
+    raise InjectionError(
+        f"process {pid} could not discard {span}", why=why, hint=hint, pid=pid, errno=-result
+    )
