@@ -18,6 +18,11 @@ from uffdballoon.balloon.blocks import look_at_blocks
 from uffdballoon.balloon.enforcer import Enforcer
 from uffdballoon.balloon.follower import Follower
 from uffdballoon.balloon.fragmentation import FragmentationGuard
+from uffdballoon.balloon.mappings import (
+    cut_huge_mappings,
+    most_huge_mappings,
+    window_budget,
+)
 from uffdballoon.balloon.nodes import GuestNodes, refuse_unknown_nodes
 from uffdballoon.balloon.reclaimer import Reclaimer
 from uffdballoon.balloon.reporting import loop_report
@@ -92,6 +97,8 @@ class SessionOptions:
 
     ``held`` is what a keeper handed over: the session goes on with it. A touch that waited
     ``memory_patience_ns`` for a huge page of an empty pool has the target killed; 0: it waits on.
+    Windows cut huge pages into ``max_huge_mappings`` mappings at most, by default a share of
+    what the target may have.
     """
 
     pid: int
@@ -99,6 +106,7 @@ class SessionOptions:
     terms: Terms = TOLD
     policy: Policy = DEFAULT_POLICY
     max_windows: int | None = None
+    max_huge_mappings: int | None = None
     follow_cpu: bool = True
     uffd_method: Choice = "auto"
     stop_budget_ns: int = DEFAULT_STOP_BUDGET_NS
@@ -254,6 +262,7 @@ class Session:
                     terms=options.terms,
                     rungs=options.policy.rungs,
                     window_budget=self._window_budget(),
+                    huge_mappings=self._most_huge_mappings(),
                     follow_cpu=options.follow_cpu,
                     tell_begin=options.fragmentation is not None,
                     memory_patience_ns=options.memory_patience_ns,
@@ -466,7 +475,7 @@ class Session:
             "balloon": self._balloon_state(ballooned_bytes),
             "ram_change_bytes": self._machine.ram_change_bytes(),
             "guest_memory": self._machine.guest_statistics(),
-            "vmas": self._count_vmas(),
+            **self._count_vmas(),
             "held": self.held(),
             "inflated_pages_total": self._inflated_bytes // PAGE_BYTES + stats.observed_inflated,
             "deflated_pages_total": self._deflated_bytes // PAGE_BYTES + stats.observed_deflated,
@@ -745,14 +754,16 @@ class Session:
         return state
 
     def _window_budget(self) -> int:
-        """Return how many windows there may be: by default half of the mappings that are left.
-
-        A window alone in its RAM block costs two mappings: it is one, and cuts one in two.
-        """
+        """Return how many windows there may be."""
         if self.options.max_windows is not None:
             return self.options.max_windows
-        left = max_map_count() - len(read_mappings(self.target.pid))
-        return max(1, left // 4)
+        mappings = read_mappings(self.target.pid)
+        return window_budget(mappings, self.layout.blocks, max_map_count())
+
+    def _most_huge_mappings(self) -> int:
+        if self.options.max_huge_mappings is not None:
+            return self.options.max_huge_mappings
+        return most_huge_mappings(max_map_count())
 
     def _event(self, record: TouchRecord) -> dict[str, Any]:
         kind = record.action if record.action is Action.NO_MEMORY else record.verdict
@@ -799,8 +810,10 @@ class Session:
         assert gpa is not None
         return GpaRange.of(gpa, span.size_bytes)
 
-    def _count_vmas(self) -> int:
+    def _count_vmas(self) -> dict[str, int]:
         try:
-            return len(read_mappings(self.target.pid))
+            mappings = read_mappings(self.target.pid)
         except TargetGoneError:
-            return 0
+            mappings = []
+        cut = cut_huge_mappings(mappings, self.layout.blocks)
+        return {"vmas": len(mappings), "cut_huge_mappings": cut}

@@ -251,6 +251,7 @@ struct uffdb_engine_config {
 	uint32_t nr_rungs;
 	uint64_t around_bytes;
 	uint64_t window_budget;
+	uint64_t huge_mappings;
 	uint32_t observing;
 	struct uffdb_trace *trace;
 	bool follow;
