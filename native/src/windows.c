@@ -190,9 +190,10 @@ static uint64_t units_of(const struct uffdb_block *block, uint64_t unit_bytes)
 
 /*
  * What a window has cut stays cut where pages are huge: such mappings are never merged again, for
- * they have a close() of their own (mm/vma.c, is_mergeable_vma()). So their windows begin and end
- * at few places, which depend on nothing but the RAM and the limit: however often windows come and
- * go, and whoever attaches after us, there are no more mappings than units.
+ * hugetlbfs sets VM_DONTEXPAND, and what has it is VM_SPECIAL (mm/vma.c, mm/mmap.c before). So
+ * their windows begin and end at few places, which depend on nothing but the RAM and the limit:
+ * however often windows come and go, and whoever attaches after us, there are no more mappings than
+ * units.
  */
 static uint64_t unit_of_huge_pages(const struct uffdb_block *blocks, size_t nr, uint64_t limit)
 {

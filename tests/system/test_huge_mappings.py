@@ -36,9 +36,11 @@ SEED = 0xC07
 FIRST, LAST = 32 << 20, 128 << 20
 
 
-@pytest.fixture
-def guest() -> Iterator[Qemu]:
-    memory = Memory(size_bytes=RAM_BYTES, backing=Backing.HUGETLBFS, share=True, prealloc=True)
+@pytest.fixture(params=[True, False], ids=["shared", "private"])
+def guest(request: pytest.FixtureRequest) -> Iterator[Qemu]:
+    memory = Memory(
+        size_bytes=RAM_BYTES, backing=Backing.HUGETLBFS, share=request.param, prealloc=True
+    )
     with (
         HugePagePool(RAM_BYTES // HUGE_BYTES),
         Qemu(QemuOptions(accel=Accel.TCG, memory=memory)) as qemu,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.system.test_cli import run
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.hugepages import HugePagePool
@@ -101,6 +103,7 @@ class _Use:
 def test_every_page_is_trapped_again_and_the_files_pages_are_freed_too(backing: Backing) -> None:
     with _guest(_private(backing)) as qemu:
         qemu.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
+        assert json.loads(run("inspect", qemu.pid, "--json").stdout)["refusals"] == []
         with _attach(qemu) as session:
             before = _Use.of(session)
             session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
@@ -125,6 +128,8 @@ def test_the_image_of_a_saved_guest_is_refused_and_stays_as_it_was(shm: Path) ->
             _attach(qemu)
         assert "has a name" in refused.value.why
         assert "share=on" in refused.value.hint
+        (told,) = json.loads(run("inspect", qemu.pid, "--json").stdout)["refusals"]
+        assert "has a name" in told
         assert qemu.guest.read(BALLOON.start) == int.from_bytes(b"SSSS", "little")
         assert qemu.guest.verify(OWNED, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
     assert hashlib.sha256(image.read_bytes()).digest() == before
@@ -170,6 +175,7 @@ def test_a_file_that_another_process_has_is_refused_until_it_lets_go(how: str) -
             with pytest.raises(UnsupportedError) as refused:
                 _attach(qemu)
             assert f"process {other.pid} has the file" in refused.value.why
+            assert "cannot be attached" in run("inspect", qemu.pid).stderr
             other.kill()
         with _attach(qemu) as session:
             assert session.status()["ballooned_bytes"] == 0
@@ -190,3 +196,20 @@ def test_a_named_file_of_huge_pages_is_taken_while_it_is_empty(tmp_path: Path) -
                 assert session.status()["touches"]["violations"] == BALLOON.size_bytes // unit
             assert qemu.guest.verify(OWNED, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
         (Path(mount) / "ram").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["private", "shared"])
+def test_a_file_of_a_disk_is_refused_with_its_file_system(tmp_path: Path, *, share: bool) -> None:
+    kind = subprocess.run(
+        ["stat", "--file-system", "--format=%T", tmp_path], capture_output=True, check=True
+    ).stdout.decode()
+    assert "tmpfs" not in kind
+    memory = Memory(
+        size_bytes=RAM_BYTES, backing=Backing.TMPFS, share=share, mem_path=str(tmp_path)
+    )
+    with Qemu(QemuOptions(accel=Accel.TCG, memory=memory)) as qemu:
+        with pytest.raises(UnsupportedError) as refused:
+            _attach(qemu)
+        assert "a file on " in refused.value.what
+        assert "unknown" not in refused.value.what
+        assert "from the file" in refused.value.why

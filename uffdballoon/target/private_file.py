@@ -16,12 +16,33 @@ from typing import TYPE_CHECKING
 from uffdballoon.errors import PermissionDeniedError, TargetGoneError, UnsupportedError
 from uffdballoon.host.procfs import Mapping, read_mappings
 from uffdballoon.model.ram import Backing
+from uffdballoon.target.backing import BackingFile, open_backing_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from uffdballoon.model.ram import RamBlock
-    from uffdballoon.target.backing import BackingFile
+
+
+def why_refused(pid: int, block: RamBlock) -> str:
+    """Say why a RAM block would be refused at an attach; empty when it is taken.
+
+    Raises TargetGoneError.
+    """
+    if block.backing is Backing.ANON or block.shared:
+        return ""
+    try:
+        file = open_backing_file(pid, block)
+    except (PermissionDeniedError, UnsupportedError) as error:
+        return f"{error.what}: {error.why}"
+    try:
+        if not is_never_filled(block, file):
+            refuse_unless_ours(pid, block, file)
+    except UnsupportedError as error:
+        return f"{error.what}: {error.why}"
+    finally:
+        os.close(file.fd)
+    return ""
 
 
 def is_never_filled(block: RamBlock, file: BackingFile) -> bool:
