@@ -232,6 +232,11 @@ class Session:
             )
             for lack in self.layout.unknown:
                 progress(f"not known: {lack}")
+            if any(block.backing is Backing.HUGETLBFS for block in self.layout.blocks):
+                progress(
+                    "left behind, for good: mappings of huge pages that windows cut, "
+                    f"at most {self._most_huge_mappings()} however often one attaches"
+                )
             if not self._vcpus:
                 progress("not known: which threads are vCPUs, so every thread counts as the guest")
             known = query_features()

@@ -108,8 +108,8 @@ def test_every_page_is_trapped_again_and_the_files_pages_are_freed_too(backing: 
             before = _Use.of(session)
             session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
             after = _Use.of(session)
-            assert before.file_bytes - after.file_bytes == BALLOON.size_bytes
-            # QEMU's own memory comes and goes meanwhile.
+            # What QEMU and the rest of the guest use comes and goes meanwhile.
+            assert before.file_bytes - after.file_bytes > 0.9 * BALLOON.size_bytes
             assert before.private_bytes - after.private_bytes > 0.9 * BALLOON.size_bytes
             qemu.guest.touch(BALLOON, Access.WRITE, stride_bytes=PAGE_BYTES)
             session.drain_events()
