@@ -40,7 +40,7 @@ from uffdballoon.errors import (
     WindowBudgetError,
 )
 from uffdballoon.host.probes import max_map_count
-from uffdballoon.host.procfs import read_mappings
+from uffdballoon.host.procfs import locked_bytes_of, read_mappings
 from uffdballoon.host.uffd import Feature, Userfaultfd, query_features
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, HvaRange
 from uffdballoon.model.blockmap import BlockMap, Tally
@@ -232,6 +232,11 @@ class Session:
             )
             for lack in self.layout.unknown:
                 progress(f"not known: {lack}")
+            if locked_bytes_of(options.pid) >= self.layout.ram_bytes:
+                progress(
+                    "guest RAM is locked: of private memory `inflate` frees what it takes, but the "
+                    "kernel refuses QEMU what the guest's own balloon gives up, which stays there"
+                )
             if any(block.backing is Backing.HUGETLBFS for block in self.layout.blocks):
                 progress(
                     "left behind, for good: mappings of huge pages that windows cut, "

@@ -53,7 +53,9 @@ def test_locked_memory_is_freed_trapped_and_given_back(locked: Qemu, granule: Gr
     options = SessionOptions(
         pid=qemu.pid, qmp_path=str(qemu.qmp_path), observer=ObserverKind.DIRECT
     )
-    with Session(options) as session:
+    told: list[str] = []
+    with Session(options, told.append) as session:
+        assert any("guest RAM is locked" in line for line in told)
         (block,) = session.layout.blocks
         span = HvaRange.of(Hva(block.hva + BALLOON.start), BALLOON.size_bytes)
         assert resident_bytes_within(qemu.pid, span) == BALLOON.size_bytes

@@ -14,6 +14,7 @@ from uffdballoon.host.procfs import read_mappings
 from uffdballoon.host.trace import TracedFile
 
 if TYPE_CHECKING:
+    from uffdballoon.host.procfs import Mapping
     from uffdballoon.model.ram import RamBlock
 
 
@@ -66,13 +67,16 @@ def fds_of_block(pid: int, block: RamBlock) -> list[TracedFile]:
         return [
             TracedFile(int(entry.name), offset_bytes, block.hva, block.size_bytes)
             for entry in Path(f"/proc/{pid}/fd").iterdir()
-            if _inode_of(entry) == mapping.inode
+            if _is_of(entry, mapping)
         ]
     return []
 
 
-def _inode_of(entry: Path) -> int | None:
+def _is_of(entry: Path, mapping: Mapping) -> bool:
+    """Tell whether an fd is of the mapped file; inodes are numbered by each file system anew."""
     try:
-        return entry.stat().st_ino
+        found = entry.stat()
     except OSError:
-        return None  # closed meanwhile
+        return False  # closed meanwhile
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    return (found.st_ino, device) == (mapping.inode, mapping.device)
