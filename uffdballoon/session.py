@@ -18,6 +18,11 @@ from uffdballoon.balloon.blocks import look_at_blocks
 from uffdballoon.balloon.enforcer import Enforcer
 from uffdballoon.balloon.follower import Follower
 from uffdballoon.balloon.fragmentation import FragmentationGuard
+from uffdballoon.balloon.mappings import (
+    cut_huge_mappings,
+    most_huge_mappings,
+    window_budget,
+)
 from uffdballoon.balloon.nodes import GuestNodes, refuse_unknown_nodes
 from uffdballoon.balloon.reclaimer import Reclaimer
 from uffdballoon.balloon.reporting import loop_report
@@ -34,7 +39,7 @@ from uffdballoon.errors import (
     WindowBudgetError,
 )
 from uffdballoon.host.probes import max_map_count
-from uffdballoon.host.procfs import read_mappings
+from uffdballoon.host.procfs import locked_bytes_of, read_mappings
 from uffdballoon.host.uffd import Feature, Userfaultfd, query_features
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, HvaRange
 from uffdballoon.model.blockmap import BlockMap, Tally
@@ -93,6 +98,8 @@ class SessionOptions:
 
     ``held`` is what a keeper handed over: the session goes on with it. A touch that waited
     ``memory_patience_ns`` for a huge page of an empty pool has the target killed; 0: it waits on.
+    Windows cut huge pages into ``max_huge_mappings`` mappings at most, by default a share of
+    what the target may have.
     """
 
     pid: int
@@ -100,6 +107,7 @@ class SessionOptions:
     terms: Terms = TOLD
     policy: Policy = DEFAULT_POLICY
     max_windows: int | None = None
+    max_huge_mappings: int | None = None
     follow_cpu: bool = True
     uffd_method: Choice = "auto"
     stop_budget_ns: int | None = None
@@ -175,6 +183,14 @@ def _refuse_what_cannot_be(options: SessionOptions) -> None:
         )
 
 
+def _borrow_a_thread(target: Target, progress: Callable[[str], None]) -> Injector:
+    """Take the RCU thread to run calls in; say so where there is only the main thread."""
+    found = find_rcu_thread(target)
+    if found.thread is None:
+        progress(f"its main thread is stopped for zaps, a little at a time: {found.why}")
+    return Injector(target, found.thread)
+
+
 def _refuse_without_word(what: object, *, guest_agreed: bool) -> None:
     if not guest_agreed:
         raise UsageError(
@@ -225,6 +241,16 @@ class Session:
             )
             for lack in self.layout.unknown:
                 progress(f"not known: {lack}")
+            if locked_bytes_of(options.pid) >= self.layout.ram_bytes:
+                progress(
+                    "guest RAM is locked: of private memory `inflate` frees what it takes, but the "
+                    "kernel refuses QEMU what the guest's own balloon gives up, which stays there"
+                )
+            if any(block.backing is Backing.HUGETLBFS for block in self.layout.blocks):
+                progress(
+                    "left behind, for good: mappings of huge pages that windows cut, "
+                    f"at most {self._most_huge_mappings()} however often one attaches"
+                )
             if not self._vcpus:
                 progress("not known: which threads are vCPUs, so every thread counts as the guest")
             known = query_features()
@@ -244,10 +270,7 @@ class Session:
             undo.callback(self._observer.close)
             by = f" by {self._observer.how}" if self._observer.how else ""
             progress(f"observer {self._observer.kind.value}{by}: {chosen.why}")
-            found = find_rcu_thread(self.target)
-            if found.thread is None:
-                progress(f"its main thread is stopped for zaps, a little at a time: {found.why}")
-            self._injector = undo.enter_context(Injector(self.target, found.thread))
+            self._injector = undo.enter_context(_borrow_a_thread(self.target, progress))
             uffd = undo.enter_context(self._obtain(progress))
             memory = self._ledger_memory(undo)
             self._enforcer = Enforcer(
@@ -259,6 +282,7 @@ class Session:
                     terms=options.terms,
                     rungs=options.policy.rungs,
                     window_budget=self._window_budget(),
+                    huge_mappings=self._most_huge_mappings(),
                     follow_cpu=options.follow_cpu,
                     tell_begin=options.fragmentation is not None,
                     memory_patience_ns=options.memory_patience_ns,
@@ -471,7 +495,7 @@ class Session:
             "balloon": self._balloon_state(ballooned_bytes),
             "ram_change_bytes": self._machine.ram_change_bytes(),
             "guest_memory": self._machine.guest_statistics(),
-            "vmas": self._count_vmas(),
+            **self._count_vmas(),
             "held": self.held(),
             "inflated_pages_total": self._inflated_bytes // PAGE_BYTES + stats.observed_inflated,
             "deflated_pages_total": self._deflated_bytes // PAGE_BYTES + stats.observed_deflated,
@@ -757,14 +781,16 @@ class Session:
         return state
 
     def _window_budget(self) -> int:
-        """Return how many windows there may be: by default half of the mappings that are left.
-
-        A window alone in its RAM block costs two mappings: it is one, and cuts one in two.
-        """
+        """Return how many windows there may be."""
         if self.options.max_windows is not None:
             return self.options.max_windows
-        left = max_map_count() - len(read_mappings(self.target.pid))
-        return max(1, left // 4)
+        mappings = read_mappings(self.target.pid)
+        return window_budget(mappings, self.layout.blocks, max_map_count())
+
+    def _most_huge_mappings(self) -> int:
+        if self.options.max_huge_mappings is not None:
+            return self.options.max_huge_mappings
+        return most_huge_mappings(max_map_count())
 
     def _event(self, record: TouchRecord) -> dict[str, Any]:
         kind = record.action if record.action is Action.NO_MEMORY else record.verdict
@@ -811,8 +837,10 @@ class Session:
         assert gpa is not None
         return GpaRange.of(gpa, span.size_bytes)
 
-    def _count_vmas(self) -> int:
+    def _count_vmas(self) -> dict[str, int]:
         try:
-            return len(read_mappings(self.target.pid))
+            mappings = read_mappings(self.target.pid)
         except TargetGoneError:
-            return 0
+            mappings = []
+        cut = cut_huge_mappings(mappings, self.layout.blocks)
+        return {"vmas": len(mappings), "cut_huge_mappings": cut}

@@ -57,6 +57,7 @@ struct uffdb_range {
 int64_t uffdb_process_madvise(int pidfd, const struct uffdb_range *ranges, size_t nr, int advice);
 
 int uffdb_punch_hole(int fd, uint64_t offset, uint64_t len);
+int uffdb_file_system(int fd, uint64_t *type, uint64_t *page_bytes);
 
 int uffdb_resident(int pagemap_fd, uint64_t start, uint64_t end, struct uffdb_range *out, size_t nr,
 		   uint64_t *next);
@@ -251,6 +252,7 @@ struct uffdb_engine_config {
 	uint32_t nr_rungs;
 	uint64_t around_bytes;
 	uint64_t window_budget;
+	uint64_t huge_mappings;
 	uint32_t observing;
 	struct uffdb_trace *trace;
 	bool follow;

@@ -173,6 +173,16 @@ int64_t uffdb_process_madvise(int pidfd, const struct uffdb_range *ranges, size_
 int uffdb_punch_hole(int fd, uint64_t offset, uint64_t len);
 
 /**
+ * uffdb_file_system - tell the file system that an open file is on.
+ * @fd:	        may be one of O_PATH
+ * @type:       its magic number (statfs(2))
+ * @page_bytes: its block size: on hugetlbfs that of the file's pages
+ *
+ * Return: 0 or -errno.
+ */
+int uffdb_file_system(int fd, uint64_t *type, uint64_t *page_bytes);
+
+/**
  * uffdb_resident - list the stretches of a range that hold memory.
  * @pagemap_fd: open /proc/PID/pagemap
  * @out:	at most @nr stretches; present or swapped out, and not the zero page
@@ -511,12 +521,17 @@ struct uffdb_engine_config {
 	bool follow_cpu;	   /* run where the faulting threads run, as long as it pays */
 	uint32_t ring_records;	   /* a power of two */
 	uint32_t nr_rungs;
-	uint64_t around_bytes;	   /* fill so much around a touch of owned memory; a power of two */
-	uint64_t window_budget;	   /* at most so many windows; 0: no limit but the kernel's */
-	uint32_t observing;	   /* enum uffdb_observing */
-	struct uffdb_trace *trace; /* for UFFDB_OBSERVE_TRACE; must outlive the engine */
-	bool follow;		   /* on a thread of our own, from start to stop */
-	bool tell_begin;	   /* news are also that the balloon begins to move */
+	uint64_t around_bytes;	/* fill so much around a touch of owned memory; a power of two */
+	uint64_t window_budget; /* at most so many windows; 0: no limit but the kernel's */
+	/*
+	 * At most about so many mappings of huge pages are ever made by windows, which stay for
+	 * good; 0: no limit. Windows there are the larger, and the same at every attach.
+	 */
+	uint64_t huge_mappings;
+	uint32_t observing;	     /* enum uffdb_observing */
+	struct uffdb_trace *trace;   /* for UFFDB_OBSERVE_TRACE; must outlive the engine */
+	bool follow;		     /* on a thread of our own, from start to stop */
+	bool tell_begin;	     /* news are also that the balloon begins to move */
 	uint64_t memory_patience_ns; /* kill it when a touch waited so long for memory; 0: never */
 	struct uffdb_contract contract;
 	struct uffdb_rung rungs[UFFDB_MAX_RUNGS]; /* the gentlest first */

@@ -446,6 +446,7 @@ static int set_up(struct uffdb_engine *engine)
 		.shared_modes = UFFDB_MODE_MISSING | shared_wp | shmem,
 		.hugetlb_modes = UFFDB_MODE_MISSING | shared_wp | hugetlb,
 		.budget = config->window_budget,
+		.huge_mappings = config->huge_mappings,
 		/* A window that goes takes the events of its memory along. */
 		.keep = config->observing == UFFDB_OBSERVE_EVENTS,
 		.wake = wake_follower,

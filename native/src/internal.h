@@ -105,7 +105,8 @@ struct uffdb_windows_config {
 	int pagemap_fd; /* or -1 */
 	uint32_t modes, shared_modes, hugetlb_modes;
 	uint64_t budget;
-	bool keep; /* no window goes before the end */
+	uint64_t huge_mappings; /* mappings of huge pages that there may ever be; 0: any number */
+	bool keep;		/* no window goes before the end */
 	/* Any thread: there is something to arm, or to let go. Not before that was seen to again.
 	 */
 	void (*wake)(void *argument);

@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "internal.h"
@@ -58,6 +59,17 @@ int uffdb_punch_hole(int fd, uint64_t offset, uint64_t len)
 	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
 
 	return fallocate(fd, mode, (off_t)offset, (off_t)len) ? -errno : 0;
+}
+
+int uffdb_file_system(int fd, uint64_t *type, uint64_t *page_bytes)
+{
+	struct statfs found;
+
+	if (fstatfs(fd, &found))
+		return -errno;
+	*type = (uint64_t)found.f_type;
+	*page_bytes = (uint64_t)found.f_bsize;
+	return 0;
 }
 
 bool uffdb_read_text(int dir_fd, const char *path, char *text, size_t room)

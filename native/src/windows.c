@@ -2,7 +2,7 @@
 /*
  * The windows of the target: what the planner decides, done by userfaultfd. A
  * window is a run of registered 2 MiB blocks; the kernel merges the VMAs of
- * neighbours.
+ * neighbours, but for those of huge pages.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -10,10 +10,14 @@
 #include "internal.h"
 #include "planner.h"
 
-/* A RAM block, and the planner's units that it is: 2 MiB blocks of the address space. */
+/*
+ * A RAM block, and the planner's units that it is: 2 MiB blocks of the address space, or larger
+ * ones of huge pages (see unit_of_huge_pages()).
+ */
 struct extent {
 	const struct uffdb_block *block;
 	uint32_t modes;
+	uint64_t unit_bytes;
 	uint64_t first_huge; /* number of the first such block that it reaches */
 	uint64_t first_unit;
 	uint64_t count;
@@ -63,8 +67,8 @@ static struct extent *extent_of_unit(const struct uffdb_windows *windows, uint64
 /* Addresses of units [first, last), clipped to their RAM block. */
 static struct uffdb_range range_of(const struct extent *of, uint64_t first, uint64_t last)
 {
-	uint64_t start = (of->first_huge + first - of->first_unit) * UFFDB_HUGE;
-	uint64_t end = (of->first_huge + last - of->first_unit) * UFFDB_HUGE;
+	uint64_t start = (of->first_huge + first - of->first_unit) * of->unit_bytes;
+	uint64_t end = (of->first_huge + last - of->first_unit) * of->unit_bytes;
 
 	if (start < of->block->hva)
 		start = of->block->hva;
@@ -75,7 +79,7 @@ static struct uffdb_range range_of(const struct extent *of, uint64_t first, uint
 
 static uint64_t unit_at(const struct extent *of, uint64_t hva)
 {
-	return of->first_unit + hva / UFFDB_HUGE - of->first_huge;
+	return of->first_unit + hva / of->unit_bytes - of->first_huge;
 }
 
 /*
@@ -174,23 +178,59 @@ static bool populated(void *argument, uint64_t first, uint64_t last)
 	       uffdb_is_populated(windows->pagemap_fd, range.start, range.start + range.len);
 }
 
+static bool is_huge(const struct uffdb_block *block)
+{
+	return block->flags & UFFDB_BLOCK_HUGETLB;
+}
+
+static uint64_t units_of(const struct uffdb_block *block, uint64_t unit_bytes)
+{
+	return (block->hva + block->size - 1) / unit_bytes - block->hva / unit_bytes + 1;
+}
+
+/*
+ * What a window has cut stays cut where pages are huge: such mappings are never merged again, for
+ * hugetlbfs sets VM_DONTEXPAND, and what has it is VM_SPECIAL (mm/vma.c, mm/mmap.c before). So
+ * their windows begin and end at few places, which depend on nothing but the RAM and the limit:
+ * however often windows come and go, and whoever attaches after us, there are no more mappings than
+ * units.
+ */
+static uint64_t unit_of_huge_pages(const struct uffdb_block *blocks, size_t nr, uint64_t limit)
+{
+	uint64_t unit_bytes = UFFDB_HUGE, units, largest = 0;
+
+	for (size_t i = 0; i < nr; i++)
+		if (is_huge(&blocks[i]) && blocks[i].size > largest)
+			largest = blocks[i].size;
+	for (; limit && unit_bytes < largest; unit_bytes *= 2) {
+		units = 0;
+		for (size_t i = 0; i < nr; i++)
+			units += is_huge(&blocks[i]) ? units_of(&blocks[i], unit_bytes) : 0;
+		if (units <= limit)
+			break;
+	}
+	return unit_bytes;
+}
+
 /* Number the units of all RAM blocks, a barrier between each two of them. */
 static uint64_t number_units(struct uffdb_windows *windows,
 			     const struct uffdb_windows_config *config)
 {
 	const struct uffdb_block *blocks = uffdb_ledger_blocks(config->ledger, &windows->nr);
+	uint64_t huge_unit = unit_of_huge_pages(blocks, windows->nr, config->huge_mappings);
 	uint64_t units = 0;
 
 	for (size_t i = 0; i < windows->nr; i++) {
 		struct extent *of = &windows->extents[i];
 
 		of->block = &blocks[i];
-		of->modes = blocks[i].flags & UFFDB_BLOCK_HUGETLB  ? config->hugetlb_modes
+		of->unit_bytes = is_huge(&blocks[i]) ? huge_unit : UFFDB_HUGE;
+		of->modes = is_huge(&blocks[i])			   ? config->hugetlb_modes
 			    : blocks[i].flags & UFFDB_BLOCK_SHARED ? config->shared_modes
 								   : config->modes;
-		of->first_huge = blocks[i].hva / UFFDB_HUGE;
+		of->first_huge = blocks[i].hva / of->unit_bytes;
 		of->first_unit = units;
-		of->count = (blocks[i].hva + blocks[i].size - 1) / UFFDB_HUGE - of->first_huge + 1;
+		of->count = units_of(&blocks[i], of->unit_bytes);
 		units += of->count + 1;
 	}
 	return units;

@@ -21,7 +21,7 @@ from uffdballoon.daemon.protocol import (
     error_message,
 )
 from uffdballoon.errors import QmpError, UffdballoonError
-from uffdballoon.host.procfs import parse_file_system, parse_maps, parse_page_bytes
+from uffdballoon.host.procfs import parse_file_system, parse_locked_bytes, parse_maps
 from uffdballoon.host.trace import TRACEPOINTS, parse_format
 from uffdballoon.lab import host_record
 from uffdballoon.model.durations import parse_duration
@@ -72,8 +72,8 @@ def maps(data: bytes) -> None:
 
 
 @_target
-def smaps(data: bytes) -> None:
-    assert parse_page_bytes(_text(data), _MAPPING) >= 0
+def process_status(data: bytes) -> None:
+    assert parse_locked_bytes(_text(data)) >= 0
 
 
 @_target

@@ -72,6 +72,8 @@ CASES = (
     Case("m-alone", _memory(None)),
     Case("m-alone-kvm", _memory(None), Accel.KVM),
     Case("ram", _memory(Backing.ANON)),
+    Case("ram-shared", _memory(Backing.SHMEM, share=True)),
+    Case("ram-shared-prealloc-kvm", _memory(Backing.SHMEM, share=True, prealloc=True), Accel.KVM),
     Case("ram-prealloc", _memory(Backing.ANON, prealloc=True)),
     Case("memfd-private", _memory(Backing.MEMFD)),
     Case("memfd-private-prealloc", _memory(Backing.MEMFD, prealloc=True)),

@@ -22,6 +22,7 @@ from uffdballoon.host.process import resident
 from uffdballoon.host.uffd import Feature
 from uffdballoon.model.ram import Backing
 from uffdballoon.target.backing import BackingFile, open_backing_file
+from uffdballoon.target.private_file import is_never_filled, refuse_unless_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,6 +111,7 @@ class Enforcer:
         self.ledger = Ledger(blocks, memory)
         self._pagemap = self._mem = -1
         try:
+            self._open_files()
             self._pagemap = os.open(f"/proc/{target.pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
             self._mem = os.open(f"/proc/{target.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
             self.loop = FaultLoop(
@@ -123,7 +125,6 @@ class Enforcer:
             self.passes = ReclaimPasses(
                 self.ledger, self.loop, pidfd=target.pidfd, pagemap_fd=self._pagemap
             )
-            self._open_files()
             if relay is not None and memory >= 0:
                 relay.note_in(memory)
             self.loop.watch_resets(relay)
@@ -140,11 +141,11 @@ class Enforcer:
         self._uffd.close()
         self.passes.close()
         self._close_fds()
+
+    def _close_fds(self) -> None:
         for file in self._files.values():
             os.close(file.fd)
         self._files.clear()
-
-    def _close_fds(self) -> None:
         for fd in (self._pagemap, self._mem):
             if fd >= 0:
                 os.close(fd)
@@ -214,8 +215,7 @@ class Enforcer:
             report = zap_shared(file.fd, spans, file_start=file.file_start)
             progress(report.zapped_bytes)
             return report
-        kept = self._files.get(block)
-        if kept is not None and not kept.is_named:
+        if (kept := self._files.get(block)) is not None:
             # Under each page that was written to, the file has one of its own, never used.
             zap_shared(kept.fd, spans, file_start=kept.file_start)
         return zap_private(
@@ -225,12 +225,21 @@ class Enforcer:
     def _open_files(self) -> None:
         """Open what zaps of files need, while we may: privileges are dropped later.
 
-        What is refused is told when a zap is asked for.
+        What is refused of shared memory is told when a zap is asked for. Raises
+        UnsupportedError for a private file that others may have.
         """
         for block in self.ledger.blocks:
-            if block.backing is not Backing.ANON:
+            if block.backing is Backing.ANON:
+                continue
+            if block.shared:
                 with contextlib.suppress(UffdballoonError):
                     self._file_of(block)
+                continue
+            file = self._file_of(block)
+            if is_never_filled(block, file):
+                os.close(self._files.pop(block).fd)
+            else:
+                refuse_unless_ours(self._target.pid, block, file)
 
     def _file_of(self, block: RamBlock) -> BackingFile:
         if block not in self._files:

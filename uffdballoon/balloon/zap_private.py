@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from uffdballoon.balloon.report import ZapReport
 from uffdballoon.errors import InjectionError
 from uffdballoon.host.process import Advice
+from uffdballoon.host.procfs import locked_bytes_of
 from uffdballoon.model.addresses import HUGE_BYTES, HvaRange
 from uffdballoon.model.packed import PackedRanges, RangeQueue
 from uffdballoon.target.arch import x86_64 as arch
@@ -63,6 +64,7 @@ def zap_private(
     """
     packed = ranges if isinstance(ranges, PackedRanges) else PackedRanges.of(ranges)
     queue = RangeQueue(packed)
+    advice = _discarding(injector.pid)
     zapped_bytes = 0
     stops: list[int] = []
     pace = _Pace()
@@ -76,7 +78,7 @@ def zap_private(
         while queue:
             started = time.monotonic_ns()
             chunk = queue.take(pace.chunk_bytes, _MAX_RANGES)
-            size_bytes = _discard(remote, chunk)
+            size_bytes = _discard(remote, chunk, advice)
             done += size_bytes
             now = time.monotonic_ns()
             pace.learn(size_bytes, now - started, budget_ns)
@@ -95,36 +97,43 @@ def zap_private(
     return ZapReport(zapped_bytes, tuple(stops))
 
 
-def _discard(remote: RemoteThread, ranges: PackedRanges) -> int:
+def _discarding(pid: int) -> Advice:
+    """Choose the advice; MADV_DONTNEED is refused in locked memory (QEMU's mem-lock=on)."""
+    return Advice.DONTNEED_LOCKED if locked_bytes_of(pid) else Advice.DONTNEED
+
+
+def _discard(remote: RemoteThread, ranges: PackedRanges, advice: Advice) -> int:
     """Drop the ranges in as few calls as the kernel allows; return their bytes."""
-    size_bytes = ranges.size_bytes
-    if len(ranges) == 1 or not _discard_at_once(remote, ranges, size_bytes):
+    if len(ranges) == 1 or not _discard_at_once(remote, ranges, advice):
         for span in ranges.unpacked():
             _check(
-                remote.call(arch.MADVISE, span.start, span.size_bytes, Advice.DONTNEED),
+                remote.call(arch.MADVISE, span.start, span.size_bytes, advice),
                 span,
                 remote.pid,
+                advice,
             )
-    return size_bytes
+    return ranges.size_bytes
 
 
-def _discard_at_once(remote: RemoteThread, ranges: PackedRanges, size_bytes: int) -> bool:
+def _discard_at_once(remote: RemoteThread, ranges: PackedRanges, advice: Advice) -> bool:
     """Try process_madvise(2) on the target itself, which takes 1024 ranges a call."""
     at = remote.scratch(16 * len(ranges))
     remote.write(at, ranges.as_bytes())
-    result = remote.call(arch.PROCESS_MADVISE, _PIDFD_SELF, at, len(ranges), Advice.DONTNEED, 0)
+    result = remote.call(arch.PROCESS_MADVISE, _PIDFD_SELF, at, len(ranges), advice, 0)
     # EBADF, EINVAL, EPERM: a kernel without PIDFD_SELF, or without DONTNEED for oneself.
-    return result == size_bytes
+    return result == ranges.size_bytes
 
 
-def _check(result: int, span: HvaRange, pid: int) -> None:
-    if result < 0:
-        raise InjectionError(
-            f"process {pid} could not discard {span}",
-            why=os.strerror(-result)
-            if result != -errno.EINVAL
-            else "the memory is locked, or its pages are larger than the range",
-            hint="`uffdballoon inspect PID` shows the page size and locking of each RAM block",
-            pid=pid,
-            errno=-result,
-        )
+def _check(result: int, span: HvaRange, pid: int, advice: Advice) -> None:
+    if result >= 0:
+        return
+    why = os.strerror(-result)
+    hint = "`uffdballoon inspect PID` shows the page size and locking of each RAM block"
+    if result == -errno.EINVAL:
+        why = "the memory was locked meanwhile, or its pages are larger than the range"
+        if advice is Advice.DONTNEED_LOCKED:
+            why = "memory is locked, and this kernel discards none that is (before Linux 5.18)"
+            hint = "start QEMU without -overcommit mem-lock=on, or take a newer kernel"
+    raise InjectionError(
+        f"process {pid} could not discard {span}", why=why, hint=hint, pid=pid, errno=-result
+    )

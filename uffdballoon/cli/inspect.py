@@ -10,8 +10,10 @@ import click
 
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.types import PID
+from uffdballoon.host.procfs import locked_bytes_of
 from uffdballoon.model.sizes import format_size
 from uffdballoon.session import look_at
+from uffdballoon.target.private_file import why_refused
 from uffdballoon.target.process import Target
 
 
@@ -43,6 +45,10 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
     )
     for lack in facts["unknown"]:
         say(f"not known: {lack}")
+    for refusal in facts["refusals"]:
+        say(f"cannot be attached: {refusal}")
+    if facts["locked_bytes"]:
+        say(f"locked: {format_size(facts['locked_bytes'])} of its memory (mlock)")
     balloon = facts["balloon_actual_bytes"]
     say(f"found by {facts['source']}")
     say(f"balloon: guest has {format_size(balloon)}" if balloon else "balloon: not known")
@@ -58,6 +64,8 @@ def _facts(pid: int, qmp: str | None) -> dict[str, Any]:
             "exe": target.exe,
             "source": layout.source,
             "unknown": list(layout.unknown),
+            "refusals": [why for block in layout.blocks if (why := why_refused(pid, block))],
+            "locked_bytes": locked_bytes_of(pid),
             "ram_bytes": layout.ram_bytes,
             "ram": [
                 {

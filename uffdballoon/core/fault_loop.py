@@ -87,6 +87,7 @@ class LoopOptions:
     rungs: tuple[Rung, ...]
     around_bytes: int = HUGE_BYTES
     window_budget: int = 0
+    huge_mappings: int = 0
     follow_cpu: bool = True
     observing: Observing = Observing.NONE
     trace: Trace | None = None
@@ -206,6 +207,7 @@ class FaultLoop:
                 "nr_rungs": len(options.rungs),
                 "around_bytes": options.around_bytes,
                 "window_budget": options.window_budget,
+                "huge_mappings": options.huge_mappings,
                 "observing": options.observing,
                 "follow": options.follow,
                 "tell_begin": options.tell_begin,

@@ -23,6 +23,7 @@ class Advice(enum.IntEnum):
     DONTNEED = 4
     COLD = 20
     PAGEOUT = 21
+    DONTNEED_LOCKED = 24
     COLLAPSE = 25
 
 

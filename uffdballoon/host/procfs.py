@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import PermissionDeniedError, TargetGoneError
-from uffdballoon.model.addresses import PAGE_BYTES, HvaRange
+from uffdballoon.model.addresses import HvaRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ _LINE = re.compile(
     r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<perms>[r-][w-][x-][ps]) "
     r"(?P<offset>[0-9a-f]+) (?P<dev>[0-9a-f]+:[0-9a-f]+) (?P<inode>[0-9]{1,20}) *(?P<path>.*)"
 )
-_PAGE_SIZE = re.compile(r"KernelPageSize: *([0-9]{1,15}) kB")
+_LOCKED = re.compile(r"^VmLck:[ \t]*([0-9]{1,15}) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,22 +106,6 @@ def _go_on(before: Mapping, after: Mapping) -> bool:
     )
 
 
-def page_bytes_of(pid: int, mapping: Mapping) -> int:
-    """Return the size of the pages a mapping is made of (KernelPageSize in smaps)."""
-    return parse_page_bytes(_read(pid, "smaps"), mapping)
-
-
-def parse_page_bytes(text: str, mapping: Mapping) -> int:
-    """Read the page size of a mapping from smaps; 4 KiB where it does not say."""
-    head = f"{mapping.span.start:08x}-{mapping.span.end:08x} "
-    found = False
-    for line in text.split("\n"):
-        found = found or line.startswith(head)
-        if found and (size := _PAGE_SIZE.fullmatch(line)):
-            return int(size[1]) << 10
-    return PAGE_BYTES
-
-
 def file_system_of(pid: int, mapping: Mapping) -> str:
     """Name the file system that a mapping's file is on; empty when it has none or it is internal.
 
@@ -140,6 +124,17 @@ def parse_file_system(text: str, mapping: Mapping) -> str:
         if wanted in fields[2:3] and "-" in fields[:-1]:
             return fields[fields.index("-") + 1]
     return ""
+
+
+def locked_bytes_of(pid: int) -> int:
+    """Return how much of its address space a process has locked (VmLck of proc_pid_status(5))."""
+    return parse_locked_bytes(_read(pid, "status"))
+
+
+def parse_locked_bytes(text: str) -> int:
+    """Read VmLck from status; 0 where it does not say, as of a process that has ended."""
+    found = _LOCKED.search(text)
+    return int(found[1]) << 10 if found else 0
 
 
 def _read(pid: int, name: str) -> str:

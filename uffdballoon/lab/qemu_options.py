@@ -24,7 +24,8 @@ class Memory:
 
     Without ``backing`` it is plain ``-m``; with it, a memory-backend object of that kind for
     each NUMA node. ``mem_path`` is the directory of a TMPFS or HUGETLBFS backing; without it
-    TMPFS is /dev/shm and HUGETLBFS an anonymous file of huge pages. ``max_bytes`` and ``slots``
+    TMPFS is /dev/shm and HUGETLBFS an anonymous file of huge pages. SHMEM is memory-backend-ram,
+    shared. ``max_bytes`` and ``slots``
     leave room for DIMMs.
     """
 

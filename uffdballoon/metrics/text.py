@@ -27,7 +27,7 @@ def status_rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("huge pages", _broken(status["fragmentation"])),
         *(("node", _node(node)) for node in status["nodes"] if len(status["nodes"]) > 1),
         *_told_by_the_guest(status),
-        ("windows", f"{status['windows']} ({status['vmas']} mappings in the target)"),
+        ("windows", f"{status['windows']} ({_mappings(status)})"),
         ("violations", f"{touches['violations']}"),
         (
             "other touches",
@@ -49,6 +49,13 @@ def status_rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("events dropped", f"{status['events_dropped']}"),
     ]
+
+
+def _mappings(status: Mapping[str, Any]) -> str:
+    text = f"{status['vmas']} mappings in the target"
+    if status["cut_huge_mappings"]:
+        text += f", {status['cut_huge_mappings']} of them cut from huge pages, for good"
+    return text
 
 
 def _reclaimed(status: Mapping[str, Any]) -> str:

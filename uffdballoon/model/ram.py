@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 
 
 class Backing(enum.Enum):
-    """What stands behind a RAM block on the host."""
+    """What stands behind a RAM block on the host.
+
+    SHMEM is memory of the kernel's own that no file system lists: shared anonymous memory
+    (memory-backend-ram,share=on) and System V's.
+    """
 
     ANON = "anon"
+    SHMEM = "shmem"
     MEMFD = "memfd"
     TMPFS = "tmpfs"
     HUGETLBFS = "hugetlbfs"

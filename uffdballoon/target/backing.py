@@ -9,23 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import PermissionDeniedError, UnsupportedError
+from uffdballoon.host.mapped_file import link_of
 from uffdballoon.host.procfs import read_mappings
 from uffdballoon.host.trace import TracedFile
 
 if TYPE_CHECKING:
+    from uffdballoon.host.procfs import Mapping
     from uffdballoon.model.ram import RamBlock
 
 
 @dataclass(frozen=True, slots=True)
 class BackingFile:
-    """``file_start`` is the hva at which the file's first byte is, or would be.
-
-    A file that ``is_named`` may be opened by others, as the template of several guests is.
-    """
+    """``file_start`` is the hva at which the file's first byte is, or would be."""
 
     fd: int
     file_start: int
-    is_named: bool
 
 
 def open_backing_file(pid: int, block: RamBlock) -> BackingFile:
@@ -36,7 +34,7 @@ def open_backing_file(pid: int, block: RamBlock) -> BackingFile:
     for mapping in read_mappings(pid):
         if not (mapping.span.start <= block.hva < mapping.span.end and mapping.inode):
             continue
-        link = f"/proc/{pid}/map_files/{mapping.span.start:x}-{mapping.span.end:x}"
+        link = link_of(pid, mapping)
         try:
             fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
@@ -51,7 +49,7 @@ def open_backing_file(pid: int, block: RamBlock) -> BackingFile:
         if found.st_ino != mapping.inode:
             os.close(fd)
             break
-        return BackingFile(fd, mapping.span.start - mapping.offset_bytes, found.st_nlink > 0)
+        return BackingFile(fd, mapping.span.start - mapping.offset_bytes)
     raise UnsupportedError(
         f"no file stands behind RAM block {block.idstr!r}",
         why="its mapping changed while it was looked at",
@@ -69,13 +67,16 @@ def fds_of_block(pid: int, block: RamBlock) -> list[TracedFile]:
         return [
             TracedFile(int(entry.name), offset_bytes, block.hva, block.size_bytes)
             for entry in Path(f"/proc/{pid}/fd").iterdir()
-            if _inode_of(entry) == mapping.inode
+            if _is_of(entry, mapping)
         ]
     return []
 
 
-def _inode_of(entry: Path) -> int | None:
+def _is_of(entry: Path, mapping: Mapping) -> bool:
+    """Tell whether an fd is of the mapped file; inodes are numbered by each file system anew."""
     try:
-        return entry.stat().st_ino
+        found = entry.stat()
     except OSError:
-        return None  # closed meanwhile
+        return False  # closed meanwhile
+    device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
+    return (found.st_ino, device) == (mapping.inode, mapping.device)

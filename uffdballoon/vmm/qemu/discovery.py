@@ -6,13 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UnsupportedError
-from uffdballoon.host.procfs import (
-    Mapping,
-    file_system_of,
-    page_bytes_of,
-    read_mappings,
-    stretches_of_size,
-)
+from uffdballoon.host.mapped_file import mapped_file, page_bytes_of
+from uffdballoon.host.procfs import Mapping, read_mappings, stretches_of_size
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, Hva
 from uffdballoon.model.ram import Backing, Layout, RamBlock, Segment
 from uffdballoon.vmm.qemu.cmdline import MemoryOptions, parse_cmdline
@@ -173,14 +168,14 @@ def _backing_of(pid: int, mapping: Mapping, page_bytes: int) -> Backing:
         )
     if not mapping.inode:
         return Backing.ANON
-    if mapping.path.startswith("/memfd:"):
-        return Backing.MEMFD
-    kind = file_system_of(pid, mapping)
-    if kind == "tmpfs":
-        return Backing.TMPFS
+    file = mapped_file(pid, mapping)
+    if file.is_shmem:
+        if mapping.path.startswith("/memfd:"):
+            return Backing.MEMFD
+        return Backing.SHMEM if file.is_internal else Backing.TMPFS
     raise UnsupportedError(
-        f"guest RAM of process {pid} is a file on {kind or 'an unknown file system'}",
-        why="memory that is zapped there would be read again from the disk",
+        f"guest RAM of process {pid} is {file.description}",
+        why="memory that is zapped there would be read again from the file",
         hint="use memory-backend-ram, -memfd, or -file on tmpfs or hugetlbfs",
         pid=pid,
     )
