@@ -20,6 +20,7 @@ from uffdballoon.errors import InjectionError
 from uffdballoon.host.process import Advice
 from uffdballoon.model.addresses import HUGE_BYTES, Hva, HvaRange
 from uffdballoon.target.arch import x86_64 as arch
+from uffdballoon.target.injected_calls import PIDFD_SELF
 from uffdballoon.target.injector import RemoteThread, run_in_target
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 DEFAULT_STOP_BUDGET_NS = 2_000_000
 _MAX_RANGES = 1024  # UIO_MAXIOV
 _FIRST_CHUNK_BYTES = 2 * HUGE_BYTES
-_PIDFD_SELF = -10001  # PIDFD_SELF_THREAD_GROUP, linux/pidfd.h; not on older kernels
 _CALL_SHARE = 0.5  # of the budget; stopping, restoring and our own scheduling take the rest
 
 
@@ -68,9 +68,12 @@ def zap_private(
     ranges: Sequence[HvaRange],
     *,
     stop_budget_ns: int = DEFAULT_STOP_BUDGET_NS,
+    at_once: bool = True,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ZapReport:
     """Drop the pages of private ranges; ``progress`` is told the bytes done so far.
+
+    Without ``at_once`` process_madvise(2) is not called, which the target's seccomp filter bars.
 
     The main thread is stopped for about ``stop_budget_ns`` at most at a time.
     Raises InjectionError with what was done so far in its words; pages that
@@ -88,7 +91,7 @@ def zap_private(
             started = time.monotonic_ns()
             chunk = queue.take()
             size_bytes = sum(span.size_bytes for span in chunk)
-            _discard(remote, chunk)
+            _discard(remote, chunk, at_once=at_once)
             done += size_bytes
             took_ns = time.monotonic_ns() - started
             queue.adapt(size_bytes, took_ns, call_budget_ns)
@@ -106,9 +109,9 @@ def zap_private(
     return ZapReport(zapped_bytes, tuple(stops))
 
 
-def _discard(remote: RemoteThread, ranges: Sequence[HvaRange]) -> None:
+def _discard(remote: RemoteThread, ranges: Sequence[HvaRange], *, at_once: bool) -> None:
     """Drop the ranges in as few calls as the kernel allows."""
-    if len(ranges) == 1 or not _discard_at_once(remote, ranges):
+    if len(ranges) == 1 or not at_once or not _discard_at_once(remote, ranges):
         for span in ranges:
             _check(
                 remote.call(arch.MADVISE, span.start, span.size_bytes, Advice.DONTNEED),
@@ -122,7 +125,7 @@ def _discard_at_once(remote: RemoteThread, ranges: Sequence[HvaRange]) -> bool:
     at = remote.scratch(16 * len(ranges))
     remote.write(at, b"".join(struct.pack("<QQ", r.start, r.size_bytes) for r in ranges))
     expected = sum(span.size_bytes for span in ranges)
-    result = remote.call(arch.PROCESS_MADVISE, _PIDFD_SELF, at, len(ranges), Advice.DONTNEED, 0)
+    result = remote.call(arch.PROCESS_MADVISE, PIDFD_SELF, at, len(ranges), Advice.DONTNEED, 0)
     # EBADF, EINVAL, EPERM: a kernel without PIDFD_SELF, or without DONTNEED for oneself.
     return result == expected
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from uffdballoon.errors import (
     InjectionError,
     PermissionDeniedError,
+    TargetBusyError,
     TargetGoneError,
     UffdballoonError,
     UnsupportedError,
@@ -31,6 +32,7 @@ from uffdballoon.host.process import read_memory, write_memory
 from uffdballoon.model.addresses import HvaRange
 from uffdballoon.target.arch import x86_64 as arch
 from uffdballoon.target.ptrace import SeizedThread, seize
+from uffdballoon.target.readiness import has_exited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,6 +62,7 @@ class RemoteThread:
         self._interrupted: ptrace_registers_t = thread.registers()
         self._signal_mask = 0
         self._way_back: arch.WayBack | None = None
+        self._lost: TargetBusyError | None = None
 
     @property
     def pid(self) -> int:
@@ -105,7 +108,7 @@ class RemoteThread:
             stack = way_back.write_closing(self._scratch, held, result=creates_fd)
         else:
             stack = way_back.plain()
-        return self._run(stack, number, args)
+        return self._run(stack, number, args, held)
 
     def call_receiving_fd(
         self, number: int, args_for_slot: Callable[[int], Sequence[int]], *, held: Sequence[int]
@@ -116,7 +119,7 @@ class RemoteThread:
         way back closes what is in it.
         """
         stack, slot = self._prepared().write_closing_slot(self._scratch, held)
-        result = self._run(stack, number, args_for_slot(slot))
+        result = self._run(stack, number, args_for_slot(slot), held)
         (fd,) = struct.unpack("<i", self.read(slot, 4))
         return result, fd
 
@@ -150,7 +153,7 @@ class RemoteThread:
 
     def restore(self) -> None:
         """Put the thread back as it was; the mask first, for `prepare`'s reason."""
-        if self._way_back is None:
+        if self._way_back is None or self._lost is not None:
             return
         self._thread.set_signal_mask(self._signal_mask)
         self._thread.set_registers(arch.resumable(self._interrupted))
@@ -160,14 +163,32 @@ class RemoteThread:
         assert self._way_back is not None
         return self._way_back
 
-    def _run(self, stack: int, number: int, args: Sequence[int]) -> int:
+    def _run(self, stack: int, number: int, args: Sequence[int], held: Sequence[int]) -> int:
+        if self._lost is not None:
+            raise self._lost
         self._thread.set_registers(
             arch.call_registers(self._interrupted, self._gadgets, stack, number, args)
         )
-        self._thread.run_to_syscall_stop()
-        self._thread.run_to_syscall_stop()
+        try:
+            self._thread.run_to_syscall_stop()
+            self._thread.run_to_syscall_stop()
+        except TargetBusyError as error:
+            self._lost = error
+            self._send_back(held)
+            raise
         result = int(self._thread.registers().rax)
         return result - (1 << 64) if result >> 63 else result
+
+    def _send_back(self, held: Sequence[int]) -> None:
+        """Have a thread that does not get on, as in a frozen process, go back when it can.
+
+        It closes what is held on its way. Where it is not even stopped it is on its way already.
+        """
+        if self._thread.is_stopped:
+            stack = self._prepared().write_closing(self._scratch, held)
+            self._thread.set_registers(
+                arch.parked_registers(self._interrupted, self._gadgets, stack)
+            )
 
     def _memory_error(
         self, verb: str, address: int, error: UffdballoonError | None
@@ -185,8 +206,12 @@ _MAX_FOUND = 64
 _found: dict[int, arch.Gadgets] = {}  # by pid; the search takes longer than the injection
 
 
-def run_in_target(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T]:
+def run_in_target(
+    pid: int, function: Callable[[RemoteThread], T], *, pidfd: int | None = None
+) -> Injected[T]:
     """Stop the main thread of ``pid``, run ``function`` with it, restore it, let it go.
+
+    With the ``pidfd`` that pins the process, one that has its pid by now is never injected into.
 
     The other threads, the vCPUs among them, are not stopped. Raises what
     ``function`` raises, and TargetBusyError, TargetGoneError,
@@ -205,7 +230,7 @@ def run_in_target(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T
 
     def work() -> None:
         try:
-            outcome.append(_run(pid, function))
+            outcome.append(_run(pid, function, pidfd))
         except BaseException as error:  # noqa: BLE001 - it is raised again by the caller's thread
             failure.append(error)
 
@@ -217,7 +242,7 @@ def run_in_target(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T
     return outcome[0]
 
 
-def _run(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T]:
+def _run(pid: int, function: Callable[[RemoteThread], T], pidfd: int | None) -> Injected[T]:
     _refuse_shadow_stack(pid)
     try:
         gadgets = _gadgets_of(pid)
@@ -228,6 +253,8 @@ def _run(pid: int, function: Callable[[RemoteThread], T]) -> Injected[T]:
     started = time.monotonic_ns()
     try:
         thread.interrupt()
+        if pidfd is not None and has_exited(pidfd):
+            raise _gone(pid)
         remote = RemoteThread(thread, gadgets)
         try:
             remote.prepare()
