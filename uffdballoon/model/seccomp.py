@@ -70,7 +70,7 @@ class Answer:
             case Action.KILL_PROCESS | Action.KILL_THREAD:
                 return "SIGSYS, which would end it"
             case Action.TRAP:
-                return "a trap (SIGSYS), which may end it"
+                return "SIGSYS (a trap), which may end it"
             case Action.ERRNO if self.data:
                 return errno.errorcode.get(self.data, f"errno {self.data}")
             case Action.ERRNO:

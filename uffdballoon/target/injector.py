@@ -174,7 +174,8 @@ class RemoteThread:
             self._thread.run_to_syscall_stop()
         except TargetBusyError as error:
             self._lost = error
-            self._send_back(held)
+            # What it is just about to close is still open.
+            self._send_back((*args[:1], *held) if number == arch.CLOSE else held)
             raise
         result = int(self._thread.registers().rax)
         return result - (1 << 64) if result >> 63 else result

@@ -118,9 +118,7 @@ class Refusal:
         why = str(self)
         if other is not None and other != self:
             why = f"{other}, and {self.call} with {self.answer}"
-        return PermissionDeniedError(
-            what, why=why, hint=hint, pid=pid, errno=self.answer.errno or None
-        )
+        return PermissionDeniedError(what, why=why, hint=hint, pid=pid)
 
 
 @dataclass(frozen=True, slots=True)
