@@ -23,7 +23,6 @@ class Surroundings:
     ``ours`` and ``theirs`` are the labels that a module gave to us and to the target.
     """
 
-    modules: tuple[str, ...]
     yama_scope: int | None
     ours: str
     theirs: str
@@ -40,12 +39,10 @@ class Likely:
 
 def who_refuses(pid: int) -> Likely:
     """Say which module is likely to have refused to trace ``pid``."""
+    scope = _read("/proc/sys/kernel/yama/ptrace_scope")
     return likely(
         Surroundings(
-            modules=tuple(_read("/sys/kernel/security/lsm").split(",")),
-            yama_scope=int(_read("/proc/sys/kernel/yama/ptrace_scope") or -1)
-            if _read("/proc/sys/kernel/yama/ptrace_scope")
-            else None,
+            yama_scope=int(scope) if scope.isdecimal() else None,
             ours=_label("self"),
             theirs=_label(str(pid)),
             may_trace=Capability.SYS_PTRACE in held_capabilities(),
