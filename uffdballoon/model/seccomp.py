@@ -121,7 +121,12 @@ def parse_program(data: bytes) -> Program:
     """Read instructions (code, jt, jf, k) of struct sock_filter; raise BadProgramError."""
     if not data or len(data) % INSTRUCTION_BYTES:
         raise BadProgramError(f"{len(data)} bytes are no program")
-    return tuple(struct.iter_unpack("<HBBI", data))
+    program = tuple(struct.iter_unpack("<HBBI", data))
+    for code, _, _, k in program:
+        is_memory = code & 7 in (_ST, _STX) or (code & 7 in (_LD, _LDX) and code & 0xE0 == _MEM)
+        if is_memory and k >= _MEMORY_WORDS:
+            raise BadProgramError(f"there is no memory word {k}")
+    return program
 
 
 def answer_of(programs: Iterable[Program], call: Call) -> Answer:
