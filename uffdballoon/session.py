@@ -57,6 +57,8 @@ from uffdballoon.observe.choice import Circumstances, choose
 from uffdballoon.target.injector import Injector
 from uffdballoon.target.obtain import Choice, obtain_userfaultfd
 from uffdballoon.target.process import Target
+from uffdballoon.target.readiness import refuse_unless_ready
+from uffdballoon.target.seccomp import ZAPS, Permits, look_at_filters
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import RECONNECT_S, Machine
 from uffdballoon.vmm.qemu.pausing import stop_vm
@@ -100,6 +102,7 @@ class SessionOptions:
     ``memory_patience_ns`` for a huge page of an empty pool has the target killed; 0: it waits on.
     Windows cut huge pages into ``max_huge_mappings`` mappings at most, by default a share of
     what the target may have.
+    With ``trust_seccomp`` filters of the target that cannot be read are taken to harm nobody.
     """
 
     pid: int
@@ -110,6 +113,7 @@ class SessionOptions:
     max_huge_mappings: int | None = None
     follow_cpu: bool = True
     uffd_method: Choice = "auto"
+    trust_seccomp: bool = False
     stop_budget_ns: int | None = None
     observer: ObserverKind | None = None
     reclaiming: Reclaiming = Reclaiming.NOW
@@ -219,6 +223,8 @@ class Session:
             self.target = undo.enter_context(Target.open(options.pid))
             undo.enter_context(self.target.naming_its_end())
             progress(f"process {options.pid}: {self.target.exe}")
+            if options.held is None:
+                refuse_unless_ready(options.pid)
             self.target.refuse_if_busy()
             _refuse_what_cannot_be(options)
             self._machine = Machine.connect(
@@ -294,6 +300,7 @@ class Session:
                 resumed=options.held is not None,
                 missed=self._observer.missed or self._machine.missed,
                 relay=self._machine.relay,
+                zaps_at_once=self._zaps_at_once,
             )
             undo.callback(self._let_go)
             self._machine.note_resets_in(memory)
@@ -340,13 +347,35 @@ class Session:
         self._leaves = self._keeper is not None
         return self._leaves
 
+    def _look_at_filters(self, progress: Callable[[str], None]) -> Permits:
+        """Ask what may be injected; whoever attached before a takeover has asked already."""
+        pid = self.options.pid
+        try:
+            permits = look_at_filters(
+                pid,
+                self.target.pidfd,
+                self._injector.tids,
+                trusted=self.options.trust_seccomp,
+            )
+        except UffdballoonError:
+            if self.options.held is None:
+                raise
+            return Permits(zaps_at_once=False)
+        if permits.unread:
+            progress(f"not known: what its seccomp filters allow: {permits.unread}")
+        if self.options.held is None and not all(block.shared for block in self.layout.blocks):
+            permits.refuse(ZAPS, pid)
+        return permits
+
     def _obtain(self, progress: Callable[[str], None]) -> Userfaultfd:
+        permits = self._look_at_filters(progress)
+        self._zaps_at_once = permits.zaps_at_once
         held = self.options.held
         if held is not None:
             self.uffd_method, self.attach_stopped_ns = "kept", 0
             progress("userfaultfd and ledger taken over from who held them")
             return Userfaultfd(held.uffd)
-        obtained = obtain_userfaultfd(self._injector, self.options.uffd_method)
+        obtained = obtain_userfaultfd(self._injector, self.options.uffd_method, permits=permits)
         self.uffd_method = obtained.method
         self.attach_stopped_ns = obtained.stopped_ns
         if obtained.refused_direct:

@@ -28,6 +28,7 @@ from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.recording import Recording
+from uffdballoon.model.seccomp import BadProgramError, Call, Fd, answer_of, parse_program
 from uffdballoon.model.sizes import parse_address, parse_size
 from uffdballoon.vmm.qemu.answers import parse_gpa2hva, parse_mtree, parse_ramblock
 from uffdballoon.vmm.qemu.asking import collect
@@ -113,6 +114,12 @@ def mount_points(data: bytes) -> None:
 def host_changes(data: bytes) -> None:
     record = host_record.parse(_text(data))
     assert host_record.parse(host_record.encode(record)) == record
+
+
+@_target
+def seccomp_filter(data: bytes) -> None:
+    with contextlib.suppress(BadProgramError):
+        str(answer_of([parse_program(data)], Call("close(2)", 3, (Fd(),))))
 
 
 @_target

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
 _SOURCE = Path(__file__).with_name("victim.c")
@@ -22,12 +23,15 @@ def build_victim(directory: Path) -> Path:
 
 
 class Victim:
-    """A running victim; ``mode`` is what it is mostly doing: sleep, poll or spin."""
+    """A running victim; ``mode`` is what it is mostly doing: sleep, poll or spin.
 
-    def __init__(self, binary: Path, mode: str) -> None:
+    ``wrapped_by`` is a command that becomes it.
+    """
+
+    def __init__(self, binary: Path, mode: str, wrapped_by: Sequence[str] = ()) -> None:
         self._state = binary.with_name(f"state-{mode}")
         self._state.write_bytes(bytes(4096))
-        self.process = subprocess.Popen([str(binary), str(self._state), mode])
+        self.process = subprocess.Popen([*wrapped_by, str(binary), str(self._state), mode])
         self.pid = self.process.pid
         self.wait_for_turns(3)
 

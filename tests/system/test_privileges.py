@@ -44,6 +44,7 @@ SEED = 0x1EA5
 UID = 65533  # the manager's; QEMU's is another
 RAM = Memory(size_bytes=192 << 20)
 SHARED_RAM = Memory(size_bytes=192 << 20, backing=Backing.MEMFD, share=True)
+TRUST = "--trust-seccomp"  # CAP_SYS_ADMIN is lacking to read QEMU's filters
 _PATIENCE_S = 30.0
 
 # In a mount namespace of its own, where tracefs is mounted as a host's boot would.
@@ -236,7 +237,7 @@ def test_a_user_with_few_capabilities_enforces_another_users_guest(
     command = user_with(runtime, *base, more)
     with (
         Trace(os.getpid(), by=TracedBy.BPF),  # another's must not blind perf
-        command.attached(qemu.pid, "--qmp", qemu.qmp_path) as manager,
+        command.attached(qemu.pid, "--qmp", qemu.qmp_path, TRUST) as manager,
     ):
         qemu.monitor.execute("object-add", qom_type="iothread", id="later")
         state = use(command, qemu)
@@ -255,16 +256,32 @@ def test_shared_memory_takes_one_more(
 ) -> None:
     qemu = start_confined(start_qemu, SHARED_RAM)
     base = (Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH)
-    with user_with(runtime, *base).attached(qemu.pid):
+    with user_with(runtime, *base).attached(qemu.pid, TRUST):
         span = ("--gpa", hex(TAKEN.start), "--size", TAKEN.size_bytes)
         done = user_with(runtime).run("inflate", qemu.pid, *span, "--guest-agreed")
         assert done.returncode == 3
         assert "CAP_CHECKPOINT_RESTORE" in done.stderr
     command = user_with(runtime, *base, Capability.CHECKPOINT_RESTORE)
-    with command.attached(qemu.pid):
+    with command.attached(qemu.pid, TRUST):
         state = use(command, qemu, follows=False)
         assert state["observer"] == "direct", "without CAP_PERFMON"
         assert state["sandbox"]["capabilities"] == ["CAP_SYS_PTRACE"]
+
+
+def test_filters_that_cannot_be_read_are_told_by_doctor_and_attach_alike(
+    start_qemu: Callable[[QemuOptions], Qemu], runtime: Path
+) -> None:
+    qemu = start_confined(start_qemu)
+    base = (Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH)
+    for verb in (("attach",), ("doctor", "--pid")):
+        done = user_with(runtime, *base).run(*verb, qemu.pid)
+        assert done.returncode == 3
+        said = " ".join((done.stdout + done.stderr).split())
+        assert "reading them takes CAP_SYS_ADMIN" in said
+        assert TRUST in said
+    with user_with(runtime, *base, Capability.SYS_ADMIN).attached(qemu.pid):
+        pass
+    qemu.guest.ping()
 
 
 def test_doctor_says_which_capabilities_are_held_and_what_the_others_are_for(

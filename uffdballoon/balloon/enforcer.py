@@ -92,16 +92,19 @@ class Enforcer:
         resumed: bool = False,
         missed: bool = False,
         relay: Lookout | None = None,
+        zaps_at_once: bool = True,
     ) -> None:
         """With ``memory``, the ledger lies there; ``resumed``: go on with what is in it.
 
         ``missed``: what the guest gave up and took back meanwhile was not observed. ``relay``
-        is watched for resets from the first touch on.
+        is watched for resets from the first touch on. Without ``zaps_at_once`` the target may
+        not call process_madvise(2).
         """
         self._injector = injector
         self._target = target = injector.target
         self._uffd = uffd
         self._stop_budget_ns = stop_budget_ns
+        self._zaps_at_once = zaps_at_once
         self._files: dict[RamBlock, BackingFile] = {}
         if resumed:
             _learn_features(uffd, observer.wanted & known)
@@ -219,7 +222,11 @@ class Enforcer:
             # Under each page that was written to, the file has one of its own, never used.
             zap_shared(kept.fd, spans, file_start=kept.file_start)
         return zap_private(
-            self._injector, spans, stop_budget_ns=self._stop_budget_ns, progress=progress
+            self._injector,
+            spans,
+            stop_budget_ns=self._stop_budget_ns,
+            at_once=self._zaps_at_once,
+            progress=progress,
         )
 
     def _open_files(self) -> None:

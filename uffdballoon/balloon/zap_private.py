@@ -21,6 +21,7 @@ from uffdballoon.host.procfs import locked_bytes_of
 from uffdballoon.model.addresses import HUGE_BYTES, HvaRange
 from uffdballoon.model.packed import PackedRanges, RangeQueue
 from uffdballoon.target.arch import x86_64 as arch
+from uffdballoon.target.injected_calls import PIDFD_SELF
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +32,6 @@ MAIN_STOP_BUDGET_NS = 2_000_000
 IDLE_STOP_BUDGET_NS = 10_000_000  # call_rcu() of QEMU sleeps as long by itself, util/rcu.c
 _MAX_RANGES = 1024  # UIO_MAXIOV
 _FIRST_CHUNK_BYTES = 2 * HUGE_BYTES
-_PIDFD_SELF = -10001  # PIDFD_SELF_THREAD_GROUP, linux/pidfd.h; not on older kernels
 _CALL_SHARE = 0.75  # of the budget; stopping, restoring and our own scheduling take the rest
 _CHUNKS = 3  # to a budget, so that it is not passed by much
 _MAIN_REST, _IDLE_REST = 1.0, 0.05  # of a stop, before the next one
@@ -53,12 +53,14 @@ def zap_private(
     ranges: PackedRanges | Sequence[HvaRange],
     *,
     stop_budget_ns: int | None = None,
+    at_once: bool = True,
     progress: Callable[[int], None] = lambda _: None,
 ) -> ZapReport:
     """Drop the pages of private ranges; ``progress`` is told the bytes done so far.
 
     One thread is stopped for about ``stop_budget_ns`` at most at a time; by default
     for 10 ms where nobody waits for it, and for 2 ms where it is the main thread.
+    Without ``at_once`` process_madvise(2) is not called, which the target's seccomp filter bars.
     Raises InjectionError with what was done so far in its words; pages that
     were not reached keep their contents.
     """
@@ -78,7 +80,7 @@ def zap_private(
         while queue:
             started = time.monotonic_ns()
             chunk = queue.take(pace.chunk_bytes, _MAX_RANGES)
-            size_bytes = _discard(remote, chunk, advice)
+            size_bytes = _discard(remote, chunk, advice, at_once=at_once)
             done += size_bytes
             now = time.monotonic_ns()
             pace.learn(size_bytes, now - started, budget_ns)
@@ -102,9 +104,9 @@ def _discarding(pid: int) -> Advice:
     return Advice.DONTNEED_LOCKED if locked_bytes_of(pid) else Advice.DONTNEED
 
 
-def _discard(remote: RemoteThread, ranges: PackedRanges, advice: Advice) -> int:
+def _discard(remote: RemoteThread, ranges: PackedRanges, advice: Advice, *, at_once: bool) -> int:
     """Drop the ranges in as few calls as the kernel allows; return their bytes."""
-    if len(ranges) == 1 or not _discard_at_once(remote, ranges, advice):
+    if len(ranges) == 1 or not at_once or not _discard_at_once(remote, ranges, advice):
         for span in ranges.unpacked():
             _check(
                 remote.call(arch.MADVISE, span.start, span.size_bytes, advice),
@@ -119,7 +121,7 @@ def _discard_at_once(remote: RemoteThread, ranges: PackedRanges, advice: Advice)
     """Try process_madvise(2) on the target itself, which takes 1024 ranges a call."""
     at = remote.scratch(16 * len(ranges))
     remote.write(at, ranges.as_bytes())
-    result = remote.call(arch.PROCESS_MADVISE, _PIDFD_SELF, at, len(ranges), advice, 0)
+    result = remote.call(arch.PROCESS_MADVISE, PIDFD_SELF, at, len(ranges), advice, 0)
     # EBADF, EINVAL, EPERM: a kernel without PIDFD_SELF, or without DONTNEED for oneself.
     return result == ranges.size_bytes
 

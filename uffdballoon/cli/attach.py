@@ -90,6 +90,12 @@ _NS_PER_S = 1_000_000_000
     help="How to get the target's userfaultfd.",
 )
 @click.option(
+    "--trust-seccomp",
+    is_flag=True,
+    help="When the target's seccomp filters cannot be read, attach all the same: a filter that "
+    "kills then ends the target.",
+)
+@click.option(
     "--on-exit",
     type=click.Choice(["release", "hold"]),
     default="release",
@@ -201,6 +207,7 @@ def attach(  # noqa: PLR0913 - an option each
     policy: Policy,
     observer: str,
     method: Literal["auto", "direct", "passed"],
+    trust_seccomp: bool,
     on_exit: str,
     hold_ns: int,
     memory_patience_ns: int,
@@ -235,6 +242,7 @@ def attach(  # noqa: PLR0913 - an option each
         policy=policy,
         max_windows=max_windows,
         uffd_method=method,
+        trust_seccomp=trust_seccomp,
         stop_budget_ns=stop_budget_us * _NS_PER_US if stop_budget_us else None,
         observer=None if observer == "auto" else ObserverKind(observer),
         reclaiming=Reclaiming(reclaim),

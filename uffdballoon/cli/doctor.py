@@ -5,15 +5,22 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from uffdballoon.cli.output import print_json, print_table
 from uffdballoon.cli.types import PID
-from uffdballoon.errors import ExitCode, TargetBusyError
+from uffdballoon.errors import ExitCode, UffdballoonError
 from uffdballoon.host.probes import Probe, probe_host
 from uffdballoon.target.process import Target
+from uffdballoon.target.readiness import refuse_unless_ready
+from uffdballoon.target.seccomp import ZAPS, Permits, look_at_filters
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uffdballoon.target.process import Confinement
 
 _CAP_SYS_PTRACE = 1 << 19
 
@@ -56,18 +63,22 @@ def _verdict(probes: list[Probe]) -> ExitCode:
 def _target_probes(pid: int) -> list[Probe]:
     with Target.open(pid) as target:
         confined = target.confinement()
-        busy: Any = None
-        try:
-            target.refuse_if_busy()
-        except TargetBusyError as error:
-            busy = error
-    privileged = bool(confined.capabilities & _CAP_SYS_PTRACE)
+        ready = _refusal(lambda: refuse_unless_ready(pid))
+        busy = _refusal(target.refuse_if_busy)
+        permits: Permits | None = None
+        unlooked: UffdballoonError | None = None
+        if ready is None:
+            try:
+                permits = look_at_filters(pid, target.pidfd)
+                permits.refuse_unless_any(pid)
+            except UffdballoonError as error:
+                unlooked = error
     return [
         Probe(
-            f"{pid}: tracer",
-            not confined.tracer_pid,
-            f"traced by {confined.tracer_pid}" if confined.tracer_pid else "none",
-            fix=f"end or detach process {confined.tracer_pid}",
+            f"{pid}: can be stopped for a moment",
+            ready is None,
+            ready.why if ready else "neither traced nor frozen",
+            fix=ready.hint if ready else "",
             essential=True,
         ),
         Probe(
@@ -83,11 +94,7 @@ def _target_probes(pid: int) -> list[Probe]:
             fix=busy.hint if busy else "",
             essential=True,
         ),
-        Probe(
-            f"{pid}: userfaultfd by",
-            ok=True,
-            detail="direct" if privileged else "passed (it has no CAP_SYS_PTRACE)",
-        ),
+        *([] if ready else _filter_probes(pid, confined, permits, unlooked)),
         Probe(
             f"{pid}: confinement",
             ok=True,
@@ -95,3 +102,62 @@ def _target_probes(pid: int) -> list[Probe]:
             f"other namespaces: {', '.join(confined.foreign_namespaces) or 'none'}",
         ),
     ]
+
+
+def _refusal(ask: Callable[[], None]) -> UffdballoonError | None:
+    try:
+        ask()
+    except UffdballoonError as error:
+        return error
+    return None
+
+
+def _filter_probes(
+    pid: int, confined: Confinement, permits: Permits | None, unlooked: UffdballoonError | None
+) -> list[Probe]:
+    """Say what `attach` would do, by the same look at the filters."""
+    if permits is None or unlooked is not None:
+        return [
+            Probe(
+                f"{pid}: userfaultfd by",
+                ok=False,
+                detail=unlooked.why if unlooked else "",
+                errno=(unlooked.errno if unlooked else None) or errno.EPERM,
+                fix=unlooked.hint if unlooked else "",
+                essential=True,
+            )
+        ]
+    privileged = bool(confined.capabilities & _CAP_SYS_PTRACE)
+    refused = "" if permits.may("direct") else str(permits.refusals["direct"])
+    lacking = refused or ("" if privileged else "it has no CAP_SYS_PTRACE")
+    only_direct = not permits.may("passed")
+    found = [
+        Probe(
+            f"{pid}: userfaultfd by",
+            ok=privileged or not only_direct,
+            detail=f"passed ({lacking})" if lacking and not only_direct else "direct",
+            errno=errno.EPERM,
+            fix=f"{permits.refusals.get('passed', '')}; let it hold CAP_SYS_PTRACE",
+            essential=True,
+        )
+    ]
+    if ZAPS in permits.refusals:
+        found.append(
+            Probe(
+                f"{pid}: zaps of private memory",
+                ok=False,
+                detail=str(permits.refusals[ZAPS]),
+                errno=errno.EPERM,
+                fix="shared memory (memory-backend-memfd,share=on) needs none",
+            )
+        )
+    if permits.filters:
+        found.append(
+            Probe(
+                f"{pid}: seccomp filters",
+                ok=True,
+                detail=f"{permits.filters} of {permits.instructions} instructions; a thread was "
+                f"stopped for {permits.stopped_ns // 1000} us to read them",
+            )
+        )
+    return found

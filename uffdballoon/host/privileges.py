@@ -103,7 +103,7 @@ NEEDS = (
     ),
     Need(
         Capability.SYS_ADMIN,
-        "the observer trace where tracefs is not mounted",
-        "mount -t tracefs tracefs /sys/kernel/tracing",
+        "attach: the target's seccomp filters; the observer trace where tracefs is not mounted",
+        "attach --trust-seccomp; mount -t tracefs tracefs /sys/kernel/tracing",
     ),
 )

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 from uffdballoon.errors import (
     InjectionError,
     PermissionDeniedError,
+    TargetBusyError,
     TargetGoneError,
     UffdballoonError,
     UnsupportedError,
@@ -36,7 +37,8 @@ from uffdballoon.errors import (
 from uffdballoon.host.process import read_memory, write_memory
 from uffdballoon.model.addresses import HvaRange
 from uffdballoon.target.arch import x86_64 as arch
-from uffdballoon.target.ptrace import SeizedThread, seize, traced_already
+from uffdballoon.target.ptrace import SeizedThread, seize
+from uffdballoon.target.readiness import refuse_unless_ready
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -81,6 +83,7 @@ class RemoteThread:
         self._interrupted: ptrace_registers_t = thread.registers()
         self._signal_mask = 0
         self._way_back: arch.WayBack | None = None
+        self._lost: TargetBusyError | None = None
 
     @property
     def pid(self) -> int:
@@ -134,7 +137,7 @@ class RemoteThread:
             stack = way_back.write_closing(self._scratch, held, result=creates_fd)
         else:
             stack = way_back.plain()
-        return self._run(stack, number, args)
+        return self._run(stack, number, args, held)
 
     def call_receiving_fd(
         self, number: int, args_for_slot: Callable[[int], Sequence[int]], *, held: Sequence[int]
@@ -145,7 +148,7 @@ class RemoteThread:
         way back closes what is in it.
         """
         stack, slot = self._prepared().write_closing_slot(self._scratch, held)
-        result = self._run(stack, number, args_for_slot(slot))
+        result = self._run(stack, number, args_for_slot(slot), held)
         (fd,) = struct.unpack("<i", self.read(slot, 4))
         return result, fd
 
@@ -179,7 +182,7 @@ class RemoteThread:
 
     def restore(self) -> None:
         """Put the thread back as it was; the mask first, for `prepare`'s reason."""
-        if self._way_back is None:
+        if self._way_back is None or self._lost is not None:
             return
         self._thread.set_signal_mask(self._signal_mask)
         self._thread.set_registers(arch.resumable(self._interrupted))
@@ -189,14 +192,33 @@ class RemoteThread:
         assert self._way_back is not None
         return self._way_back
 
-    def _run(self, stack: int, number: int, args: Sequence[int]) -> int:
+    def _run(self, stack: int, number: int, args: Sequence[int], held: Sequence[int]) -> int:
+        if self._lost is not None:
+            raise self._lost
         self._thread.set_registers(
             arch.call_registers(self._interrupted, self._gadgets, stack, number, args)
         )
-        self._thread.run_to_syscall_stop()
-        self._thread.run_to_syscall_stop()
+        try:
+            self._thread.run_to_syscall_stop()
+            self._thread.run_to_syscall_stop()
+        except TargetBusyError as error:
+            self._lost = error
+            # What it is just about to close is still open.
+            self._send_back((*args[:1], *held) if number == arch.CLOSE else held)
+            raise
         result = int(self._thread.registers().rax)
         return result - (1 << 64) if result >> 63 else result
+
+    def _send_back(self, held: Sequence[int]) -> None:
+        """Have a thread that does not get on, as in a frozen process, go back when it can.
+
+        It closes what is held on its way. Where it is not even stopped it is on its way already.
+        """
+        if self._thread.is_stopped:
+            stack = self._prepared().write_closing(self._scratch, held)
+            self._thread.set_registers(
+                arch.parked_registers(self._interrupted, self._gadgets, stack)
+            )
 
     def _memory_error(
         self, verb: str, address: int, error: UffdballoonError | None
@@ -230,10 +252,8 @@ class Injector:
                 hint="another architecture is one more file in target/arch/",
                 pid=target.pid,
             )
-        confinement = target.confinement()
-        _refuse_shadow_stack(target.pid, has_one=confinement.shadow_stack)
-        if confinement.tracer_pid:
-            raise traced_already(target.pid, confinement.tracer_pid)
+        _refuse_shadow_stack(target.pid, has_one=target.confinement().shadow_stack)
+        refuse_unless_ready(target.pid)
         self.target = target
         self.idle = idle
         self.main_stops = 0
@@ -259,6 +279,11 @@ class Injector:
     def tid(self) -> int:
         """Whom it stops."""
         return self.idle.tid if self.idle is not None else self.pid
+
+    @property
+    def tids(self) -> tuple[int, ...]:
+        """Whom it may stop: the main thread is stopped where the other one never sleeps."""
+        return (self.pid,) if self.idle is None else (self.idle.tid, self.pid)
 
     @property
     def thread_name(self) -> str:

@@ -23,17 +23,17 @@ from uffdballoon.errors import InjectionError, PermissionDeniedError, Unsupporte
 from uffdballoon.host.process import duplicate_fd
 from uffdballoon.host.uffd import DEVICE, Userfaultfd
 from uffdballoon.target.arch import x86_64 as arch
+from uffdballoon.target.injected_calls import CLOEXEC, IOC_NEW, RECVMSG_FLAGS, SOCKET_ARGS
+from uffdballoon.target.seccomp import Method, Permits, look_at_filters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uffdballoon.target.injector import Injector, RemoteThread
 
-Method = Literal["direct", "passed"]
 Choice = Literal["auto", "direct", "passed"]
 
-_IOC_NEW = 0xAA00  # USERFAULTFD_IOC_NEW, linux/userfaultfd.h
-_CLOEXEC = os.O_CLOEXEC
+_REFUSALS = (errno.EPERM, errno.EACCES, errno.ENOSYS)  # of filters and security modules
 _CONTROL_HEAD_BYTES = 16  # struct cmsghdr
 _CONTROL_BYTES = 24  # with one fd, padded
 
@@ -48,18 +48,29 @@ class Obtained:
     refused_direct: str = ""
 
 
-def obtain_userfaultfd(injector: Injector, choice: Choice = "auto") -> Obtained:
+def obtain_userfaultfd(
+    injector: Injector, choice: Choice = "auto", *, permits: Permits | None = None
+) -> Obtained:
     """Get a userfaultfd of the target, not yet initialised.
 
-    ``auto`` tries ``direct`` and, where that is refused, ``passed``. Raises
+    ``auto`` tries ``direct`` and, where that is refused, ``passed``; what the target's seccomp
+    filters do not permit is not tried. They are looked at here without ``permits``. Raises
     PermissionDeniedError, UnsupportedError, TargetBusyError or TargetGoneError.
     """
+    if permits is None:
+        permits = look_at_filters(injector.pid, injector.target.pidfd, injector.tids)
+    if choice == "auto":
+        permits.refuse_unless_any(injector.pid)
+    else:
+        permits.refuse(choice, injector.pid)
     if choice == "passed":
         return _passed(injector)
     try:
+        permits.refuse("direct", injector.pid)
         return _direct(injector)
     except (PermissionDeniedError, UnsupportedError) as error:
-        if choice == "direct" or error.errno not in (errno.EPERM, errno.ENOSYS):
+        refused = not permits.may("direct") or error.errno in _REFUSALS
+        if choice == "direct" or not refused or not permits.may("passed"):
             raise
         obtained = _passed(injector)
         return Obtained(obtained.uffd, "passed", obtained.stopped_ns, refused_direct=str(error))
@@ -67,7 +78,7 @@ def obtain_userfaultfd(injector: Injector, choice: Choice = "auto") -> Obtained:
 
 def _direct(injector: Injector) -> Obtained:
     def inject(remote: RemoteThread) -> Userfaultfd:
-        remote_fd = remote.call(arch.USERFAULTFD, _CLOEXEC, creates_fd=True)
+        remote_fd = remote.call(arch.USERFAULTFD, CLOEXEC, creates_fd=True)
         _check(remote_fd, "userfaultfd(2)", remote.pid)
         return _take_and_close(remote, injector.target.pidfd, remote_fd)
 
@@ -88,9 +99,7 @@ def _inject_passed(pidfd: int, device: int) -> Callable[[RemoteThread], Userfaul
     def inject(remote: RemoteThread) -> Userfaultfd:
         remote_socket = remote.call(
             arch.SOCKET,
-            socket.AF_UNIX,
-            socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK,
-            0,
+            *SOCKET_ARGS,
             creates_fd=True,
         )
         _check(remote_socket, "socket(2)", remote.pid)
@@ -100,12 +109,12 @@ def _inject_passed(pidfd: int, device: int) -> Callable[[RemoteThread], Userfaul
                 remote_fd = remote.call(
                     arch.IOCTL,
                     remote_device,
-                    _IOC_NEW,
-                    _CLOEXEC,
+                    IOC_NEW,
+                    CLOEXEC,
                     held=(remote_device, remote_socket),
                     creates_fd=True,
                 )
-                _check(remote_fd, "ioctl(USERFAULTFD_IOC_NEW)", remote.pid)
+                _check(remote_fd, "ioctl(USERFAULTFDIOC_NEW)", remote.pid)
                 return _take_and_close(remote, pidfd, remote_fd, remote_device, remote_socket)
             finally:
                 remote.call(arch.CLOSE, remote_device, held=(remote_socket,))
@@ -142,7 +151,7 @@ def _pass(remote: RemoteThread, pidfd: int, remote_socket: int, device: int) -> 
                 "<QI4xQQQQI4x", 0, 0, vector, 1, slot - _CONTROL_HEAD_BYTES, _CONTROL_BYTES, 0
             ),
         )
-        return remote_socket, header, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+        return remote_socket, header, RECVMSG_FLAGS
 
     received, remote_device = remote.call_receiving_fd(arch.RECVMSG, receive, held=(remote_socket,))
     _check(received, "recvmsg(2)", remote.pid)
@@ -193,10 +202,12 @@ def _check(result: int, call: str, pid: int) -> None:
     if result >= 0:
         return
     number = -result
-    if number == errno.EPERM:
+    if number in (errno.EPERM, errno.EACCES):
         raise PermissionDeniedError(
             f"process {pid} may not call {call}",
-            why="it lacks the privilege, or its seccomp filter refuses",
+            why="it lacks the privilege, or its seccomp filter refuses"
+            if number == errno.EPERM
+            else "a security module such as SELinux, or its seccomp filter, refuses",
             hint="use `--uffd passed`, or set vm.unprivileged_userfaultfd=1",
             pid=pid,
             errno=number,

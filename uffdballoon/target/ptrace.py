@@ -16,7 +16,6 @@ import os
 import signal
 import struct
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptrace.binding import func as ptrace_requests
@@ -24,12 +23,13 @@ from ptrace.error import PtraceError
 
 from uffdballoon.errors import (
     PermissionDeniedError,
-    TargetBusyError,
     TargetGoneError,
     UffdballoonError,
     UnsupportedError,
 )
 from uffdballoon.host.buffer import Buffer
+from uffdballoon.target.readiness import does_not_stop_error, thread_state, traced_error
+from uffdballoon.target.security_modules import who_refuses
 
 if TYPE_CHECKING:
     from ptrace.binding import ptrace_registers_t
@@ -49,7 +49,9 @@ _SIGNAL_MASK_BYTES = 8
 _XSTATE_MAX_BYTES = 64 << 10  # AMX has 11 KiB; the kernel says how much it wrote
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
 _STOP_DEADLINE_S = 2.0
-_SPIN_S = 0.002
+_CALL_DEADLINE_S = 5.0  # beyond that, for a call that has begun
+_SPIN_S = 0.0005
+_LOOK_S = 0.00005
 
 
 class SeizedThread:
@@ -61,49 +63,49 @@ class SeizedThread:
     def __init__(self, pid: int, tid: int) -> None:
         self.pid = pid
         self.tid = tid
+        self.is_stopped = False
         self._word = Buffer(_SIGNAL_MASK_BYTES)
 
     def interrupt(self) -> None:
         """Stop the thread where it is, without a signal.
 
-        Raises TargetBusyError when it does not stop: it then sleeps in the
-        kernel where nothing but the end of its wait wakes it.
+        Raises TargetBusyError when it does not stop within 2 s: it then sleeps in the
+        kernel where nothing but the end of its wait wakes it. It stays traced until the
+        end of the calling thread, which alone lets go of a thread that is not stopped.
         """
         self._request(_INTERRUPT)
-        deadline = time.monotonic() + _STOP_DEADLINE_S
-        spin_until = time.monotonic() + _SPIN_S
-        while True:
-            waited, status = self._wait(os.WNOHANG)
-            if waited:
-                break
-            now = time.monotonic()
-            if now > deadline:
-                raise TargetBusyError(
-                    f"thread {self.tid} of process {self.pid} does not stop",
-                    why="it sleeps uninterruptibly in the kernel (state D)",
-                    hint="see /proc/PID/stack for what it waits for, and try again",
-                    pid=self.pid,
-                )
-            if now < spin_until:
-                os.sched_yield()  # the thread may need this very CPU to come to its stop
-            else:
-                time.sleep(0.0005)
-        self._check_alive(status)
+        status = self._wait_for_stop(_STOP_DEADLINE_S)
         if status >> 16 != _EVENT_STOP:
             # A signal arrived first: hand it over, the interrupt is still due.
             self._resume_until_event_stop(status)
 
     def run_to_syscall_stop(self) -> None:
-        """Let the thread run to the next entry to or exit from a system call."""
+        """Let the thread run to the next entry to or exit from a system call.
+
+        Raises TargetBusyError when it does not come there in 2 s, as where it is
+        frozen meanwhile: it was stopped again then, if `is_stopped`, before the call or in its
+        middle. A call that goes on in the kernel is waited for, some seconds more.
+        """
         while True:
             ptrace_syscall(self, 0)
-            status = self._wait_for_stop()
+            self.is_stopped = False
+            status = self._poll_for_stop(_STOP_DEADLINE_S)
+            if status is None:
+                self._request(_INTERRUPT)
+                status = self._wait_for_stop(_CALL_DEADLINE_S)
+                if os.WSTOPSIG(status) != _SYSCALL_STOP:
+                    raise does_not_stop_error(self.pid, self.tid)
+            self.is_stopped = True
             if os.WSTOPSIG(status) == _SYSCALL_STOP:
                 return
             # Else a SIGSTOP took hold of the whole process: it takes hold again at detach.
 
     def detach(self) -> None:
-        """Let the thread go; a thread that is gone already is no error."""
+        """Let the thread go; a thread that is gone already is no error.
+
+        One that is not stopped is let go by the end of the calling thread alone (kernel:
+        exit_ptrace), whether it stops before that or after.
+        """
         try:
             ptrace_requests.ptrace_detach(self.tid)
         except PtraceError as error:
@@ -151,13 +153,35 @@ class SeizedThread:
                 ptrace_requests.ptrace_cont(self.tid, os.WSTOPSIG(status))
             except PtraceError as error:
                 raise self._named(error) from error
-            status = self._wait_for_stop()
+            status = self._wait_for_stop(_STOP_DEADLINE_S)
 
-    def _wait_for_stop(self) -> int:
-        """Wait for the thread's next stop; woken by the stop or by its end."""
-        _, status = self._wait(0)
-        self._check_alive(status)
+    def _wait_for_stop(self, within_s: float) -> int:
+        """Wait for the thread's next stop; woken by the stop or by its end.
+
+        Raises TargetBusyError after ``within_s``.
+        """
+        self.is_stopped = False
+        status = self._poll_for_stop(within_s)
+        if status is None:
+            raise does_not_stop_error(self.pid, self.tid)
+        self.is_stopped = True
         return status
+
+    def _poll_for_stop(self, within_s: float) -> int | None:
+        """Wait for a stop; None when there was none. waitpid(2) itself knows no deadline."""
+        started = time.monotonic()
+        while True:
+            waited, status = self._wait(os.WNOHANG)
+            if waited:
+                self._check_alive(status)
+                return status
+            waited_s = time.monotonic() - started
+            if waited_s > within_s:
+                return None
+            if waited_s < _SPIN_S:
+                os.sched_yield()  # the thread may need this very CPU to come to its stop
+            else:
+                time.sleep(_LOOK_S)
 
     def _wait(self, options: int) -> tuple[int, int]:
         try:
@@ -233,35 +257,14 @@ def _seize_error(pid: int, tid: int, number: int | None) -> UffdballoonError:
             pid=pid,
             errno=number,
         )
-    tracer = _tracer_of(pid, tid)
-    if tracer:
-        return traced_already(pid, tracer, number)
+    state = thread_state(pid, tid)
+    if state.tracer_pid:
+        return traced_error(pid, state)
+    likely = who_refuses(pid)
     return PermissionDeniedError(
         f"not allowed to trace process {pid}",
-        why="ptrace is refused",
-        hint="run as root, or with CAP_SYS_PTRACE and kernel.yama.ptrace_scope below 3",
+        why=likely.why,
+        hint=likely.hint,
         pid=pid,
         errno=number,
     )
-
-
-def traced_already(pid: int, tracer: int, number: int | None = None) -> TargetBusyError:
-    """Name the tracer of a process; ``number`` is the errno that told of it."""
-    return TargetBusyError(
-        f"process {pid} is traced already",
-        why=f"its tracer is process {tracer} (a debugger, strace?), and there can be only one",
-        hint=f"end or detach process {tracer}, then attach again",
-        pid=pid,
-        errno=number,
-    )
-
-
-def _tracer_of(pid: int, tid: int) -> int:
-    try:
-        with Path(f"/proc/{pid}/task/{tid}/status").open(errors="replace") as status:
-            for line in status:
-                if line.startswith("TracerPid:"):
-                    return int(line.split()[1])
-    except OSError:
-        pass
-    return 0

@@ -40,8 +40,8 @@ CLOCK_NANOSLEEP = 230
 USERFAULTFD = 323
 PIDFD_OPEN = 434
 PROCESS_MADVISE = 440
-_RT_SIGRETURN = 15
-_RESTART_SYSCALL = 219
+RT_SIGRETURN = 15
+RESTART_SYSCALL = 219
 
 ALL_SIGNALS = (1 << 64) - 1
 RED_ZONE_BYTES = 128
@@ -159,8 +159,22 @@ def resumable(registers: ptrace_registers_t) -> ptrace_registers_t:
         result.rax = registers.orig_rax
         result.rip = registers.rip - 2
     elif code == _ERESTART_RESTARTBLOCK:
-        result.rax = _RESTART_SYSCALL
+        result.rax = RESTART_SYSCALL
         result.rip = registers.rip - 2
+    result.orig_rax = _U64
+    return result
+
+
+def begun_anew(registers: ptrace_registers_t) -> ptrace_registers_t | None:
+    """Return registers that make the interrupted call from its beginning.
+
+    None where the kernel goes on with it without restart_syscall(2).
+    """
+    if -_signed(registers.rax) != _ERESTART_RESTARTBLOCK or _interrupted_call(registers) is None:
+        return None
+    result = copy_registers(registers)
+    result.rax = registers.orig_rax
+    result.rip = registers.rip - 2
     result.orig_rax = _U64
     return result
 
@@ -273,7 +287,7 @@ class WayBack:
     def _goto_frame(self, next_stack: int) -> bytes:
         """Return a frame that only moves the stack pointer on."""
         return self._step_frame(
-            rip=self._gadgets.sigreturn, rsp=next_stack + 8, rax=_RT_SIGRETURN, rdi=0
+            rip=self._gadgets.sigreturn, rsp=next_stack + 8, rax=RT_SIGRETURN, rdi=0
         )
 
     def _step_frame(self, **registers: int) -> bytes:
