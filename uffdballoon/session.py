@@ -55,6 +55,7 @@ from uffdballoon.target.process import Target
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import RECONNECT_S, Machine
 from uffdballoon.vmm.qemu.pausing import stop_vm
+from uffdballoon.vmm.qemu.vcpus import find_vcpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -92,6 +93,7 @@ class SessionOptions:
 
     ``held`` is what a keeper handed over: the session goes on with it. A touch that waited
     ``memory_patience_ns`` for a huge page of an empty pool has the target killed; 0: it waits on.
+    ``without_monitor`` is the operator's word that what can hurt shall go without a monitor.
     """
 
     pid: int
@@ -107,6 +109,7 @@ class SessionOptions:
     reclaim_rate_bytes_per_s: int = DEFAULT_RATE_BYTES_PER_S
     fragmentation: FragmentationLimit | None = None
     memory_patience_ns: int = 0
+    without_monitor: bool = False
     held: Held | None = None
     holding: Holding | None = None
 
@@ -116,12 +119,14 @@ class ChangeReport:
     """What an inflate or deflate did.
 
     ``done_bytes`` are in another state than before; ``left_out`` was rounded
-    away; ``freed_bytes`` were resident and are not any more.
+    away; ``freed_bytes`` were resident and are not any more; ``ranges`` are what is now
+    in the balloon, or the guest's.
     """
 
     requested_bytes: int
     done_bytes: int
     left_out: tuple[GpaRange, ...]
+    ranges: tuple[GpaRange, ...]
     freed_bytes: int = 0
     stops_us: tuple[int, ...] = field(default=())
 
@@ -132,6 +137,7 @@ class ChangeReport:
             requested_bytes=sum(part.requested_bytes for part in parts),
             done_bytes=sum(part.done_bytes for part in parts),
             left_out=tuple(piece for part in parts for piece in part.left_out),
+            ranges=tuple(span for part in parts for span in part.ranges),
             freed_bytes=sum(part.freed_bytes for part in parts),
             stops_us=tuple(stop for part in parts for stop in part.stops_us),
         )
@@ -142,6 +148,7 @@ class ChangeReport:
             "done_bytes": self.done_bytes,
             "freed_bytes": self.freed_bytes,
             "left_out": [{"gpa": s.start, "size": s.size_bytes} for s in self.left_out],
+            "ranges": [{"gpa": s.start, "size": s.size_bytes} for s in self.ranges],
             "stopped_us": {"count": len(self.stops_us), "max": max(self.stops_us, default=0)},
         }
 
@@ -171,6 +178,48 @@ def _refuse_what_cannot_be(options: SessionOptions) -> None:
             "the rung poison cannot be performed",
             why="this kernel has no UFFDIO_POISON (Linux 6.6)",
             hint="use kill, or another rung",
+        )
+
+
+def _needs_monitor(options: SessionOptions) -> bool:
+    if options.policy.has(RungKind.PAUSE) or options.fragmentation is not None:
+        return True
+    # A QEMU that waits for a touch does not answer whoever takes over.
+    asked = options.qmp_path is not None and options.held is None
+    return asked and not options.without_monitor and bool(_blind_harm(options))
+
+
+def _blind_harm(options: SessionOptions) -> str:
+    """Name what may not be done by who does not see the guest's resets; empty: nothing."""
+    if options.policy.harms:
+        return f"the policy {options.policy}"
+    if options.terms.grace_ns or options.terms.grace_bytes:
+        return "a boot grace"
+    return ""
+
+
+def _refuse_blind_harm(
+    options: SessionOptions, *, sees_resets: bool, vcpus: Mapping[int, int]
+) -> None:
+    """Refuse to hurt a guest for what it did not do; raise UsageError.
+
+    A reset that nobody sees makes what the firmware touches a violation. Where nobody can tell
+    the vCPUs, a migration that reads the guest's memory would be taken for the guest.
+    """
+    if options.without_monitor:
+        return
+    harm, why = _blind_harm(options), ""
+    if harm and not sees_resets:
+        why = "a reset of the guest, which empties its balloon, is not seen without QEMU's monitor"
+    elif options.policy.holds and not vcpus and not sees_resets:
+        harm = f"the policy {options.policy}"
+        why = "nothing tells which threads are vCPUs: a migration would be held as the guest is"
+    if why:
+        raise UsageError(
+            f"{harm} needs the monitor",
+            why=why,
+            hint="give --qmp PATH, or take the risk with --without-monitor",
+            pid=options.pid,
         )
 
 
@@ -207,7 +256,7 @@ class Session:
             self._machine = Machine.connect(
                 options.qmp_path,
                 pid=options.pid,
-                needed=options.policy.has(RungKind.PAUSE) or options.fragmentation is not None,
+                needed=_needs_monitor(options),
                 held=options.held,
                 progress=progress,
             )
@@ -216,14 +265,17 @@ class Session:
             self.layout = discover(options.pid, self.target.cmdline, facts)
             refuse_unknown_nodes(self.layout, options.terms, options.fragmentation)
             self._tids = self.target.tids()
-            told = facts.vcpu_tids if facts else None
-            self._vcpus = self._vcpus_here(told)
+            self._vcpus: dict[int, int] = {}
+            self._vcpus = self._vcpus_here(facts.vcpu_tids if facts else None)
             progress(
                 f"guest RAM: {self.layout.ram_bytes >> 20} MiB in {len(self.layout.blocks)} "
                 f"block(s), by {self.layout.source}"
             )
             for lack in self.layout.unknown:
                 progress(f"not known: {lack}")
+            _refuse_blind_harm(
+                options, sees_resets=self._machine.relay is not None, vcpus=self._vcpus
+            )
             if not self._vcpus:
                 progress("not known: which threads are vCPUs, so every thread counts as the guest")
             known = query_features()
@@ -388,6 +440,7 @@ class Session:
             requested_bytes=span.size_bytes,
             done_bytes=done.pages_bytes,
             left_out=left_out,
+            ranges=(whole,),
             freed_bytes=done.resident_before_bytes,
             stops_us=tuple(ns // 1000 for ns in done.zap.stops_ns),
         )
@@ -417,10 +470,10 @@ class Session:
 
     def deflate(self, span: GpaRange, granule: Granule) -> ChangeReport:
         """Give a range back to the guest; what was not in the balloon stays as it is."""
-        _, hva, left_out = self._translate(span, granule)
+        whole, hva, left_out = self._translate(span, granule)
         done_bytes = self._enforcer.deflate(hva)
         self._deflated_bytes += done_bytes
-        return ChangeReport(span.size_bytes, done_bytes, left_out)
+        return ChangeReport(span.size_bytes, done_bytes, left_out, (whole,))
 
     def disagreements(self) -> list[GpaRange]:
         """List ballooned stretches that hold memory in the target: there should be none."""
@@ -622,7 +675,7 @@ class Session:
             reclaim_s = self._reclaimer.work()
             tids = self.target.tids()
             if tids != self._tids:
-                self._vcpus = self._ask_vcpus()
+                self._vcpus = self._ask_vcpus() or self._vcpus
                 self._enforcer.loop.set_vcpus(sorted(self._vcpus))
                 self._tids = tids
         except TargetGoneError:
@@ -700,7 +753,10 @@ class Session:
         return self._vcpus_here(told)
 
     def _vcpus_here(self, told: Mapping[int, int] | None) -> dict[int, int]:
-        return self.target.vcpus() if told is None else self.target.seen_from_here(told)
+        """Map our ids of the vCPUs' threads to their numbers, as told or as it can be seen."""
+        if told is None:
+            return find_vcpus(self.target, self._vcpus)
+        return self.target.seen_from_here(told)
 
     def _pause(self) -> list[dict[str, Any]]:
         loop = self._enforcer.loop

@@ -56,6 +56,13 @@ _NS_PER_S = 1_000_000_000
 @click.command()
 @click.argument("pid", type=PID)
 @click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of this QEMU.")
+@click.option(
+    "--without-monitor",
+    is_flag=True,
+    help="Take a policy that freezes, pauses, poisons or kills, and a boot grace, without a "
+    "monitor, which nothing else tells of the guest's resets; where nothing tells the vCPUs either "
+    "(TCG without debug-threads=on), every thread of QEMU counts as the guest.",
+)
 @click.option("--contract", type=click.Choice(["told", "cap"]), default="told", show_default=True)
 @click.option("--floor", type=SIZE, help="With --contract cap: what stays in the balloon.")
 @click.option(
@@ -193,6 +200,7 @@ def attach(  # noqa: PLR0913 - an option each
     pid: int,
     *,
     qmp: str | None,
+    without_monitor: bool,
     contract: str,
     floor: int | None,
     node_floors: tuple[tuple[int, int], ...],
@@ -232,6 +240,7 @@ def attach(  # noqa: PLR0913 - an option each
     options = SessionOptions(
         pid=pid,
         qmp_path=qmp,
+        without_monitor=without_monitor,
         terms=terms,
         policy=policy,
         max_windows=max_windows,

@@ -13,6 +13,7 @@ from uffdballoon.cli.types import PID
 from uffdballoon.model.sizes import format_size
 from uffdballoon.session import look_at
 from uffdballoon.target.process import Target
+from uffdballoon.vmm.qemu.vcpus import find_vcpus
 
 
 @click.command()
@@ -52,7 +53,7 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
 def _facts(pid: int, qmp: str | None) -> dict[str, Any]:
     with Target.open(pid) as target:
         layout, monitor = look_at(target, qmp)
-        vcpus = target.seen_from_here(monitor.vcpu_tids) if monitor else target.vcpus()
+        vcpus = target.seen_from_here(monitor.vcpu_tids) if monitor else find_vcpus(target)
         return {
             "pid": pid,
             "exe": target.exe,

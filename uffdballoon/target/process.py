@@ -29,8 +29,6 @@ T = TypeVar("T")
 
 # Debian, Fedora (qemu-kvm), Ubuntu's wrapper (kvm)
 _VMM_NAME = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
-# QEMU, accel/: the vCPU threads' names, with -name debug-threads=on
-_VCPU_NAME = re.compile(r"CPU (\d+)/(?:KVM|TCG|HVF)")
 # Its last field is the id in the innermost namespace, which is the process's own.
 _NSPID = re.compile(r"^NSpid:.*?(\d+)$", re.MULTILINE)
 _UFFD_LINK = "anon_inode:[userfaultfd]"
@@ -176,13 +174,16 @@ class Target:
                     here[int(ids[1]) if ids else int(task.name)] = int(task.name)
         return {here[tid]: value for tid, value in own.items() if tid in here}
 
-    def vcpus(self) -> dict[int, int]:
-        """Map the thread ids of the vCPUs to their numbers, by the threads' names.
+    def read_of_thread(self, tid: int, name: str) -> str:
+        """Read a file of /proc/PID/task/TID; empty when that thread has ended.
 
-        Empty where QEMU does not name its threads (-name debug-threads=off).
+        Raises PermissionDeniedError.
         """
-        matches = ((thread.tid, _VCPU_NAME.fullmatch(thread.name)) for thread in self.threads())
-        return {tid: int(match[1]) for tid, match in matches if match}
+        with self._vanishing():
+            try:
+                return self._path("task", str(tid), name).read_bytes().decode(errors="replace")
+            except (FileNotFoundError, ProcessLookupError):
+                return ""
 
     def fds(self) -> dict[int, str]:
         """Map the target's fds to what /proc says they are."""
