@@ -55,6 +55,7 @@ from uffdballoon.target.process import Target
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import RECONNECT_S, Machine
 from uffdballoon.vmm.qemu.pausing import stop_vm
+from uffdballoon.vmm.qemu.suitability import gather, judge, refuse_unsuitable
 from uffdballoon.vmm.qemu.vcpus import find_vcpus
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.observing import ObserverKind
     from uffdballoon.model.ram import Layout
     from uffdballoon.vmm.qemu.facts import MonitorFacts
+    from uffdballoon.vmm.qemu.suitability import Finding
 
 _PATIENCE_S = 30.0
 _LOOK_S = 0.02
@@ -93,7 +95,8 @@ class SessionOptions:
 
     ``held`` is what a keeper handed over: the session goes on with it. A touch that waited
     ``memory_patience_ns`` for a huge page of an empty pool has the target killed; 0: it waits on.
-    ``without_monitor`` is the operator's word that what can hurt shall go without a monitor.
+    ``without_monitor`` is the operator's word that what can hurt shall go without a monitor;
+    ``allowed`` are the names of findings that shall not refuse the attach.
     """
 
     pid: int
@@ -110,6 +113,7 @@ class SessionOptions:
     fragmentation: FragmentationLimit | None = None
     memory_patience_ns: int = 0
     without_monitor: bool = False
+    allowed: frozenset[str] = frozenset()
     held: Held | None = None
     holding: Holding | None = None
 
@@ -153,11 +157,21 @@ class ChangeReport:
         }
 
 
-def look_at(target: Target, qmp_path: str | None) -> tuple[Layout, MonitorFacts | None]:
+class Looked(NamedTuple):
+    """What can be said of a target without attaching to it."""
+
+    layout: Layout
+    monitor: MonitorFacts | None
+    unsuitable: list[Finding]
+
+
+def look_at(target: Target, qmp_path: str | None) -> Looked:
     """Find a target's RAM, with its monitor where a path is given; change nothing."""
     with contextlib.closing(Machine.connect(qmp_path, pid=target.pid, needed=True)) as machine:
         facts = machine.facts()
-    return discover(target.pid, target.cmdline, facts), facts
+        layout = discover(target.pid, target.cmdline, facts)
+        unsuitable = judge(gather(target, layout.blocks, machine.monitor))
+    return Looked(layout, facts, unsuitable)
 
 
 def _refuse_what_cannot_be(options: SessionOptions) -> None:
@@ -276,6 +290,10 @@ class Session:
             _refuse_blind_harm(
                 options, sees_resets=self._machine.relay is not None, vcpus=self._vcpus
             )
+            self.unsuitable = judge(gather(self.target, self.layout.blocks, self._machine.monitor))
+            refuse_unsuitable(self.unsuitable, options.allowed, options.pid)
+            for finding in self.unsuitable:
+                progress(f"does not hold: {finding.sentence}")
             if not self._vcpus:
                 progress("not known: which threads are vCPUs, so every thread counts as the guest")
             known = query_features()

@@ -18,9 +18,7 @@ WORKER = ThreadState("16 0x9 0xae80 0x0 0x0 0x0 0x0 0x0 0x0", is_worker=True, gu
 
 
 def in_guest(fd: int) -> ThreadState:
-    return ThreadState(
-        f"16 {fd:#x} 0xae80 0x0 0x0 0x55aa 0x55a9 0x7f8e 0x7f8e", is_worker=False, guest_time=0
-    )
+    return ThreadState(f"16 {fd:#x} 0xae80 0x0 0x0 0x55aa 0x55a9", is_worker=False, guest_time=0)
 
 
 def conclude(*samples: dict[int, ThreadState]) -> dict[int, int]:

@@ -38,7 +38,7 @@ def measure_guest(
     """Yield a series for each contender, on the memory of a QEMU with one vCPU."""
     options = QemuOptions(accel=accel, memory=Memory(size_bytes=_MEMORY_BYTES))
     with Qemu(options) as qemu, Target.open(qemu.pid) as target, contextlib.ExitStack() as stack:
-        layout, facts = look_at(target, str(qemu.qmp_path))
+        layout, facts, _ = look_at(target, str(qemu.qmp_path))
         assert facts is not None
         (vcpu,) = facts.vcpu_tids
         cpu = min(os.sched_getaffinity(0))

@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from uffdballoon.cli.output import print_json, print_table
 from uffdballoon.cli.types import PID
-from uffdballoon.errors import ExitCode, TargetBusyError
+from uffdballoon.errors import ExitCode, TargetBusyError, UnsupportedError
 from uffdballoon.host.probes import Probe, probe_host
+from uffdballoon.session import look_at
 from uffdballoon.target.process import Target
+from uffdballoon.vmm.qemu.suitability import gather, judge
+
+if TYPE_CHECKING:
+    from uffdballoon.vmm.qemu.suitability import Finding
 
 _CAP_SYS_PTRACE = 1 << 19
 
@@ -61,6 +66,7 @@ def _target_probes(pid: int) -> list[Probe]:
             target.refuse_if_busy()
         except TargetBusyError as error:
             busy = error
+        unsuitable = _unsuitable(target)
     privileged = bool(confined.capabilities & _CAP_SYS_PTRACE)
     return [
         Probe(
@@ -94,4 +100,23 @@ def _target_probes(pid: int) -> list[Probe]:
             detail=f"uid {confined.uid}, seccomp {'on' if confined.seccomp else 'off'}, "
             f"other namespaces: {', '.join(confined.foreign_namespaces) or 'none'}",
         ),
+        *(
+            Probe(
+                f"{pid}: {finding.name}",
+                ok=False,
+                detail=finding.sentence,
+                fix=f"take it from the guest, or attach with --allow {finding.name}"
+                if finding.refuses
+                else "",
+                essential=finding.refuses,
+            )
+            for finding in unsuitable
+        ),
     ]
+
+
+def _unsuitable(target: Target) -> list[Finding]:
+    try:
+        return look_at(target, None).unsuitable
+    except UnsupportedError:  # its RAM cannot be told without the monitor; the rest can
+        return judge(gather(target))

@@ -32,6 +32,27 @@ class Capability(enum.IntEnum):
         return f"CAP_{self.name}"
 
 
+# linux/capability.h, in the order of their numbers
+_NAMES = (
+    *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"),
+    *("SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW"),
+    *("IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT"),
+    *("SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD"),
+    *("LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG"),
+    *("WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"),
+)
+ALL_CAPABILITIES = len(_NAMES)
+
+
+def capability_names(mask: int) -> list[str]:
+    """Name the capabilities of a set as /proc/PID/status has it; a newer one is its number."""
+    return [
+        f"CAP_{_NAMES[number] if number < len(_NAMES) else number}"
+        for number in range(mask.bit_length())
+        if mask >> number & 1
+    ]
+
+
 def held_capabilities() -> frozenset[Capability]:
     """Return which of them the calling thread is permitted."""
     held = ffi.new("uint64_t *")

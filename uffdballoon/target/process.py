@@ -54,6 +54,7 @@ class Confinement:
     tracer_pid: int
     shadow_stack: bool
     foreign_namespaces: tuple[str, ...]
+    security_label: str = ""
 
 
 class Target:
@@ -214,10 +215,17 @@ class Target:
                         pid=self.pid,
                     )
 
-    def confinement(self) -> Confinement:
+    def locked_bytes(self) -> int:
+        """Return how much of its memory is locked (VmLck, proc_pid_status(5))."""
+        return int(self._status().get("VmLck", ["0"])[0]) * 1024
+
+    def _status(self) -> dict[str, list[str]]:
         with self._vanishing():
             lines = self._path("status").read_bytes().decode(errors="replace").split("\n")
-        fields = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+        return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+
+    def confinement(self) -> Confinement:
+        fields = self._status()
         return Confinement(
             uid=int(fields["Uid"][1]),
             capabilities=int(fields["CapEff"][0], 16),
@@ -226,7 +234,15 @@ class Target:
             tracer_pid=int(fields["TracerPid"][0]),
             shadow_stack="shstk" in fields.get("x86_Thread_features", []),
             foreign_namespaces=self._foreign_namespaces(),
+            security_label=self._security_label(),
         )
+
+    def _security_label(self) -> str:
+        """Return its label of SELinux or AppArmor; empty without either (proc_pid_attr(5))."""
+        try:
+            return self._path("attr", "current").read_bytes().decode(errors="replace").strip("\0\n")
+        except OSError:
+            return ""
 
     def _foreign_namespaces(self) -> tuple[str, ...]:
         foreign = []
