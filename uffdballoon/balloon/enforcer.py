@@ -7,7 +7,6 @@ from the moment it is gone. Deflating: first the ledger, then the traps.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -101,6 +100,7 @@ class Enforcer:
         self._uffd = uffd
         self._stop_budget_ns = stop_budget_ns
         self._files: dict[RamBlock, BackingFile] = {}
+        self._refused: dict[RamBlock, UffdballoonError] = {}
         if resumed:
             _learn_features(uffd, observer.wanted & known)
         else:
@@ -228,10 +228,14 @@ class Enforcer:
         """
         for block in self.ledger.blocks:
             if block.backing is not Backing.ANON:
-                with contextlib.suppress(UffdballoonError):
+                try:
                     self._file_of(block)
+                except UffdballoonError as error:
+                    self._refused[block] = error
 
     def _file_of(self, block: RamBlock) -> BackingFile:
+        if block in self._refused:  # while we had all privileges: now it would be another error
+            raise self._refused[block]
         if block not in self._files:
             self._files[block] = open_backing_file(self._target.pid, block)
         return self._files[block]

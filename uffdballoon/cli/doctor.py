@@ -5,14 +5,23 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from uffdballoon.cli.output import print_json, print_table
 from uffdballoon.cli.types import PID
 from uffdballoon.errors import ExitCode, TargetBusyError, UnsupportedError
-from uffdballoon.host.probes import Probe, probe_host
+from uffdballoon.host.jobs import ATTACH
+from uffdballoon.host.privileges import Capability, with_lacking
+from uffdballoon.host.probes import (
+    ATTACH_TO_OWN,
+    Probe,
+    job_name,
+    may_use_userfaultfd,
+    probe_host,
+)
+from uffdballoon.host.uffd import DEVICE
 from uffdballoon.session import look_at
 from uffdballoon.target.process import Target
 from uffdballoon.vmm.qemu.suitability import gather, judge
@@ -21,6 +30,7 @@ if TYPE_CHECKING:
     from uffdballoon.vmm.qemu.suitability import Finding
 
 _CAP_SYS_PTRACE = 1 << 19
+_ATTACH_TO_OTHERS = job_name(ATTACH)
 
 
 @click.command()
@@ -33,12 +43,12 @@ def doctor(pid: int | None, *, as_json: bool) -> int:
     """
     probes = sorted(probe_host(), key=lambda probe: (probe.ok, not probe.essential))
     probes += _target_probes(pid) if pid is not None else []
-    code = _verdict(probes)
+    code = _verdict(probes, of_one=pid is not None)
     if as_json:
         print_json({"exit_code": int(code), "probes": [dataclasses.asdict(p) for p in probes]})
         return int(code)
     print_table(("", "what", "found", "what to do"), [_row(probe) for probe in probes])
-    click.echo("The main job can be done." if code is ExitCode.DONE else "Cannot attach yet.")
+    click.echo(_sum_up(probes, code, of_one=pid is not None))
     return int(code)
 
 
@@ -47,8 +57,20 @@ def _row(probe: Probe) -> tuple[str, str, str, str]:
     return mark, probe.name, probe.detail, "" if probe.ok else probe.fix
 
 
-def _verdict(probes: list[Probe]) -> ExitCode:
+def _sum_up(probes: list[Probe], code: ExitCode, *, of_one: bool) -> str:
+    if code is not ExitCode.DONE:
+        return "Cannot attach yet."
+    (others,) = [probe for probe in probes if probe.name == _ATTACH_TO_OTHERS]
+    if not others.ok and not of_one:
+        return f"The main job can be done for QEMUs of this user alone: {others.detail}."
+    return "The main job can be done."
+
+
+def _verdict(probes: list[Probe], *, of_one: bool) -> ExitCode:
     lacking = [probe for probe in probes if probe.essential and not probe.ok]
+    attaches = [probe for probe in probes if probe.name in (ATTACH_TO_OWN, _ATTACH_TO_OTHERS)]
+    if not of_one and not any(probe.ok for probe in attaches):
+        lacking += attaches
     opened = {p.name: p for p in probes if p.name in ("userfaultfd(2)", "/dev/userfaultfd")}
     if not any(probe.ok for probe in opened.values()):
         lacking += opened.values()
@@ -60,14 +82,29 @@ def _verdict(probes: list[Probe]) -> ExitCode:
 
 def _target_probes(pid: int) -> list[Probe]:
     with Target.open(pid) as target:
-        confined = target.confinement()
-        busy: Any = None
-        try:
-            target.refuse_if_busy()
-        except TargetBusyError as error:
-            busy = error
-        unsuitable = _unsuitable(target)
+        refused = target.access_refused()
+        access = Probe(
+            f"{pid}: access",
+            not refused,
+            f"refused: {', '.join(refused)}" if refused else "",
+            errno=errno.EACCES if refused else None,
+            fix=with_lacking(Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH),
+            essential=True,
+        )
+        return [access] if refused else [access, *_looks(target)]
+
+
+def _looks(target: Target) -> list[Probe]:
+    pid = target.pid
+    confined = target.confinement()
+    busy: TargetBusyError | None = None
+    try:
+        target.refuse_if_busy()
+    except TargetBusyError as error:
+        busy = error
+    unsuitable = _unsuitable(target)
     privileged = bool(confined.capabilities & _CAP_SYS_PTRACE)
+    obtainable = privileged or may_use_userfaultfd()
     return [
         Probe(
             f"{pid}: tracer",
@@ -91,8 +128,11 @@ def _target_probes(pid: int) -> list[Probe]:
         ),
         Probe(
             f"{pid}: userfaultfd by",
-            ok=True,
+            ok=obtainable,
             detail="direct" if privileged else "passed (it has no CAP_SYS_PTRACE)",
+            errno=None if obtainable else errno.EACCES,
+            fix=f"{with_lacking(Capability.DAC_READ_SEARCH)}, or give this user access to {DEVICE}",
+            essential=True,
         ),
         Probe(
             f"{pid}: confinement",

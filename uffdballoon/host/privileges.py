@@ -60,6 +60,13 @@ def held_capabilities() -> frozenset[Capability]:
     return frozenset(capability for capability in Capability if held[0] >> capability & 1)
 
 
+def with_lacking(*needed: Capability) -> str:
+    """Write the hint that names those that are lacking, and not those that are held."""
+    held = held_capabilities()
+    lacking = " and ".join(str(capability) for capability in needed if capability not in held)
+    return f"run as root, or with {lacking}" if lacking else "run as root"
+
+
 def keep_capabilities(kept: Collection[Capability]) -> None:
     """Drop all capabilities but these, in every thread, for good."""
     mask = sum(1 << capability for capability in kept)
@@ -112,8 +119,9 @@ NEEDS = (
     Need(Capability.KILL, "the rung kill", "the target's own user, or another rung"),
     Need(
         Capability.DAC_OVERRIDE,
-        "--qmp with a socket of another user's",
-        "a socket that we may write to",
+        "--qmp with a socket of another user's; inflate where a file of another user's, on tmpfs "
+        "or hugetlbfs, is the guest's memory",
+        "a socket, or a file, that we may write to",
     ),
     Need(
         Capability.SYS_ADMIN,

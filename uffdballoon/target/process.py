@@ -20,6 +20,7 @@ from uffdballoon.errors import (
     TargetGoneError,
     UffdballoonError,
 )
+from uffdballoon.host.privileges import Capability, with_lacking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -195,6 +196,18 @@ class Target:
                     links[int(entry.name)] = str(entry.readlink())
         return links
 
+    def access_refused(self) -> list[str]:
+        """Name what attaching takes of /proc/PID, and is refused to us."""
+        refused = []
+        for name in ("mem", "pagemap", "fd"):
+            try:
+                os.close(os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError as error:
+                raise _gone(self.pid) from error
+            except OSError:
+                refused.append(f"/proc/{self.pid}/{name}")
+        return refused
+
     def refuse_if_busy(self) -> None:
         """Raise TargetBusyError when the target uses a userfaultfd itself.
 
@@ -263,7 +276,7 @@ class Target:
                 raise PermissionDeniedError(
                     f"not allowed to look at process {self.pid}",
                     why="it belongs to another user",
-                    hint="run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+                    hint=with_lacking(Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH),
                     pid=self.pid,
                 ) from error
             except OSError:
@@ -291,7 +304,7 @@ class Target:
             raise PermissionDeniedError(
                 f"not allowed to look at process {self.pid}",
                 why="it belongs to another user",
-                hint="run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+                hint=with_lacking(Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH),
                 pid=self.pid,
             ) from error
 
