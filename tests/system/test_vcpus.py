@@ -12,6 +12,7 @@ from tests.support.manager import Command
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.touch import Access
+from uffdballoon.session import Session, SessionOptions
 from uffdballoon.target.process import Target
 from uffdballoon.vmm.qemu.vcpus import find_vcpus
 
@@ -128,3 +129,20 @@ def test_a_migration_is_not_taken_for_the_guest(start_qemu: Callable[[QemuOption
         qemu.guest.start_touch(GpaRange.of(BALLOON.start, PAGE_BYTES), Access.WRITE)
         assert qemu.wait_for_exit()
         assert manager.wait(_PATIENCE_S) == 1
+
+
+@pytest.mark.needs_kvm
+def test_an_attach_without_a_monitor_takes_up_what_is_plugged_in(
+    start_qemu: Callable[[QemuOptions], Qemu],
+) -> None:
+    options = QemuOptions(accel=Accel.KVM, memory=RAM, extra=("-smp", "1,maxcpus=2"))
+    qemu = start_qemu(options)
+    with Session(SessionOptions(pid=qemu.pid)) as session:
+        assert session.vcpus == told_by_monitor(qemu)
+        (slot,) = [
+            cpu for cpu in qemu.monitor.execute("query-hotpluggable-cpus") if "qom-path" not in cpu
+        ]
+        qemu.monitor.execute("device_add", driver=slot["type"], id="late", **slot["props"])
+        session.keep_up()
+        assert session.vcpus == told_by_monitor(qemu)
+        assert len(session.vcpus) == 2
