@@ -121,6 +121,7 @@ def test_devices_that_map_the_memory_themselves_are_told_of(cmdline: tuple[str, 
         ("-object", "memory-backend-ram,id=sev-guest,size=1G"),
         ("-machine", "pc,accel=kvm,kvm-type=auto"),
         ("-device", '{"driver":'),
+        ("-device", '{"a":' * 100_000),
         ("-device",),
     ],
 )

@@ -236,7 +236,7 @@ def _options(cmdline: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
 def _properties(value: str, head: str) -> dict[str, str]:
     """Read ``head,key=value,...`` or JSON; a comma in a value is doubled (util/keyval.c)."""
     if value.lstrip().startswith("{"):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             read: Any = json.loads(value)
             return {str(k): v if isinstance(v, str) else json.dumps(v) for k, v in read.items()}
         return {}
