@@ -39,7 +39,7 @@ from uffdballoon.errors import (
     WindowBudgetError,
 )
 from uffdballoon.host.probes import max_map_count
-from uffdballoon.host.procfs import locked_bytes_of, read_mappings
+from uffdballoon.host.procfs import read_mappings
 from uffdballoon.host.uffd import Feature, Userfaultfd, query_features
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, HvaRange
 from uffdballoon.model.blockmap import BlockMap, Tally
@@ -62,7 +62,9 @@ from uffdballoon.target.seccomp import ZAPS, Permits, look_at_filters
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import RECONNECT_S, Machine
 from uffdballoon.vmm.qemu.pausing import stop_vm
+from uffdballoon.vmm.qemu.suitability import gather, judge, refuse_unsuitable
 from uffdballoon.vmm.qemu.threads import find_rcu_thread
+from uffdballoon.vmm.qemu.vcpus import find_vcpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,7 +75,9 @@ if TYPE_CHECKING:
     from uffdballoon.model.fragmentation import FragmentationLimit
     from uffdballoon.model.observing import ObserverKind
     from uffdballoon.model.ram import Layout
+    from uffdballoon.observe.observers import Observer
     from uffdballoon.vmm.qemu.facts import MonitorFacts
+    from uffdballoon.vmm.qemu.suitability import Finding
 
 _PATIENCE_S = 30.0
 _LOOK_S = 0.02
@@ -103,6 +107,8 @@ class SessionOptions:
     Windows cut huge pages into ``max_huge_mappings`` mappings at most, by default a share of
     what the target may have.
     With ``trust_seccomp`` filters of the target that cannot be read are taken to harm nobody.
+    ``without_monitor`` is the operator's word that what can hurt shall go without a monitor;
+    ``allowed`` are the names of findings that shall not refuse the attach.
     """
 
     pid: int
@@ -120,6 +126,8 @@ class SessionOptions:
     reclaim_rate_bytes_per_s: int = DEFAULT_RATE_BYTES_PER_S
     fragmentation: FragmentationLimit | None = None
     memory_patience_ns: int = 0
+    without_monitor: bool = False
+    allowed: frozenset[str] = frozenset()
     held: Held | None = None
     holding: Holding | None = None
 
@@ -129,12 +137,14 @@ class ChangeReport:
     """What an inflate or deflate did.
 
     ``done_bytes`` are in another state than before; ``left_out`` was rounded
-    away; ``freed_bytes`` were resident and are not any more.
+    away; ``freed_bytes`` were resident and are not any more; ``ranges`` are what is now
+    in the balloon, or the guest's.
     """
 
     requested_bytes: int
     done_bytes: int
     left_out: tuple[GpaRange, ...]
+    ranges: tuple[GpaRange, ...]
     freed_bytes: int = 0
     stops_us: tuple[int, ...] = field(default=())
 
@@ -145,6 +155,7 @@ class ChangeReport:
             requested_bytes=sum(part.requested_bytes for part in parts),
             done_bytes=sum(part.done_bytes for part in parts),
             left_out=tuple(piece for part in parts for piece in part.left_out),
+            ranges=tuple(span for part in parts for span in part.ranges),
             freed_bytes=sum(part.freed_bytes for part in parts),
             stops_us=tuple(stop for part in parts for stop in part.stops_us),
         )
@@ -155,15 +166,26 @@ class ChangeReport:
             "done_bytes": self.done_bytes,
             "freed_bytes": self.freed_bytes,
             "left_out": [{"gpa": s.start, "size": s.size_bytes} for s in self.left_out],
+            "ranges": [{"gpa": s.start, "size": s.size_bytes} for s in self.ranges],
             "stopped_us": {"count": len(self.stops_us), "max": max(self.stops_us, default=0)},
         }
 
 
-def look_at(target: Target, qmp_path: str | None) -> tuple[Layout, MonitorFacts | None]:
+class Looked(NamedTuple):
+    """What can be said of a target without attaching to it."""
+
+    layout: Layout
+    monitor: MonitorFacts | None
+    unsuitable: list[Finding]
+
+
+def look_at(target: Target, qmp_path: str | None) -> Looked:
     """Find a target's RAM, with its monitor where a path is given; change nothing."""
     with contextlib.closing(Machine.connect(qmp_path, pid=target.pid, needed=True)) as machine:
         facts = machine.facts()
-    return discover(target.pid, target.cmdline, facts), facts
+        layout = discover(target.pid, target.cmdline, facts)
+        unsuitable = judge(gather(target, layout.blocks, machine.monitor))
+    return Looked(layout, facts, unsuitable)
 
 
 def _refuse_what_cannot_be(options: SessionOptions) -> None:
@@ -193,6 +215,48 @@ def _borrow_a_thread(target: Target, progress: Callable[[str], None]) -> Injecto
     if found.thread is None:
         progress(f"its main thread is stopped for zaps, a little at a time: {found.why}")
     return Injector(target, found.thread)
+
+
+def _needs_monitor(options: SessionOptions) -> bool:
+    if options.policy.has(RungKind.PAUSE) or options.fragmentation is not None:
+        return True
+    # A QEMU that waits for a touch does not answer whoever takes over.
+    asked = options.qmp_path is not None and options.held is None
+    return asked and not options.without_monitor and bool(_blind_harm(options))
+
+
+def _blind_harm(options: SessionOptions) -> str:
+    """Name what may not be done by who does not see the guest's resets; empty: nothing."""
+    if options.policy.harms:
+        return f"the policy {options.policy}"
+    if options.terms.grace_ns or options.terms.grace_bytes:
+        return "a boot grace"
+    return ""
+
+
+def _refuse_blind_harm(
+    options: SessionOptions, *, sees_resets: bool, vcpus: Mapping[int, int]
+) -> None:
+    """Refuse to hurt a guest for what it did not do; raise UsageError.
+
+    A reset that nobody sees makes what the firmware touches a violation. Where nobody can tell
+    the vCPUs, a migration that reads the guest's memory would be taken for the guest.
+    """
+    if options.without_monitor:
+        return
+    harm, why = _blind_harm(options), ""
+    if harm and not sees_resets:
+        why = "a reset of the guest, which empties its balloon, is not seen without QEMU's monitor"
+    elif options.policy.holds and not vcpus and not sees_resets:
+        harm = f"the policy {options.policy}"
+        why = "nothing tells which threads are vCPUs: a migration would be held as the guest is"
+    if why:
+        raise UsageError(
+            f"{harm} needs the monitor",
+            why=why,
+            hint="give --qmp PATH, or take the risk with --without-monitor",
+            pid=options.pid,
+        )
 
 
 def _refuse_without_word(what: object, *, guest_agreed: bool) -> None:
@@ -227,55 +291,11 @@ class Session:
                 refuse_unless_ready(options.pid)
             self.target.refuse_if_busy()
             _refuse_what_cannot_be(options)
-            self._machine = Machine.connect(
-                options.qmp_path,
-                pid=options.pid,
-                needed=options.policy.has(RungKind.PAUSE) or options.fragmentation is not None,
-                held=options.held,
-                progress=progress,
-            )
-            undo.callback(self._machine.close)
-            facts = self._machine.facts()
-            self.layout = discover(options.pid, self.target.cmdline, facts)
-            refuse_unknown_nodes(self.layout, options.terms, options.fragmentation)
-            self._tids = self.target.tids()
-            told = facts.vcpu_tids if facts else None
-            self._vcpus = self._vcpus_here(told)
-            progress(
-                f"guest RAM: {self.layout.ram_bytes >> 20} MiB in {len(self.layout.blocks)} "
-                f"block(s), by {self.layout.source}"
-            )
-            for lack in self.layout.unknown:
-                progress(f"not known: {lack}")
-            if locked_bytes_of(options.pid) >= self.layout.ram_bytes:
-                progress(
-                    "guest RAM is locked: of private memory `inflate` frees what it takes, but the "
-                    "kernel refuses QEMU what the guest's own balloon gives up, which stays there"
-                )
-            if any(block.backing is Backing.HUGETLBFS for block in self.layout.blocks):
-                progress(
-                    "left behind, for good: mappings of huge pages that windows cut, "
-                    f"at most {self._most_huge_mappings()} however often one attaches"
-                )
-            if not self._vcpus:
-                progress("not known: which threads are vCPUs, so every thread counts as the guest")
+            facts = self._know_the_guest(undo, progress)
+            self._judge_the_guest(progress)
             known = query_features()
-            chosen = choose(
-                options.observer,
-                Circumstances(
-                    pid=options.pid,
-                    blocks=self.layout.blocks,
-                    features=known,
-                    contract=options.terms.kind,
-                    has_device=self._machine.has_device,
-                    reports_free_pages=self._machine.reports_free_pages,
-                    kept_trace=options.held.trace if options.held else (),
-                ),
-            )
-            self._observer = chosen.observer
+            self._observer = self._choose_observer(known, progress)
             undo.callback(self._observer.close)
-            by = f" by {self._observer.how}" if self._observer.how else ""
-            progress(f"observer {self._observer.kind.value}{by}: {chosen.why}")
             self._injector = undo.enter_context(_borrow_a_thread(self.target, progress))
             uffd = undo.enter_context(self._obtain(progress))
             memory = self._ledger_memory(undo)
@@ -346,6 +366,66 @@ class Session:
         """Have close() leave the traps to the keeper; False without one."""
         self._leaves = self._keeper is not None
         return self._leaves
+
+    def _know_the_guest(
+        self, undo: contextlib.ExitStack, progress: Callable[[str], None]
+    ) -> MonitorFacts | None:
+        """Find its RAM and its vCPUs, by the monitor where there is one."""
+        options = self.options
+        self._machine = Machine.connect(
+            options.qmp_path,
+            pid=options.pid,
+            needed=_needs_monitor(options),
+            held=options.held,
+            progress=progress,
+        )
+        undo.callback(self._machine.close)
+        facts = self._machine.facts()
+        self.layout = discover(options.pid, self.target.cmdline, facts)
+        refuse_unknown_nodes(self.layout, options.terms, options.fragmentation)
+        self._tids = self.target.tids()
+        self._vcpus: dict[int, int] = {}
+        self._vcpus = self._vcpus_here(facts.vcpu_tids if facts else None)
+        progress(
+            f"guest RAM: {self.layout.ram_bytes >> 20} MiB in {len(self.layout.blocks)} "
+            f"block(s), by {self.layout.source}"
+        )
+        for lack in self.layout.unknown:
+            progress(f"not known: {lack}")
+        return facts
+
+    def _judge_the_guest(self, progress: Callable[[str], None]) -> None:
+        """Refuse what would hurt it or not hold, and tell what is not as one might expect."""
+        options = self.options
+        _refuse_blind_harm(options, sees_resets=self._machine.relay is not None, vcpus=self._vcpus)
+        self.unsuitable = judge(gather(self.target, self.layout.blocks, self._machine.monitor))
+        refuse_unsuitable(self.unsuitable, options.allowed, options.pid)
+        for finding in self.unsuitable:
+            progress(f"does not hold: {finding.sentence}")
+        if any(block.backing is Backing.HUGETLBFS for block in self.layout.blocks):
+            progress(
+                "left behind, for good: mappings of huge pages that windows cut, "
+                f"at most {self._most_huge_mappings()} however often one attaches"
+            )
+        if not self._vcpus:
+            progress("not known: which threads are vCPUs, so every thread counts as the guest")
+
+    def _choose_observer(self, known: Feature, progress: Callable[[str], None]) -> Observer:
+        chosen = choose(
+            self.options.observer,
+            Circumstances(
+                pid=self.options.pid,
+                blocks=self.layout.blocks,
+                features=known,
+                contract=self.options.terms.kind,
+                has_device=self._machine.has_device,
+                reports_free_pages=self._machine.reports_free_pages,
+                kept_trace=self.options.held.trace if self.options.held else (),
+            ),
+        )
+        by = f" by {chosen.observer.how}" if chosen.observer.how else ""
+        progress(f"observer {chosen.observer.kind.value}{by}: {chosen.why}")
+        return chosen.observer
 
     def _look_at_filters(self, progress: Callable[[str], None]) -> Permits:
         """Ask what may be injected; whoever attached before a takeover has asked already."""
@@ -446,6 +526,7 @@ class Session:
             requested_bytes=span.size_bytes,
             done_bytes=done.pages_bytes,
             left_out=left_out,
+            ranges=(whole,),
             freed_bytes=done.resident_before_bytes,
             stops_us=tuple(ns // 1000 for ns in done.zap.stops_ns),
         )
@@ -475,10 +556,10 @@ class Session:
 
     def deflate(self, span: GpaRange, granule: Granule) -> ChangeReport:
         """Give a range back to the guest; what was not in the balloon stays as it is."""
-        _, hva, left_out = self._translate(span, granule)
+        whole, hva, left_out = self._translate(span, granule)
         done_bytes = self._enforcer.deflate(hva)
         self._deflated_bytes += done_bytes
-        return ChangeReport(span.size_bytes, done_bytes, left_out)
+        return ChangeReport(span.size_bytes, done_bytes, left_out, (whole,))
 
     def disagreements(self) -> list[GpaRange]:
         """List ballooned stretches that hold memory in the target: there should be none."""
@@ -687,7 +768,7 @@ class Session:
             reclaim_s = self._reclaimer.work()
             tids = self.target.tids()
             if tids != self._tids:
-                self._vcpus = self._ask_vcpus()
+                self._vcpus = self._ask_vcpus() or self._vcpus
                 self._enforcer.loop.set_vcpus(sorted(self._vcpus))
                 self._tids = tids
         except TargetGoneError:
@@ -765,7 +846,10 @@ class Session:
         return self._vcpus_here(told)
 
     def _vcpus_here(self, told: Mapping[int, int] | None) -> dict[int, int]:
-        return self.target.vcpus() if told is None else self.target.seen_from_here(told)
+        """Map our ids of the vCPUs' threads to their numbers, as told or as it can be seen."""
+        if told is None:
+            return find_vcpus(self.target, self._vcpus)
+        return self.target.seen_from_here(told)
 
     def _pause(self) -> list[dict[str, Any]]:
         loop = self._enforcer.loop

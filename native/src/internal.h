@@ -174,7 +174,7 @@ struct uffdb_roles {
 	int task_fd; /* /proc/PID/task */
 	struct {
 		uint32_t tid;
-		bool worker;
+		uint8_t worker; /* for whom it acts, roles.c */
 	} known[UFFDB_KNOWN_THREADS];
 };
 

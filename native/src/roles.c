@@ -3,7 +3,8 @@
  * Who touches: a vCPU thread is the guest. Another thread of the target reads
  * for the host, or writes for a device of the guest's. A thread that is not the
  * target's is a kernel worker that does KVM's asynchronous page faults, which are
- * the guest's (virt/kvm/async_pf.c), or another process that reads.
+ * the guest's (virt/kvm/async_pf.c), or another process that reads. A worker of
+ * vhost's is a device: a thread of the kernel's, since Linux 6.4 one of the target's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -61,44 +62,59 @@ int uffdb_roles_set_vcpus(struct uffdb_roles *roles, const int32_t *tids, size_t
 	return 0;
 }
 
-static bool is_kernel_thread(uint32_t tid)
+enum worker {
+	NO_WORKER,
+	GUESTS_WORKER,
+	DEVICES_WORKER
+};
+
+/* kernel/vhost_task.c and drivers/vhost/vhost.c: "vhost-" and the pid of who made it. */
+static enum worker read_worker(struct uffdb_roles *roles, uint32_t tid)
 {
-	char path[64], text[512], *field;
+	char path[64], text[512], *name, *field;
 
 	snprintf(path, sizeof(path), "/proc/%u/stat", tid);
 	if (!uffdb_read_text(AT_FDCWD, path, text, sizeof(text)))
-		return false;
+		return NO_WORKER;
+	name = strchr(text, '(');
+	if (name && !strncmp(name, "(vhost-", strlen("(vhost-")))
+		return DEVICES_WORKER;
 	field = strrchr(text, ')');
 	for (int i = 2; field && i < FLAGS_FIELD; i++)
 		field = strchr(field + 1, ' ');
-	return field && strtoul(field + 1, NULL, 10) & PF_KTHREAD;
+	if (!field || !(strtoul(field + 1, NULL, 10) & PF_KTHREAD))
+		return NO_WORKER;
+	snprintf(path, sizeof(path), "%u", tid);
+	return faccessat(roles->task_fd, path, F_OK, 0) ? GUESTS_WORKER : NO_WORKER;
 }
 
-/* Does a thread that is no vCPU act for the guest? Remembered: asking takes microseconds. */
-static bool is_guests_worker(struct uffdb_roles *roles, uint32_t tid)
+/* For whom does a thread that is no vCPU act? Remembered: asking takes microseconds. */
+static enum worker worker_of(struct uffdb_roles *roles, uint32_t tid)
 {
 	size_t slot = tid % UFFDB_KNOWN_THREADS;
-	char name[16];
 
 	if (roles->known[slot].tid != tid) {
-		snprintf(name, sizeof(name), "%u", tid);
 		roles->known[slot].tid = tid;
-		roles->known[slot].worker =
-			faccessat(roles->task_fd, name, F_OK, 0) && is_kernel_thread(tid);
+		roles->known[slot].worker = (uint8_t)read_worker(roles, tid);
 	}
-	return roles->known[slot].worker;
+	return (enum worker)roles->known[slot].worker;
 }
 
 uint8_t uffdb_roles_of(struct uffdb_roles *roles, uint32_t tid, bool write)
 {
 	const struct tid_set *set = atomic_load_explicit(&roles->vcpus, memory_order_acquire);
 
-	if (!set || !set->nr)
-		return UFFDB_ROLE_VCPU;
-	for (size_t i = 0; i < set->nr; i++)
+	for (size_t i = 0; set && i < set->nr; i++)
 		if ((uint32_t)set->tids[i] == tid)
 			return UFFDB_ROLE_VCPU;
-	if (is_guests_worker(roles, tid))
+	switch (worker_of(roles, tid)) {
+	case GUESTS_WORKER:
 		return UFFDB_ROLE_VCPU;
+	case DEVICES_WORKER:
+		break;
+	case NO_WORKER:
+		if (!set || !set->nr) /* nobody knows the vCPUs */
+			return UFFDB_ROLE_VCPU;
+	}
 	return write ? UFFDB_ROLE_DEVICE_WRITER : UFFDB_ROLE_HOST_READER;
 }

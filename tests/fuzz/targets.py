@@ -40,6 +40,7 @@ from uffdballoon.vmm.qemu.balloon import (
 from uffdballoon.vmm.qemu.cmdline import parse_cmdline
 from uffdballoon.vmm.qemu.machine import read_event
 from uffdballoon.vmm.qemu.statistics import GuestStatistics
+from uffdballoon.vmm.qemu.suitability import Evidence, devices_of, encryption_of, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,6 +185,8 @@ def cmdline(data: bytes) -> None:
     options = parse_cmdline(arguments)
     assert options.ram_bytes >= 0
     assert options.is_q35 in (True, False)
+    evidence = Evidence(drivers=devices_of(arguments), encrypted=encryption_of(arguments))
+    assert all(finding.sentence for finding in judge(evidence))
 
 
 @dataclass

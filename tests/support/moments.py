@@ -50,6 +50,7 @@ def start_manager(
     monitor = ["--qmp", qemu.qmp_path] if chance.random() < 0.5 else []
     method = chance.choice(["direct", "passed"])
     policy = _POLICIES.get(moment, "zero-read,observe")
+    monitor += [] if monitor else ["--without-monitor"]
     return ForkedManager(qemu.pid, *monitor, "--uffd", method, "--policy", policy, *more)
 
 

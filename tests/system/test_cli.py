@@ -98,8 +98,9 @@ def test_the_main_job_from_attach_to_detach(qemu: Qemu, tmp_path: Path) -> None:
     with attached(qemu, "--events", log) as manager:
         path = socket_path(qemu.pid)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        done = run("inflate", qemu.pid, "--gpa", hex(GPA), "--size", "4M", "--guest-agreed")
+        done = run("inflate", qemu.pid, "--gpa", hex(GPA), "--size", "0x400000", "--guest-agreed")
         assert done.returncode == 0, done.stderr
+        assert f"4 MiB of 4 MiB: gpa {GPA:#x}-{GPA + (4 << 20):#x}" in done.stderr
         qemu.guest.touch(GpaRange.of(GPA, 3 * PAGE_BYTES), Access.READ)
         state = status_of(qemu)
         assert state["ballooned_bytes"] == state["reclaimed_bytes"] == 4 << 20
@@ -187,6 +188,9 @@ def test_a_second_manager_is_refused_and_a_dead_one_is_replaced(tcg: Qemu) -> No
         (2, ("--gpa", "0x4000000", "--size", "1T")),
         (2, ("--gpa", "0x4000000", "--size", "1M", "--granule", "thp")),
         (2, ("--gpa", "99999999999999999999", "--size", "1M")),
+        (2, ("--gpa", "4000000", "--size", "1M")),  # 0x4000000 was meant
+        (2, ("--gpa", "0x4001000", "--size", "4M", "--granule", "thp")),
+        (2, ("--gpa", "0x4000000", "--size", "\N{ARABIC-INDIC DIGIT SIX}4M")),
     ],
 )
 def test_a_range_that_cannot_be_is_refused_and_nothing_is_taken(

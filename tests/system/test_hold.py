@@ -81,7 +81,7 @@ def test_a_restarted_manager_goes_on_with_the_traps_of_a_killed_one(guest: Qemu)
 
 def test_what_a_dead_manager_froze_is_judged_by_the_next(guest: Qemu) -> None:
     before = resources_of(guest.pid)
-    with serve(guest, *HOLD_DIRECT, "--policy", "freeze") as first:
+    with serve(guest, *HOLD_DIRECT, "--qmp", guest.qmp_path, "--policy", "freeze") as first:
         first.inflate(DIRECT)
         pending = guest.guest.start_touch(_page(0), Access.WRITE)
         wait_until(lambda: bool(status(first)["held"]))

@@ -55,7 +55,7 @@ def test_locked_memory_is_freed_trapped_and_given_back(locked: Qemu, granule: Gr
     )
     told: list[str] = []
     with Session(options, told.append) as session:
-        assert any("guest RAM is locked" in line for line in told)
+        assert any("of QEMU's memory are locked" in line for line in told)
         (block,) = session.layout.blocks
         span = HvaRange.of(Hva(block.hva + BALLOON.start), BALLOON.size_bytes)
         assert resident_bytes_within(qemu.pid, span) == BALLOON.size_bytes
@@ -76,6 +76,6 @@ def test_locked_memory_is_freed_trapped_and_given_back(locked: Qemu, granule: Gr
 
 
 def test_inspect_tells_of_locked_memory(locked: Qemu) -> None:
-    assert "locked: " in run("inspect", locked.pid).stderr
+    assert "locked memory: " in run("inspect", locked.pid).stderr
     told = json.loads(run("inspect", locked.pid, "--json").stdout)
     assert told["locked_bytes"] >= RAM_BYTES

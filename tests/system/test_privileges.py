@@ -21,7 +21,7 @@ from uffdballoon.errors import UffdballoonError
 from uffdballoon.host.privileges import Capability
 from uffdballoon.host.process import duplicate_fd
 from uffdballoon.host.trace import Trace, TracedBy
-from uffdballoon.lab.confinement import EVERYTHING
+from uffdballoon.lab.confinement import EVERYTHING, Confinement
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.ram import Backing
@@ -295,6 +295,101 @@ def test_doctor_says_which_capabilities_are_held_and_what_the_others_are_for(
     for probe in told.values():
         assert probe["detail"].startswith("for: ")
         assert probe["ok"] or probe["fix"]
+
+
+FEW = (Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH)
+TMPFS_RAM = Memory(size_bytes=192 << 20, backing=Backing.TMPFS, share=True)
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        (),
+        (Capability.SYS_PTRACE,),
+        FEW,
+        (*FEW, Capability.CHECKPOINT_RESTORE),
+        (*FEW, Capability.SYS_ADMIN),
+        (Capability.SYS_PTRACE, Capability.DAC_OVERRIDE, Capability.CHECKPOINT_RESTORE),
+    ],
+    ids=lambda held: "+".join(capability.name.lower() for capability in held) or "none",
+)
+@pytest.mark.parametrize(
+    ("memory", "inflates"),
+    [
+        (RAM, "attach, and inflate private memory"),
+        (SHARED_RAM, "inflate shared memory (memfd)"),
+        (TMPFS_RAM, "inflate shared memory in a file of another user's (tmpfs, hugetlbfs)"),
+    ],
+    ids=["private", "memfd", "tmpfs"],
+)
+def test_doctor_says_of_each_job_what_then_happens(
+    held: tuple[Capability, ...],
+    memory: Memory,
+    inflates: str,
+    start_qemu: Callable[[QemuOptions], Qemu],
+    runtime: Path,
+) -> None:
+    other = Confinement(uid=65534, no_capabilities=True)
+    qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=memory, confinement=other))
+    command = user_with(runtime, *held)
+    doctor = command.run("doctor", "--json")
+    told = json.loads(doctor.stdout)
+    of_this = command.run("doctor", "--pid", qemu.pid)
+    jobs = {probe["name"].removeprefix("another user's QEMU: "): probe for probe in told["probes"]}
+
+    def check(done: subprocess.CompletedProcess[str], job: str) -> bool:
+        assert (done.returncode == 0) == jobs[job]["ok"], done.stderr
+        if done.returncode:
+            assert done.returncode == 3
+            hint = done.stderr.strip().splitlines()[-1]
+            named = [word for word in hint.replace(",", " ").split() if word.startswith("CAP_")]
+            assert named, "the error names the capability"
+            assert all(name in jobs[job]["fix"] for name in named)
+            assert not set(named) & {str(capability) for capability in held}
+        return done.returncode == 0
+
+    check(command.run("inspect", qemu.pid), "inspect")
+    attach = "attach, and inflate private memory"
+    can = jobs[attach]["ok"]
+    assert ("The main job can be done." in command.run("doctor").stdout) == can
+    assert doctor.returncode == told["exit_code"] == (0 if can else 3)
+    assert of_this.returncode == doctor.returncode, of_this.stdout + of_this.stderr
+    if not can:
+        check(command.run("attach", qemu.pid), attach)
+        return
+    with command.attached(qemu.pid):
+        span = ("--gpa", hex(TAKEN.start), "--size", TAKEN.size_bytes)
+        check(command.run("inflate", qemu.pid, *span, "--guest-agreed"), inflates)
+    qemu.guest.ping()
+
+
+def test_a_guest_of_ones_own_takes_the_device_and_no_capability(
+    start_qemu: Callable[[QemuOptions], Qemu], runtime: Path
+) -> None:
+    own = Confinement(uid=UID, no_capabilities=True)
+    qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=RAM, confinement=own))
+    qemu.guest.fill(OWNED, SEED)
+    without = user_with(runtime)
+    assert without.run("doctor").returncode == 3
+    assert without.run("attach", qemu.pid).returncode == 3
+    device = runtime / "device"
+    device.mkdir()
+    script = (
+        'mount -t tmpfs tmpfs "$0" && cp -a /dev/userfaultfd "$0/it" && chown "$1" "$0/it" && '
+        'mount --bind "$0/it" /dev/userfaultfd && shift && exec "$@"'
+    )
+    wrap = ("unshare", "--mount", "--", "sh", "-c", script, str(device), str(UID))
+    command = Command((*wrap, *without.prefix), without.environment)
+    doctor = command.run("doctor")
+    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
+    if scope.exists() and scope.read_text().strip() != "0":
+        assert "CAP_SYS_PTRACE (yama" in doctor.stdout
+        return
+    assert doctor.returncode == 0, doctor.stdout
+    assert "of this user alone: lacks CAP_SYS_PTRACE, CAP_DAC_READ_SEARCH" in doctor.stdout
+    assert command.run("doctor", "--pid", qemu.pid).returncode == 0
+    with command.attached(qemu.pid):
+        use(command, qemu, follows=False)
 
 
 def test_a_user_without_any_is_told_what_is_lacking(

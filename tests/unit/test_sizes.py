@@ -20,13 +20,34 @@ from uffdballoon.model.sizes import format_size, parse_address, parse_size
         ("64kib", 64 << 10),
         ("1.5G", 3 << 29),
         ("2 TiB", 2 << 40),
+        ("64Mi", 64 << 20),
+        ("2Gi", 2 << 30),
+        ("0x400000", 4 << 20),
+        ("0X1F", 31),
     ],
 )
 def test_sizes_are_read_as_powers_of_1024(text: str, size_bytes: int) -> None:
     assert parse_size(text) == size_bytes
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1", "1.3B", "1e3", "5 parsecs", "9999999P", "0x10"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "M",
+        "-1",
+        "1.3B",
+        "1e3",
+        "5 parsecs",
+        "9999999P",
+        "0x",
+        "0x1M",
+        "0x1.8",
+        "0x" + "f" * 16,
+        "\N{ARABIC-INDIC DIGIT SIX}4M",
+        "i",
+    ],
+)
 def test_what_is_no_size_is_refused_with_a_hint(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse_size(text)

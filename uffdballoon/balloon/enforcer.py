@@ -7,7 +7,6 @@ from the moment it is gone. Deflating: first the ledger, then the traps.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -106,6 +105,7 @@ class Enforcer:
         self._stop_budget_ns = stop_budget_ns
         self._zaps_at_once = zaps_at_once
         self._files: dict[RamBlock, BackingFile] = {}
+        self._refused: dict[RamBlock, UffdballoonError] = {}
         if resumed:
             _learn_features(uffd, observer.wanted & known)
         else:
@@ -239,8 +239,10 @@ class Enforcer:
             if block.backing is Backing.ANON:
                 continue
             if block.shared:
-                with contextlib.suppress(UffdballoonError):
+                try:
                     self._file_of(block)
+                except UffdballoonError as error:
+                    self._refused[block] = error
                 continue
             file = self._file_of(block)
             if is_never_filled(block, file):
@@ -249,6 +251,8 @@ class Enforcer:
                 refuse_unless_ours(self._target.pid, block, file)
 
     def _file_of(self, block: RamBlock) -> BackingFile:
+        if block in self._refused:  # while we had all privileges: now it would be another error
+            raise self._refused[block]
         if block not in self._files:
             self._files[block] = open_backing_file(self._target.pid, block)
         return self._files[block]

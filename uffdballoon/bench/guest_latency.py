@@ -41,7 +41,7 @@ def measure_guest(
     options = QemuOptions(accel=accel, memory=Memory(size_bytes=_MEMORY_BYTES))
     with Qemu(options) as qemu, Target.open(qemu.pid) as target, contextlib.ExitStack() as stack:
         injector = stack.enter_context(Injector(target, find_rcu_thread(target).thread))
-        layout, facts = look_at(target, str(qemu.qmp_path))
+        layout, facts, _ = look_at(target, str(qemu.qmp_path))
         assert facts is not None
         (vcpu,) = facts.vcpu_tids
         cpu = min(os.sched_getaffinity(0))

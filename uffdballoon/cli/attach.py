@@ -13,6 +13,7 @@ import click
 
 from uffdballoon.cli.output import say
 from uffdballoon.cli.types import (
+    ALLOWED,
     BROKEN,
     DURATION_NS,
     LADDER,
@@ -37,6 +38,7 @@ from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
 from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.session import Holding, Session, SessionOptions
+from uffdballoon.vmm.qemu.suitability import ALLOWABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,6 +58,22 @@ _NS_PER_S = 1_000_000_000
 @click.command()
 @click.argument("pid", type=PID)
 @click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of this QEMU.")
+@click.option(
+    "--without-monitor",
+    is_flag=True,
+    help="Take a policy that freezes, pauses, poisons or kills, and a boot grace, without a "
+    "monitor, which nothing else tells of the guest's resets; where nothing tells the vCPUs either "
+    "(TCG without debug-threads=on), every thread of QEMU counts as the guest.",
+)
+@click.option(
+    "--allow",
+    "allowed",
+    type=ALLOWED,
+    metavar="WORD,...",
+    default=frozenset(),
+    help="Attach although that makes some of it not hold, which `inspect` describes: "
+    f"{', '.join(ALLOWABLE)}.",
+)
 @click.option("--contract", type=click.Choice(["told", "cap"]), default="told", show_default=True)
 @click.option("--floor", type=SIZE, help="With --contract cap: what stays in the balloon.")
 @click.option(
@@ -198,6 +216,8 @@ def attach(  # noqa: PLR0913 - an option each
     pid: int,
     *,
     qmp: str | None,
+    without_monitor: bool,
+    allowed: frozenset[str],
     contract: str,
     floor: int | None,
     node_floors: tuple[tuple[int, int], ...],
@@ -238,6 +258,8 @@ def attach(  # noqa: PLR0913 - an option each
     options = SessionOptions(
         pid=pid,
         qmp_path=qmp,
+        without_monitor=without_monitor,
+        allowed=allowed,
         terms=terms,
         policy=policy,
         max_windows=max_windows,

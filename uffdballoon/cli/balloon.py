@@ -14,8 +14,12 @@ from uffdballoon.errors import UsageError
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.sizes import format_size
 
-_gpa = click.option("--gpa", type=ADDRESS, help="Guest-physical start.")
-_size = click.option("--size", type=SIZE, help="Such as 64M. Without --gpa: all of the node.")
+_gpa = click.option(
+    "--gpa",
+    type=ADDRESS,
+    help="Guest-physical start, a multiple of the granule.",
+)
+_size = click.option("--size", type=SIZE, help="Such as 64M or 0x1000; without --gpa: all of it.")
 _node = click.option(
     "--node",
     type=click.IntRange(min=0),
@@ -115,7 +119,11 @@ def _report(done: str, report: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    say(f"{done} {format_size(report['done_bytes'])} of {format_size(report['requested_bytes'])}")
+    where = ", ".join(
+        f"gpa {span['gpa']:#x}-{span['gpa'] + span['size']:#x}" for span in report["ranges"]
+    )
+    done_bytes, requested_bytes = (report[f"{key}_bytes"] for key in ("done", "requested"))
+    say(f"{done} {format_size(done_bytes)} of {format_size(requested_bytes)}: {where}")
     for piece in report["left_out"]:
         say(
             f"left out: {format_size(piece['size'])} at gpa {piece['gpa']:#x} (not a whole granule)"

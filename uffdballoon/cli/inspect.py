@@ -10,11 +10,13 @@ import click
 
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.types import PID
+from uffdballoon.host.privileges import ALL_CAPABILITIES, capability_names
 from uffdballoon.host.procfs import locked_bytes_of
 from uffdballoon.model.sizes import format_size
 from uffdballoon.session import look_at
 from uffdballoon.target.private_file import why_refused
 from uffdballoon.target.process import Target
+from uffdballoon.vmm.qemu.vcpus import find_vcpus
 
 
 @click.command()
@@ -47,18 +49,48 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
         say(f"not known: {lack}")
     for refusal in facts["refusals"]:
         say(f"cannot be attached: {refusal}")
-    if facts["locked_bytes"]:
-        say(f"locked: {format_size(facts['locked_bytes'])} of its memory (mlock)")
     balloon = facts["balloon_actual_bytes"]
     say(f"found by {facts['source']}")
     say(f"balloon: guest has {format_size(balloon)}" if balloon else "balloon: not known")
-    say(f"vCPU threads: {', '.join(facts['vcpus']) or 'not known'}")
+    _show_process(facts)
+
+
+def _show_process(facts: dict[str, Any]) -> None:
+    vcpus = facts["vcpus"]
+    confined = facts["confinement"]
+    told = ", ".join(f"{tid} is vCPU {number}" for tid, number in vcpus.items())
+    say(f"vCPU threads: {told or 'not known'}")
+    others = [f"{t['tid']} {t['name']}" for t in facts["threads"] if str(t["tid"]) not in vcpus]
+    say(f"other threads: {', '.join(others) or 'none'}")
+    say(
+        f"confinement: uid {confined['uid']}; "
+        f"capabilities: {_abridged(confined['capability_names'])}; "
+        f"no_new_privs {_switch(on=confined['no_new_privs'])}; "
+        f"seccomp {_switch(on=confined['seccomp'])}; "
+        f"namespaces of its own: {', '.join(confined['foreign_namespaces']) or 'none'}; "
+        f"security label: {confined['security_label'] or 'none'}"
+    )
+    say(f"locked memory: {format_size(facts['locked_bytes'])}")
+    for finding in facts["unsuitable"]:
+        refused = f" (attach needs --allow {finding['name']})" if finding["refuses"] else ""
+        say(f"does not hold: {finding['sentence']}{refused}")
+
+
+def _abridged(names: list[str]) -> str:
+    if len(names) >= ALL_CAPABILITIES:
+        return "all"
+    return ", ".join(names) or "none"
+
+
+def _switch(*, on: bool) -> str:
+    return "on" if on else "off"
 
 
 def _facts(pid: int, qmp: str | None) -> dict[str, Any]:
     with Target.open(pid) as target:
-        layout, monitor = look_at(target, qmp)
-        vcpus = target.seen_from_here(monitor.vcpu_tids) if monitor else target.vcpus()
+        layout, monitor, unsuitable = look_at(target, qmp)
+        confinement = target.confinement()
+        vcpus = target.seen_from_here(monitor.vcpu_tids) if monitor else find_vcpus(target)
         return {
             "pid": pid,
             "exe": target.exe,
@@ -84,5 +116,9 @@ def _facts(pid: int, qmp: str | None) -> dict[str, Any]:
             "balloon_actual_bytes": monitor.balloon_actual_bytes if monitor else None,
             "vcpus": {str(tid): index for tid, index in vcpus.items()},
             "threads": [thread._asdict() for thread in target.threads()],
-            "confinement": dataclasses.asdict(target.confinement()),
+            "confinement": {
+                **dataclasses.asdict(confinement),
+                "capability_names": capability_names(confinement.capabilities),
+            },
+            "unsuitable": [dataclasses.asdict(finding) for finding in unsuitable],
         }

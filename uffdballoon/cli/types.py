@@ -13,6 +13,7 @@ from uffdballoon.model.fragmentation import parse_broken
 from uffdballoon.model.ofnodes import parse_of_node
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.sizes import parse_address, parse_size
+from uffdballoon.vmm.qemu.suitability import ALLOWABLE, parse_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +63,7 @@ def _no_memory(text: str) -> int:
     return max(1, parse_duration(duration)) if given else 1
 
 
+ALLOWED = Parsed(",".join(ALLOWABLE), parse_allowed)
 BROKEN = Parsed("N|SIZE", parse_broken)
 NODE_BROKEN = Parsed("NODE=N|SIZE", _of_node(parse_broken))
 NODE_SIZE = Parsed("NODE=SIZE", _of_node(parse_size))

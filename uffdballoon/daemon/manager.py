@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from uffdballoon.daemon.control import ControlServer
 from uffdballoon.daemon.lockdown import lock_down, stay_open
-from uffdballoon.errors import ControlError, UsageError
-from uffdballoon.model.addresses import GpaRange
+from uffdballoon.errors import ControlError, RangeError, UsageError
+from uffdballoon.model.addresses import GpaRange, round_up
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -244,7 +245,15 @@ def range_of(message: dict[str, Any]) -> tuple[GpaRange, Granule]:
     gpa, size, granule = (message.get(key) for key in ("gpa", "size", "granule"))
     if type(gpa) is not int or type(size) is not int or gpa < 0 or size < 0:
         raise UsageError("that is no range", why="gpa and size are whole numbers of bytes")
-    return GpaRange.of(gpa, size), _granule_of(granule)
+    span, whole = GpaRange.of(gpa, size), _granule_of(granule)
+    if gpa % whole.size_bytes:
+        raise RangeError(
+            f"gpa {gpa:#x} is not aligned to the granule",
+            why=f"granules are {format_size(whole.size_bytes)}; {gpa} is {gpa:#x}",
+            hint=f"hexadecimal begins with 0x; the next granule is at "
+            f"{round_up(gpa, whole.size_bytes):#x}",
+        )
+    return span, whole
 
 
 def node_of(message: dict[str, Any]) -> int | None:

@@ -32,11 +32,39 @@ class Capability(enum.IntEnum):
         return f"CAP_{self.name}"
 
 
+# linux/capability.h, in the order of their numbers
+_NAMES = (
+    *("CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID"),
+    *("SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW"),
+    *("IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT"),
+    *("SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD"),
+    *("LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG"),
+    *("WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"),
+)
+ALL_CAPABILITIES = len(_NAMES)
+
+
+def capability_names(mask: int) -> list[str]:
+    """Name the capabilities of a set as /proc/PID/status has it; a newer one is its number."""
+    return [
+        f"CAP_{_NAMES[number] if number < len(_NAMES) else number}"
+        for number in range(mask.bit_length())
+        if mask >> number & 1
+    ]
+
+
 def held_capabilities() -> frozenset[Capability]:
     """Return which of them the calling thread is permitted."""
     held = ffi.new("uint64_t *")
     check(lib.uffdb_held_capabilities(held), "cannot read the capabilities")
     return frozenset(capability for capability in Capability if held[0] >> capability & 1)
+
+
+def with_lacking(*needed: Capability) -> str:
+    """Write the hint that names those that are lacking, and not those that are held."""
+    held = held_capabilities()
+    lacking = " and ".join(str(capability) for capability in needed if capability not in held)
+    return f"run as root, or with {lacking}" if lacking else "run as root"
 
 
 def keep_capabilities(kept: Collection[Capability]) -> None:
@@ -98,8 +126,9 @@ NEEDS = (
     Need(Capability.KILL, "the rung kill", "the target's own user, or another rung"),
     Need(
         Capability.DAC_OVERRIDE,
-        "--qmp with a socket of another user's",
-        "a socket that we may write to",
+        "--qmp with a socket of another user's; inflate where a file of another user's, on tmpfs "
+        "or hugetlbfs, is the guest's memory",
+        "a socket, or a file, that we may write to",
     ),
     Need(
         Capability.SYS_ADMIN,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UffdballoonError
+from uffdballoon.host.jobs import INSPECT, JOBS, Job
 from uffdballoon.host.privileges import NEEDS, Capability, held_capabilities
 from uffdballoon.host.process import duplicate_fd, resident
 from uffdballoon.host.thp import read_thp_settings
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _KVM_CREATE_VM = 0xAE01
 _NO_ATTACH = 3  # kernel.yama.ptrace_scope, Documentation/admin-guide/LSM/Yama.rst
+_PTRACE_SCOPE = "/proc/sys/kernel/yama/ptrace_scope"
+ATTACH_TO_OWN = "own user's QEMU: attach, and inflate private memory"
 _RUN_AS_ROOT = "run as root, or with CAP_SYS_PTRACE"
 
 
@@ -46,7 +49,7 @@ def max_map_count() -> int:
 
 def probe_host() -> list[Probe]:
     """Try everything; raise nothing."""
-    return [probe() for probe in _PROBES] + probe_capabilities()
+    return [probe() for probe in _PROBES] + probe_jobs() + probe_capabilities()
 
 
 def probe_capabilities() -> list[Probe]:
@@ -165,7 +168,7 @@ def _pidfd_getfd() -> Probe:
 
 def _ptrace() -> Probe:
     capable = Capability.SYS_PTRACE in held_capabilities()
-    scope = _read_number("/proc/sys/kernel/yama/ptrace_scope") or 0
+    scope = _read_number(_PTRACE_SCOPE) or 0
     ok = capable and scope < _NO_ATTACH
     return Probe(
         "ptrace",
@@ -173,8 +176,59 @@ def _ptrace() -> Probe:
         f"CAP_SYS_PTRACE {'held' if capable else 'not held'}, yama ptrace_scope {scope}",
         errno=None if ok else errno.EPERM,
         fix=_RUN_AS_ROOT if not capable else "yama ptrace_scope 3 lasts until the next boot",
-        essential=True,
     )
+
+
+def _attach_to_own() -> Probe:
+    """Our own user's QEMU needs no capability of ours, but a device that we may open."""
+    capable = Capability.SYS_PTRACE in held_capabilities()
+    scope = _read_number(_PTRACE_SCOPE) or 0
+    lacking = []
+    if scope and not capable:
+        lacking.append(f"{Capability.SYS_PTRACE} (yama ptrace_scope is {scope})")
+    if not may_use_userfaultfd():
+        lacking.append(f"access to {DEVICE}")
+    ok = not lacking and scope < _NO_ATTACH
+    return Probe(
+        ATTACH_TO_OWN,
+        ok,
+        f"uid {os.geteuid()}" + (f"; lacks {', '.join(lacking)}" if lacking else ""),
+        errno=None if ok else errno.EPERM,
+        fix=f"run as root, or give this user {' and '.join(lacking)}",
+    )
+
+
+def may_use_userfaultfd() -> bool:
+    """Tell whether a target without privileges can have one: by the device, or by sysctl."""
+    return os.access(DEVICE, os.R_OK, effective_ids=True) or bool(
+        _read_number("/proc/sys/vm/unprivileged_userfaultfd")
+    )
+
+
+def probe_jobs() -> list[Probe]:
+    """Tell of each job whether it can be done to another user's QEMU, and what is lacking."""
+    held = held_capabilities()
+    scope = _read_number(_PTRACE_SCOPE) or 0
+    probes = []
+    for job in JOBS:
+        lacking = job.lacking(held)
+        ok = not lacking and (scope < _NO_ATTACH or job is INSPECT)
+        probes.append(
+            Probe(
+                job_name(job),
+                ok,
+                f"lacks {', '.join(lacking)}" if lacking else "",
+                errno=None if ok else errno.EPERM,
+                fix=f"run as root, or with {' and '.join(lacking)}"
+                if lacking
+                else "yama ptrace_scope 3 lasts until the next boot",
+            )
+        )
+    return probes
+
+
+def job_name(job: Job) -> str:
+    return f"another user's QEMU: {job.name}"
 
 
 def _pagemap() -> Probe:
@@ -263,6 +317,7 @@ def _read_number(path: str) -> int | None:
 _PROBES = (
     _architecture,
     _ptrace,
+    _attach_to_own,
     _pidfd_getfd,
     _userfaultfd,
     _userfaultfd_device,

@@ -12,6 +12,7 @@ from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.ladder import Rung, RungKind
 from uffdballoon.model.sizes import parse_size
 
+_HARMFUL = (RungKind.FREEZE, RungKind.PAUSE, RungKind.POISON, RungKind.KILL)
 _PART = re.compile(r"[^,]*")
 _KINDS = {kind.value: kind for kind in RungKind}
 _COUNT = re.compile(r"\d+", re.ASCII)
@@ -34,6 +35,16 @@ class Policy:
 
     def has(self, kind: RungKind) -> bool:
         return any(rung.kind is kind for rung in self.rungs)
+
+    @property
+    def harms(self) -> bool:
+        """Whether a rung stops a vCPU for good, or ends the guest: freeze, pause, poison, kill."""
+        return any(map(self.has, _HARMFUL))
+
+    @property
+    def holds(self) -> bool:
+        """Whether whoever touches may have to wait, or worse."""
+        return self.harms or self.rungs[-1].kind is RungKind.THROTTLE
 
 
 DEFAULT_POLICY = Policy((Rung(RungKind.ZERO_READ), Rung(RungKind.OBSERVE)))

@@ -8,13 +8,14 @@ import re
 from uffdballoon.errors import UsageError
 
 _SIZE = re.compile(r"(?P<number>\d{1,30}(?:\.\d{1,30})?)\s*(?P<unit>[a-zA-Z]*)", re.ASCII)
+_HEXADECIMAL = re.compile(r"0x(?P<digits>[0-9a-fA-F]{1,30})", re.ASCII | re.IGNORECASE)
 _UNITS = {
     "": 0,
     "b": 0,
     **{
         prefix + suffix: 10 * power
         for power, prefix in enumerate("kmgtp", start=1)
-        for suffix in ("", "b", "ib")
+        for suffix in ("", "i", "b", "ib")
     },
 }
 _MAX_BYTES = 1 << 62
@@ -22,18 +23,23 @@ _UNIT_STEP = 1024
 
 
 def parse_size(text: str) -> int:
-    """Read a size such as ``64M``, ``1.5GiB`` or ``4096``; units are powers of 1024.
+    """Read a size such as ``64M``, ``1.5GiB``, ``64Mi``, ``4096`` or ``0x1000``.
+
+    Units are powers of 1024; a hexadecimal number is of bytes.
 
     Returns bytes. Raises UsageError when it is no size, is not a whole number
     of bytes, or is larger than any address space.
     """
+    hexadecimal = _HEXADECIMAL.fullmatch(text.strip())
+    if hexadecimal:
+        return _refuse_too_large(int(hexadecimal["digits"], 16), text)
     match = _SIZE.fullmatch(text.strip())
     shift = _UNITS.get(match["unit"].lower()) if match else None
     if match is None or shift is None:
         raise UsageError(
             f"{text!r} is not a size",
-            why="a size is a number and an optional unit",
-            hint="write it like 4096, 64K, 512M, 1.5G or 2GiB",
+            why="a size is a number and an optional unit, or hexadecimal with 0x",
+            hint="write it like 4096, 0x1000, 64K, 512M, 1.5G or 2GiB",
         )
     whole, _, fraction = match["number"].partition(".")
     scaled = int(whole + fraction) << shift
@@ -45,6 +51,10 @@ def parse_size(text: str) -> int:
             why="the fraction does not come out even in this unit",
             hint="use a smaller unit",
         )
+    return _refuse_too_large(size_bytes, text)
+
+
+def _refuse_too_large(size_bytes: int, text: str) -> int:
     if size_bytes > _MAX_BYTES:
         raise UsageError(
             f"{text!r} is too large",

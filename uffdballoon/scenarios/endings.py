@@ -80,7 +80,8 @@ def _manager(
     stage: Stage, qemu: Qemu, *arguments: str, inflates: bool = True
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run `uffdballoon attach` as a process of its own, and have it take the balloon."""
-    command = [sys.executable, "-m", "uffdballoon", "attach", str(qemu.pid), *arguments]
+    monitor = ("--qmp", str(qemu.qmp_path))
+    command = [sys.executable, "-m", "uffdballoon", "attach", str(qemu.pid), *monitor, *arguments]
     manager = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_until_it_answers(qemu.pid, manager)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from uffdballoon.errors import PermissionDeniedError, UnsupportedError
 from uffdballoon.host.mapped_file import link_of
+from uffdballoon.host.privileges import Capability, with_lacking
 from uffdballoon.host.procfs import read_mappings
 from uffdballoon.host.trace import TracedFile
 
@@ -38,10 +40,13 @@ def open_backing_file(pid: int, block: RamBlock) -> BackingFile:
         try:
             fd = os.open(link, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
+            # EPERM is the link's (fs/proc/base.c: proc_map_files_get_link), EACCES the file's own.
+            by_link = error.errno == errno.EPERM
+            lacking = Capability.CHECKPOINT_RESTORE if by_link else Capability.DAC_OVERRIDE
             raise PermissionDeniedError(
                 f"cannot open the memory file of RAM block {block.idstr!r}",
-                why="/proc/PID/map_files is refused",
-                hint="run as root, or with CAP_CHECKPOINT_RESTORE",
+                why="/proc/PID/map_files is refused" if by_link else f"{mapping.path} is",
+                hint=with_lacking(lacking),
                 pid=pid,
                 errno=error.errno,
             ) from error

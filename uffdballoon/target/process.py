@@ -20,6 +20,7 @@ from uffdballoon.errors import (
     TargetGoneError,
     UffdballoonError,
 )
+from uffdballoon.host.privileges import Capability, with_lacking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -29,8 +30,6 @@ T = TypeVar("T")
 
 # Debian, Fedora (qemu-kvm), Ubuntu's wrapper (kvm)
 _VMM_NAME = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
-# QEMU, accel/: the vCPU threads' names, with -name debug-threads=on
-_VCPU_NAME = re.compile(r"CPU (\d+)/(?:KVM|TCG|HVF)")
 # Its last field is the id in the innermost namespace, which is the process's own.
 _NSPID = re.compile(r"^NSpid:.*?(\d+)$", re.MULTILINE)
 _UFFD_LINK = "anon_inode:[userfaultfd]"
@@ -57,6 +56,7 @@ class Confinement:
     tracer_pid: int
     shadow_stack: bool
     foreign_namespaces: tuple[str, ...]
+    security_label: str = ""
 
 
 class Target:
@@ -196,13 +196,16 @@ class Target:
                     here[int(ids[1]) if ids else int(task.name)] = int(task.name)
         return {here[tid]: value for tid, value in own.items() if tid in here}
 
-    def vcpus(self) -> dict[int, int]:
-        """Map the thread ids of the vCPUs to their numbers, by the threads' names.
+    def read_of_thread(self, tid: int, name: str) -> str:
+        """Read a file of /proc/PID/task/TID; empty when that thread has ended.
 
-        Empty where QEMU does not name its threads (-name debug-threads=off).
+        Raises PermissionDeniedError.
         """
-        matches = ((thread.tid, _VCPU_NAME.fullmatch(thread.name)) for thread in self.threads())
-        return {tid: int(match[1]) for tid, match in matches if match}
+        with self._vanishing():
+            try:
+                return self._path("task", str(tid), name).read_bytes().decode(errors="replace")
+            except (FileNotFoundError, ProcessLookupError):
+                return ""
 
     def fds(self) -> dict[int, str]:
         """Map the target's fds to what /proc says they are."""
@@ -212,6 +215,18 @@ class Target:
                 with contextlib.suppress(FileNotFoundError):
                     links[int(entry.name)] = str(entry.readlink())
         return links
+
+    def access_refused(self) -> list[str]:
+        """Name what attaching takes of /proc/PID, and is refused to us."""
+        refused = []
+        for name in ("mem", "pagemap", "fd"):
+            try:
+                os.close(os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError as error:
+                raise _gone(self.pid) from error
+            except OSError:
+                refused.append(f"/proc/{self.pid}/{name}")
+        return refused
 
     def refuse_if_busy(self) -> None:
         """Raise TargetBusyError when the target uses a userfaultfd itself.
@@ -233,10 +248,13 @@ class Target:
                         pid=self.pid,
                     )
 
-    def confinement(self) -> Confinement:
+    def _status(self) -> dict[str, list[str]]:
         with self._vanishing():
             lines = self._path("status").read_bytes().decode(errors="replace").split("\n")
-        fields = {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+        return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
+
+    def confinement(self) -> Confinement:
+        fields = self._status()
         return Confinement(
             uid=int(fields["Uid"][1]),
             capabilities=int(fields["CapEff"][0], 16),
@@ -245,7 +263,15 @@ class Target:
             tracer_pid=int(fields["TracerPid"][0]),
             shadow_stack="shstk" in fields.get("x86_Thread_features", []),
             foreign_namespaces=self._foreign_namespaces(),
+            security_label=self._security_label(),
         )
+
+    def _security_label(self) -> str:
+        """Return its label of SELinux or AppArmor; empty without either (proc_pid_attr(5))."""
+        try:
+            return self._path("attr", "current").read_bytes().decode(errors="replace").strip("\0\n")
+        except OSError:
+            return ""
 
     def _foreign_namespaces(self) -> tuple[str, ...]:
         foreign = []
@@ -266,7 +292,7 @@ class Target:
                 raise PermissionDeniedError(
                     f"not allowed to look at process {self.pid}",
                     why="it belongs to another user",
-                    hint="run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+                    hint=with_lacking(Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH),
                     pid=self.pid,
                 ) from error
             except OSError:
@@ -294,7 +320,7 @@ class Target:
             raise PermissionDeniedError(
                 f"not allowed to look at process {self.pid}",
                 why="it belongs to another user",
-                hint="run as root, or with CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
+                hint=with_lacking(Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH),
                 pid=self.pid,
             ) from error
 
