@@ -175,7 +175,7 @@ def recording(data: bytes) -> None:
 def cmdline(data: bytes) -> None:
     arguments = data.decode("utf-8", "surrogateescape").split("\0")
     options = parse_cmdline(arguments)
-    assert options.ram_bytes >= 0
+    assert options.ram_bytes is None or options.ram_bytes >= 0
     assert options.is_q35 in (True, False)
 
 
