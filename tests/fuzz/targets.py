@@ -24,9 +24,11 @@ from uffdballoon.errors import QmpError, UffdballoonError
 from uffdballoon.host.procfs import parse_file_system, parse_maps, parse_page_bytes
 from uffdballoon.host.trace import TRACEPOINTS, parse_format
 from uffdballoon.lab import host_record
+from uffdballoon.model.addresses import Hva
 from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node
 from uffdballoon.model.policy import parse_policy
+from uffdballoon.model.ram import Backing, RamBlock
 from uffdballoon.model.recording import Recording
 from uffdballoon.model.sizes import parse_address, parse_size
 from uffdballoon.vmm.qemu.answers import parse_gpa2hva, parse_mtree, parse_ramblock
@@ -38,6 +40,7 @@ from uffdballoon.vmm.qemu.balloon import (
 )
 from uffdballoon.vmm.qemu.cmdline import parse_cmdline
 from uffdballoon.vmm.qemu.machine import read_event
+from uffdballoon.vmm.qemu.placement import place, why_unclear
 from uffdballoon.vmm.qemu.statistics import GuestStatistics
 
 if TYPE_CHECKING:
@@ -177,6 +180,15 @@ def cmdline(data: bytes) -> None:
     options = parse_cmdline(arguments)
     assert options.ram_bytes is None or options.ram_bytes >= 0
     assert options.is_q35 in (True, False)
+    if not why_unclear(options):
+        size_bytes = options.ram_bytes or 0
+        block = RamBlock("ram", Hva(0), size_bytes, 4096, Backing.ANON, shared=False)
+        assert sum(s.size_bytes for s in place(options, [block])) <= size_bytes
+
+
+@_target
+def config(data: bytes) -> None:
+    parse_cmdline(["qemu", "-readconfig", "x"], lambda _: _text(data))
 
 
 @dataclass
