@@ -105,6 +105,7 @@ def test_a_doubled_comma_is_part_of_the_value() -> None:
         ("pc+pve0", "4G", 3 * _G),
         ("q35+pve0", "4G", 2 * _G),
         ("pc-q35-rhel8.4.0", "4G", 2 * _G),
+        ("pc-q35-rhel10.0.0", "4G", 2 * _G),
         ("pc-q35-4.0.1", "2816M", 2 * _G),
         ("pc-q35-xenial", "2816M", 2 * _G),
     ],

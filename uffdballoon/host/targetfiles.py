@@ -13,8 +13,8 @@ from uffdballoon.errors import UnsupportedError
 _MOST_BYTES = 1 << 20
 _MOST_LINKS = 40  # the kernel's own limit, path_resolution(7)
 _START_FIELD = 19  # proc_pid_stat(5): the 22nd field, the 20th behind the name
-# Start times come in ticks of 10 ms, a file's time by the tick of another clock.
-_SLACK_NS = 20_000_000
+# A start time is cut off to ticks of 10 ms. A QEMU takes longer than that to come to its options.
+_SLACK_NS = 10_000_000
 
 
 def read_unchanged_file(pid: int, path: str, *, has_moved: bool) -> str:

@@ -23,7 +23,7 @@ _AMD_HOLE = 0xFD00000000
 _UPSTREAM = re.compile(r"pc-(?:i440fx|q35)-(?P<major>\d{1,3})\.(?P<minor>\d{1,3})(?:\.\d{1,3})?")
 # RHEL's, and Ubuntu's by the name of a release; both began with QEMU 2.0's layout.
 _DOWNSTREAM = re.compile(
-    r"ubuntu|ubuntu-q35|pc-(?:i440fx|q35)-(?:rhel(?!7\.0)[789]\d*(?:\.\d+)*|[a-z]+(?:-v\d)?"
+    r"ubuntu|ubuntu-q35|pc-(?:i440fx|q35)-(?:rhel(?!7\.0)(?:[789]|1\d)(?:\.\d+)*|[a-z]+(?:-v\d)?"
     r"(?:-(?:hpb|maxcpus))?)"
 )
 
