@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.leftovers import HostState
 from tests.support.prerequisites import PREREQUISITES, demand
@@ -14,6 +15,12 @@ from uffdballoon.lab.host_state import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+
+# A deadline asserts a time, which a busy machine does not keep.
+settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any-machine")
 
 _BEFORE = pytest.StashKey[HostState]()
 _LEFT_BEHIND = pytest.StashKey[list[str]]()

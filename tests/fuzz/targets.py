@@ -24,9 +24,11 @@ from uffdballoon.errors import QmpError, UffdballoonError
 from uffdballoon.host.procfs import parse_file_system, parse_locked_bytes, parse_maps
 from uffdballoon.host.trace import TRACEPOINTS, parse_format
 from uffdballoon.lab import host_record
+from uffdballoon.model.addresses import Hva
 from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node
 from uffdballoon.model.policy import parse_policy
+from uffdballoon.model.ram import Backing, RamBlock
 from uffdballoon.model.recording import Recording
 from uffdballoon.model.seccomp import BadProgramError, Call, Fd, answer_of, parse_program
 from uffdballoon.model.sizes import parse_address, parse_size
@@ -39,6 +41,7 @@ from uffdballoon.vmm.qemu.balloon import (
 )
 from uffdballoon.vmm.qemu.cmdline import parse_cmdline
 from uffdballoon.vmm.qemu.machine import read_event
+from uffdballoon.vmm.qemu.placement import place, why_unclear
 from uffdballoon.vmm.qemu.statistics import GuestStatistics
 from uffdballoon.vmm.qemu.suitability import Evidence, devices_of, encryption_of, judge
 
@@ -183,10 +186,19 @@ def recording(data: bytes) -> None:
 def cmdline(data: bytes) -> None:
     arguments = data.decode("utf-8", "surrogateescape").split("\0")
     options = parse_cmdline(arguments)
-    assert options.ram_bytes >= 0
+    assert options.ram_bytes is None or options.ram_bytes >= 0
     assert options.is_q35 in (True, False)
     evidence = Evidence(drivers=devices_of(arguments), encrypted=encryption_of(arguments))
     assert all(finding.sentence for finding in judge(evidence))
+    if not why_unclear(options):
+        size_bytes = options.ram_bytes or 0
+        block = RamBlock("ram", Hva(0), size_bytes, 4096, Backing.ANON, shared=False)
+        assert sum(s.size_bytes for s in place(options, [block])) <= size_bytes
+
+
+@_target
+def config(data: bytes) -> None:
+    parse_cmdline(["qemu", "-readconfig", "x"], lambda _: _text(data))
 
 
 @dataclass

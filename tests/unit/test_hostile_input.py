@@ -54,7 +54,7 @@ def test_a_mount_without_a_type_is_of_none() -> None:
 def test_thousands_of_digits_are_no_size() -> None:
     with pytest.raises(UsageError):
         parse_size("9" * 5000)
-    assert parse_cmdline(["-m", "9" * 5000]).ram_bytes == parse_cmdline([]).ram_bytes
+    assert parse_cmdline(["-m", "9" * 5000]).ram_bytes is None
 
 
 def test_a_line_of_blanks_is_passed_over_in_no_time() -> None:

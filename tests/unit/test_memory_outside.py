@@ -18,11 +18,24 @@ from uffdballoon.vmm.qemu.cmdline import parse_cmdline
         (["-m", "512"], 512 << 20),
         (["-m", "5G,slots=2,maxmem=8G"], 5 << 30),
         (["-m", "size=134217728B"], 128 << 20),
-        (["-m", "nonsense"], 128 << 20),
+        (["-m", "nonsense"], None),
+        (["-m", "1.5G"], 3 << 29),
+        (["-m", "1.1G"], 0x46668000),
+        (["-m", "0x100"], 256 << 20),
+        (["-m", "0x100M"], 256 << 20),
+        (["-m", "131072k"], 128 << 20),
+        (["--m", "size=1g"], 1 << 30),
+        (["-m", "64,slots=2", "-m", "maxmem=1G"], 64 << 20),
+        (["-m", "64", "-m", "96"], 96 << 20),
+        (["-m", "0"], 128 << 20),
+        (["-S", "-m", "62", "-append", "console=ttyS0"], 62 << 20),
+        (["-machine", "memory-backend=a", "-object", "memory-backend-ram,id=a,size=64M"], 64 << 20),
+        (["-readconfig", "/vm.conf"], None),
+        (["-readconfig", "/vm.conf", "-m", "64"], 64 << 20),
     ],
 )
 def test_the_size_of_ram_is_in_mebibytes_unless_it_says_otherwise(
-    arguments: list[str], ram_bytes: int
+    arguments: list[str], ram_bytes: int | None
 ) -> None:
     assert parse_cmdline(["qemu-system-x86_64", *arguments]).ram_bytes == ram_bytes
 

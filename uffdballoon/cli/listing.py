@@ -11,7 +11,7 @@ from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.daemon.control import is_attached
 from uffdballoon.model.sizes import format_size
 from uffdballoon.target.process import list_targets
-from uffdballoon.vmm.qemu.cmdline import parse_cmdline
+from uffdballoon.vmm.qemu.discovery import options_of
 
 
 @click.command("list")
@@ -22,7 +22,7 @@ def list_(*, as_json: bool) -> None:
     with contextlib.ExitStack() as targets:
         for target in list_targets():
             targets.enter_context(target)
-            options = parse_cmdline(target.cmdline)
+            options = options_of(target.pid, target.cmdline)
             rows.append(
                 {
                     "pid": target.pid,
@@ -42,8 +42,8 @@ def list_(*, as_json: bool) -> None:
         [
             (
                 str(row["pid"]),
-                str(row["machine"]),
-                format_size(int(str(row["ram_bytes"]))),
+                str(row["machine"]) or "?",
+                format_size(int(str(row["ram_bytes"]))) if row["ram_bytes"] is not None else "?",
                 "yes" if row["attached"] else "no",
                 str(row["exe"]),
             )

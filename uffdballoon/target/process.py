@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Debian, Fedora (qemu-kvm), Ubuntu's wrapper (kvm)
-_VMM_NAME = re.compile(r"qemu-system-\w+|qemu-kvm|kvm|qemu")
+# Debian, Fedora (qemu-kvm), Ubuntu's wrappers (kvm, and qemu-system-x86_64-spice's kvm-spice)
+_VMM_NAME = re.compile(r"qemu-system-\w+(?:-\w+)*|qemu-kvm|kvm|kvm-spice|qemu")
 # Its last field is the id in the innermost namespace, which is the process's own.
 _NSPID = re.compile(r"^NSpid:.*?(\d+)$", re.MULTILINE)
 _UFFD_LINK = "anon_inode:[userfaultfd]"

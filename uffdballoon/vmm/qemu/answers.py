@@ -17,7 +17,9 @@ _VIEW = re.compile(r"FlatView #\d+")
 _SPACE = re.compile(r' AS "(?P<name>[^"]*)", root: .*')
 _SECTION = re.compile(
     r"  (?P<start>[0-9a-f]{16})-(?P<last>[0-9a-f]{16}) \(prio -?\d+, ram\): "
-    r"(?P<name>.*?)(?: @(?P<offset>[0-9a-f]{16}))?(?: KVM)?"
+    r"(?P<name>.*?)(?: @(?P<offset>[0-9a-f]{16}))?"
+    # The accelerator that has it as its own: upper case, lower case, or not told, by version
+    r"(?: (?i:kvm|tcg|hvf|whpx|nvmm|hax|mshv|xen))?(?: ?\[\d{1,6}\])?"
 )
 # QEMU, system/physmem.c: ram_block_format()
 _BLOCK = re.compile(

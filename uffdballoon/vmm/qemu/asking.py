@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from uffdballoon.errors import QmpError, UsageError
 from uffdballoon.vmm.qemu.answers import parse_gpa2hva, parse_mtree, parse_ramblock
-from uffdballoon.vmm.qemu.facts import MonitorFacts
+from uffdballoon.vmm.qemu.facts import MonitorFacts, SparseDevice, ram_among
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,9 +43,12 @@ def collect(monitor: Answers) -> MonitorFacts:
 def _collect(monitor: Answers) -> MonitorFacts:
     sections = parse_mtree(monitor.hmp("info mtree -f"))
     memdevs = frozenset(str(m["id"]) for m in monitor.execute("query-memdev") if "id" in m)
+    told = monitor.execute("query-memory-devices")
+    devices = _sparse_devices(told)
+    ram = ram_among(sections, memdevs, devices)
     hvas = {}
     for section in sections:
-        if section.idstr in memdevs:
+        if section.idstr in ram:
             hva = parse_gpa2hva(monitor.hmp(f"gpa2hva {section.gpa:#x}"))
             if hva is not None:
                 hvas[section.gpa] = hva
@@ -56,7 +59,8 @@ def _collect(monitor: Answers) -> MonitorFacts:
         blocks=parse_ramblock(monitor.hmp("info ramblock")),
         hvas=hvas,
         memdevs=memdevs,
-        nodes=_plugged_nodes(monitor),
+        devices=devices,
+        nodes=_plugged_nodes(told),
         vcpu_tids=vcpu_tids(monitor),
         balloon_actual_bytes=_balloon_actual_bytes(monitor),
     )
@@ -76,13 +80,30 @@ def _tid(value: object) -> int:
     return value
 
 
-def _plugged_nodes(monitor: Answers) -> dict[str, int]:
-    devices = monitor.execute("query-memory-devices")
+def _sparse_devices(devices: Any) -> tuple[SparseDevice, ...]:  # noqa: ANN401 - QEMU's answer
+    return tuple(
+        SparseDevice(
+            name=str(data.get("id", "without a name")),
+            memdev=_id_of(data["memdev"]),
+            gpa=int(data["memaddr"]),
+            size_bytes=int(data["max-size"]),
+            plugged_bytes=int(data["size"]),
+            node=int(data["node"]),
+        )
+        for data in (device["data"] for device in devices if device["type"] == "virtio-mem")
+    )
+
+
+def _plugged_nodes(devices: Any) -> dict[str, int]:  # noqa: ANN401 - QEMU's answer
     return {
-        str(device["data"]["memdev"]).rpartition("/")[2]: int(device["data"].get("node", 0))
+        _id_of(device["data"]["memdev"]): int(device["data"].get("node", 0))
         for device in devices
         if "memdev" in device.get("data", {})
     }
+
+
+def _id_of(path: object) -> str:
+    return str(path).rpartition("/")[2]
 
 
 def _balloon_actual_bytes(monitor: Answers) -> int | None:

@@ -3,23 +3,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.host.mapped_file import mapped_file, page_bytes_of
-from uffdballoon.host.procfs import Mapping, read_mappings, stretches_of_size
+from uffdballoon.host.procfs import Mapping, read_mappings
+from uffdballoon.host.targetfiles import read_unchanged_file
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, Hva
 from uffdballoon.model.ram import Backing, Layout, RamBlock, Segment
+from uffdballoon.model.sizes import format_size
 from uffdballoon.vmm.qemu.cmdline import MemoryOptions, parse_cmdline
+from uffdballoon.vmm.qemu.matching import Candidate, match
+from uffdballoon.vmm.qemu.placement import place, why_unclear
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from uffdballoon.vmm.qemu.facts import MonitorFacts
 
-_4G = 1 << 32
-# The legacy hole for VGA and option ROMs; hw/i386/pc.c maps ROMs over RAM there.
-_LOW_HOLE = (0xA0000, 0x100000)
+_SEVERAL = 2
+# QEMU, system/vl.c: os_daemonize() goes to the root directory, and -chroot to another
+_MOVING = frozenset({"-daemonize", "--daemonize", "-chroot", "--chroot", "-run-with", "--run-with"})
 
 
 def discover(pid: int, cmdline: Sequence[str], facts: MonitorFacts | None) -> Layout:
@@ -28,11 +33,17 @@ def discover(pid: int, cmdline: Sequence[str], facts: MonitorFacts | None) -> La
     Raises UnsupportedError when it cannot be told for certain, TargetGoneError
     and PermissionDeniedError.
     """
-    options = parse_cmdline(cmdline)
+    options = options_of(pid, cmdline)
     mappings = read_mappings(pid)
     if facts is not None:
         return _from_monitor(pid, options, mappings, facts)
     return _from_outside(pid, options, mappings)
+
+
+def options_of(pid: int, cmdline: Sequence[str]) -> MemoryOptions:
+    """Read the command line of a QEMU, with the configuration files that it read."""
+    has_moved = bool(_MOVING & set(cmdline))
+    return parse_cmdline(cmdline, lambda path: read_unchanged_file(pid, path, has_moved=has_moved))
 
 
 def _from_monitor(
@@ -40,23 +51,29 @@ def _from_monitor(
 ) -> Layout:
     """Build the layout from the monitor's answers and the mappings that they point to.
 
-    The memory tree calls video RAM and firmware "ram", too: guest RAM is what a
-    memory backend stands behind, which is the case of ``-m`` alone as well
-    (QEMU, hw/core/machine.c: create_default_memdev).
+    The memory tree calls video RAM and firmware "ram", too: guest RAM is what the facts
+    say is RAM.
     """
     sizes = {fact.idstr: fact for fact in facts.blocks}
-    blocks: dict[str, RamBlock] = {}
-    segments = []
+    blocks: dict[str, tuple[RamBlock, ...]] = {}
+    segments: list[Segment] = []
+    unknown = [str(device) for device in facts.devices]
+    ram = facts.ram
     for section in facts.sections:
+        memdev = ram.get(section.idstr)
+        if memdev is None:
+            continue
         hva = facts.hvas.get(section.gpa)
         fact = sizes.get(section.idstr)
-        if section.idstr not in facts.memdevs or hva is None or fact is None:
+        if hva is None or fact is None:
+            unknown.append(
+                f"what device has {format_size(section.size_bytes)} of memory backend {memdev} "
+                f"at gpa {section.gpa:#x}: not enforced"
+            )
             continue
-        block = blocks.get(section.idstr)
-        if block is None:
+        if section.idstr not in blocks:
             start = Hva(hva - section.offset_bytes)
             mapping = _mapping_of(pid, mappings, start)
-            node = facts.nodes.get(section.idstr, options.nodes.get(section.idstr))
             block = RamBlock(
                 idstr=section.idstr,
                 hva=start,
@@ -64,12 +81,17 @@ def _from_monitor(
                 page_bytes=fact.page_bytes,
                 backing=_backing_of(pid, mapping, fact.page_bytes),
                 shared=mapping.shared,
-                numa_node=0 if node is None and not options.nodes else node,
-                memdev=section.idstr,
+                numa_node=_node_of(options, facts, memdev),
+                memdev=memdev if memdev in facts.memdevs else None,
                 file_start=_file_start_of(mapping),
             )
-            blocks[section.idstr] = block
-        segments.append(Segment(Gpa(section.gpa), section.size_bytes, block, section.offset_bytes))
+            plugged = memdev in facts.nodes
+            blocks[section.idstr] = (block,) if plugged else _by_node(options, block)
+        segments.extend(
+            _segments_of(
+                section.gpa, section.offset_bytes, section.size_bytes, blocks[section.idstr]
+            )
+        )
     if not segments:
         raise UnsupportedError(
             f"process {pid} has no guest RAM that could be recognised",
@@ -77,67 +99,113 @@ def _from_monitor(
             hint="report this with the output of `info mtree -f` and `query-memdev`",
             pid=pid,
         )
-    return Layout(tuple(segments), source=f"monitor of QEMU {facts.version}")
+    return Layout(
+        tuple(segments), source=f"monitor of QEMU {facts.version}", unknown=tuple(unknown)
+    )
+
+
+def _node_of(options: MemoryOptions, facts: MonitorFacts, memdev: str) -> int | None:
+    node = facts.nodes.get(memdev, options.nodes.get(memdev))
+    if node is not None:
+        return node
+    return 0 if options.node_count < _SEVERAL and not options.doubts else None
+
+
+def _by_node(options: MemoryOptions, block: RamBlock) -> tuple[RamBlock, ...]:
+    """Cut up a block whose parts are of several NUMA nodes (-numa node,mem=SIZE).
+
+    Nodes follow one another in order of their numbers (QEMU, hw/i386/acpi-build.c:
+    build_srat()).
+    """
+    sizes = [(node, size) for node, size in options.node_bytes if size]
+    if options.nodes or sum(size for _, size in sizes) != block.size_bytes:
+        return (block,)
+    parts = []
+    start = block.hva
+    for node, size_bytes in sizes:
+        parts.append(dataclasses.replace(block, hva=start, size_bytes=size_bytes, numa_node=node))
+        start = Hva(start + size_bytes)
+    return tuple(parts)
+
+
+def _segments_of(
+    gpa: int, offset_bytes: int, size_bytes: int, blocks: Iterable[RamBlock]
+) -> list[Segment]:
+    """Lay the part of neighbouring blocks that begins at ``offset_bytes`` at a gpa."""
+    segments = []
+    start = 0
+    for block in blocks:
+        begin = max(offset_bytes, start)
+        end = min(offset_bytes + size_bytes, start + block.size_bytes)
+        if begin < end:
+            at = Gpa(gpa + begin - offset_bytes)
+            segments.append(Segment(at, end - begin, block, begin - start))
+        start += block.size_bytes
+    return segments
 
 
 def _from_outside(pid: int, options: MemoryOptions, mappings: Sequence[Mapping]) -> Layout:
-    reason = _why_unclear(options)
+    reason = why_unclear(options)
     if reason:
         raise _needs_monitor(pid, reason)
-    candidates = stretches_of_size(mappings, options.ram_bytes)
-    if len(candidates) != 1:
-        raise _needs_monitor(
-            pid, f"{len(candidates)} of its mappings are as large as the guest's RAM"
-        )
-    span, mapping = candidates[0]
+    assert options.ram_bytes is not None
+    blocks = []
+    for name, size_bytes, node in _wanted(pid, options, options.ram_bytes):
+        found = match(options, mappings, size_bytes, name)
+        if len(found) != 1:
+            what = f"memory backend {name!r}" if options.nodes else "the guest's RAM"
+            raise _needs_monitor(pid, f"{len(found)} of its mappings are as large as {what}")
+        blocks.append(_found(pid, found[0], name, node))
+    if len({block.hva for block in blocks}) != len(blocks):
+        raise _needs_monitor(pid, "several memory backends are like one of its mappings")
+    if len(blocks) == 1:
+        blocks = list(_by_node(options, blocks[0]))
+    unknown = [
+        "the block's idstr and memory backend",
+        "whether firmware shows RAM elsewhere than this machine type does by default",
+    ]
+    if options.nodes:
+        unknown[0] = "the blocks' idstr"
+    if options.has_slots:
+        unknown.append("memory that was plugged in, as DIMMs or otherwise")
+    config = ", the configuration file" if options.has_config else ""
+    return Layout(
+        tuple(place(options, blocks)),
+        source=f"command line{config} and mappings",
+        unknown=tuple(unknown),
+    )
+
+
+def _wanted(pid: int, options: MemoryOptions, ram_bytes: int) -> list[tuple[str, int, int | None]]:
+    """List the backends that RAM is made of, in the order in which they are laid out."""
+    if not options.nodes:
+        node = 0 if options.node_count < _SEVERAL else None
+        return [(options.ram_backend, ram_bytes, node)]
+    wanted: list[tuple[str, int, int | None]] = []
+    for name, node in sorted(options.nodes.items(), key=lambda item: item[1]):
+        backend = options.backends.get(name)
+        if backend is None or backend.size_bytes is None:
+            raise _needs_monitor(pid, f"the size of memory backend {name!r} is not known")
+        wanted.append((name, backend.size_bytes, node))
+    if sum(size for _, size, _ in wanted) != ram_bytes:
+        raise _needs_monitor(pid, "its NUMA nodes are not as large as its RAM together")
+    return wanted
+
+
+def _found(pid: int, candidate: Candidate, name: str, node: int | None) -> RamBlock:
+    span, mapping = candidate
     page_bytes = page_bytes_of(pid, mapping)
-    block = RamBlock(
-        idstr="ram",
+    return RamBlock(
+        idstr=name or "ram",
         hva=span.start,
         size_bytes=span.size_bytes,
         page_bytes=page_bytes,
         backing=_backing_of(pid, mapping, page_bytes),
         shared=mapping.shared,
-        numa_node=0,
+        numa_node=node,
+        memdev=name or None,
         file_start=_file_start_of(mapping),
     )
-    unknown = [
-        "the block's idstr and memory backend",
-        "whether firmware shows RAM elsewhere than this machine type does by default",
-    ]
-    if options.has_slots:
-        unknown.append("DIMMs that were plugged in later")
-    return Layout(
-        tuple(_default_segments(options, block)),
-        source="command line and mappings",
-        unknown=tuple(unknown),
-    )
-
-
-def _why_unclear(options: MemoryOptions) -> str:
-    if not (options.is_q35 or options.is_i440fx):
-        return f"where machine type {options.machine!r} puts its RAM is not known here"
-    if options.moved_hole:
-        return "max-ram-below-4g moves its PCI hole"
-    if len(options.nodes) > 1:
-        return "it has several NUMA nodes"
-    return ""
-
-
-def _default_segments(options: MemoryOptions, block: RamBlock) -> list[Segment]:
-    """Lay the RAM out as the machine does (QEMU 7.2, hw/i386/pc_piix.c and pc_q35.c).
-
-    pc_init1() and pc_q35_init(): RAM that does not fit below the hole is split
-    at a lower, gigabyte-aligned place.
-    """
-    limit, split = (0xB0000000, 0x80000000) if options.is_q35 else (0xE0000000, 0xC0000000)
-    low = split if block.size_bytes >= limit else block.size_bytes
-    stretches = [(0, 0, min(low, _LOW_HOLE[0]))]
-    if low > _LOW_HOLE[1]:
-        stretches.append((_LOW_HOLE[1], _LOW_HOLE[1], low - _LOW_HOLE[1]))
-    if block.size_bytes > low:
-        stretches.append((_4G, low, block.size_bytes - low))
-    return [Segment(Gpa(gpa), size, block, offset) for gpa, offset, size in stretches]
 
 
 def _mapping_of(pid: int, mappings: Sequence[Mapping], hva: Hva) -> Mapping:
