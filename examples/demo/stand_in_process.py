@@ -12,11 +12,29 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cffi import FFI
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _WORD_BYTES = 4
 _SLICE_BYTES = 1 << 20
+_MAP_FIXED = 0x10  # asm-generic/mman-common.h
+
+
+def _map_as_qemu_does(fd: int, size_bytes: int) -> memoryview:
+    """Map a file with a page behind it that nobody may touch, which Python's mmap() cannot.
+
+    QEMU, util/mmap-alloc.c: qemu_ram_mmap(). By that page its RAM is known.
+    """
+    ffi = FFI()
+    ffi.cdef("void *mmap(void *, size_t, int, int, int, long);")
+    libc = ffi.dlopen(None)
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    room = libc.mmap(ffi.NULL, size_bytes + mmap.PAGESIZE, 0, private, -1, 0)
+    both = mmap.PROT_READ | mmap.PROT_WRITE
+    at = libc.mmap(room, size_bytes, both, mmap.MAP_SHARED | _MAP_FIXED, fd, 0)
+    return memoryview(ffi.buffer(at, size_bytes)).cast("B")
 
 
 class Ram:
@@ -25,7 +43,7 @@ class Ram:
         # other memory of the process, and then cannot be told from it.
         backing = os.memfd_create("memory-backend-memfd")
         os.ftruncate(backing, size_bytes)
-        self._map = mmap.mmap(backing, size_bytes)
+        self._map = _map_as_qemu_does(backing, size_bytes)
 
     def ping(self) -> int:
         return 0

@@ -157,11 +157,12 @@ def look_at_filters(
                 raise _unreadable(pid, error) from error
             unread = str(error)
     permits = permits_of([filters.programs for filters in read])
+    distinct = {program for filters in read for program in filters.programs}
     return Permits(
         permits.refusals,
         permits.zaps_at_once,
-        sum(len(filters.programs) for filters in read),
-        sum(len(program) for filters in read for program in filters.programs),
+        len(distinct),
+        sum(map(len, distinct)),
         max((filters.stopped_ns for filters in read), default=0),
         unread,
     )

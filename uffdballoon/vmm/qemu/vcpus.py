@@ -9,6 +9,7 @@ what they do: a vCPU's thread is in ioctl(KVM_RUN) on an fd that the kernel call
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +33,7 @@ _FLAGS_FIELD, _GUEST_TIME_FIELD = 6, 40  # proc_pid_stat(5): 9 and 43, behind th
 # maker made it, and KVM makes one in KVM_RUN (kvm-nx-lpage-recovery; seen with Linux 6.18).
 _WORKER = 0x10 | 0x4000
 _PATIENCE_S = 0.3
+_FEWEST_LOOKS = 20  # on a busy host, where a look takes long and a thread waits for a CPU
 _BETWEEN_S = 0.01
 
 
@@ -49,8 +51,9 @@ def find_vcpus(
     """Map the thread ids of the vCPUs to their numbers; empty where nothing tells all of them.
 
     Without names a number is KVM's, which is the APIC's id. ``known`` is what was found before:
-    while KVM has as many vCPUs as that it is the answer. Looks for at most
-    ``patience_s``. Where /proc is refused, ``known`` stays. Raises TargetGoneError.
+    while KVM has as many vCPUs as that it is the answer. Looks for at most ``patience_s``, and
+    longer where that is but a few looks. Where /proc is refused, ``known`` stays. Raises
+    TargetGoneError.
     """
     named = vcpus_by_name(target.threads())
     if named:
@@ -142,11 +145,13 @@ def _number_of(syscall: str, fds: Mapping[int, int]) -> int | None:
 def _watch(target: Target, fds: Mapping[int, int], patience_s: float) -> dict[int, int]:
     watch = Watch(fds, target.pid)
     deadline = time.monotonic() + patience_s
-    while True:
+    for look in itertools.count(1):
         states = _sample(target)
-        if watch.see(states) or time.monotonic() >= deadline:
-            return watch.conclude(states)
+        is_over = (look >= _FEWEST_LOOKS or not patience_s) and time.monotonic() >= deadline
+        if watch.see(states) or is_over:
+            break
         time.sleep(_BETWEEN_S)
+    return watch.conclude(states)
 
 
 def _sample(target: Target) -> dict[int, ThreadState]:
