@@ -68,7 +68,7 @@ SEED ?= 1
 .PHONY: campaign
 campaign: build ## Kill managers and targets 3,800 and 350 times, and what else repeats; SEED=1
 	UFFDBALLOON_SEED=$(SEED) $(BIN)/python -m pytest -m campaign -s tests/campaign \
-		tests/system/test_hold.py
+		tests/system/test_hold.py tests/system/test_rcu_thread.py tests/system/test_attach_matrix.py
 
 MINUTES ?= 30
 
