@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uffdballoon.bench import (
+    attaching,
     collapsing,
     fault_latency,
     following,
@@ -146,6 +147,34 @@ def _latency_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
         )
         for row in result["series"]
     ]
+
+
+@bench.command("attach")
+@_json
+@_plot
+@_rounds(attaching.DEFAULT_ROUNDS)
+@click.option("--zaps", type=click.IntRange(1), default=attaching.DEFAULT_ZAPS, show_default=True)
+@click.option(
+    "--guest",
+    "guests",
+    type=click.Choice([accel.value for accel in Accel]),
+    multiple=True,
+    default=[accel.value for accel in Accel],
+    show_default=True,
+)
+def attach(
+    json_to: str | None, plot_to: str | None, *, rounds: int, zaps: int, guests: Sequence[str]
+) -> None:
+    """Count whom attaching and zapping stop, and time how long, and QEMU's monitor meanwhile.
+
+    Example: uffdballoon bench attach --guest kvm --rounds 50
+    """
+    result = attaching.run(
+        guests=[Accel(guest) for guest in guests], rounds=rounds, zaps=zaps, progress=say
+    )
+    _give(result, json_to, attaching.rows, attaching.HEADER)
+    if plot_to:
+        plots.plot_stops(result, plot_to)
 
 
 @bench.command("refill")
