@@ -25,10 +25,8 @@ if TYPE_CHECKING:
     from uffdballoon.model.addresses import HvaRange
 
 DEFAULT_ROUNDS = 200
-DEFAULT_ZAPS = 5
-_MEMORY_BYTES = 1152 << 20
-_ARENA = GpaRange.of(64 << 20, 1 << 30)
-"""Every second page of it is zapped: 512 MiB in 131,072 ranges."""
+_ZAPS = 5
+_ARENA_GPA = 64 << 20
 
 _GIB = 1 << 30
 _SEED = 0xA77AC4
@@ -59,15 +57,16 @@ class _Attaches:
 class _Zaps:
     """Scattered zaps of memory that the guest has filled."""
 
-    def __init__(self, qemu: Qemu, injector: Injector, span: HvaRange) -> None:
+    def __init__(self, qemu: Qemu, injector: Injector, arena: GpaRange, span: HvaRange) -> None:
         self._qemu = qemu
+        self._arena = arena
         self._injector = injector
         self.ranges = PackedRanges.strided(span, PAGE_BYTES, 2 * PAGE_BYTES)
         self.reports: list[ZapReport] = []
         self.took_ns: list[int] = []
 
     def fill(self) -> None:
-        self._qemu.guest.fill(_ARENA, _SEED, stride_bytes=PAGE_BYTES)
+        self._qemu.guest.fill(self._arena, _SEED, stride_bytes=PAGE_BYTES)
 
     def zap(self) -> None:
         began_ns = time.monotonic_ns()
@@ -80,31 +79,33 @@ class _Zaps:
 
 
 def run(
-    *, guests: Sequence[Accel], rounds: int, zaps: int, progress: Callable[[str], None]
+    *, guests: Sequence[Accel], rounds: int, size_bytes: int, progress: Callable[[str], None]
 ) -> dict[str, Any]:
     """Measure each guest, and return the result in the shape of ``bench attach --json``."""
-    series = [_measure(accel, rounds, zaps, progress) for accel in guests]
+    series = [_measure(accel, rounds, size_bytes, progress) for accel in guests]
     return {"machine": describe_machine(), "series": series, "ratios": _ratios(series)}
 
 
 def _measure(
-    accel: Accel, rounds: int, count: int, progress: Callable[[str], None]
+    accel: Accel, rounds: int, size_bytes: int, progress: Callable[[str], None]
 ) -> dict[str, Any]:
-    options = QemuOptions(accel=accel, memory=Memory(size_bytes=_MEMORY_BYTES))
+    arena = GpaRange.of(_ARENA_GPA, size_bytes)
+    memory = Memory(size_bytes=arena.end + (64 << 20))
+    options = QemuOptions(accel=accel, memory=memory)
     with Qemu(options) as qemu, Target.open(qemu.pid) as target, _injector(target) as injector:
         layout, facts, _ = look_at(target, str(qemu.qmp_path))
         assert facts is not None
         names = {injector.tid: "rcu", qemu.pid: "main"}
         names |= {tid: f"vcpu{number}" for number, tid in enumerate(facts.vcpu_tids)}
         attaches = _Attaches(qemu.pid)
-        zaps = _Zaps(qemu, injector, layout.to_hva(_ARENA)[0])
+        zaps = _Zaps(qemu, injector, arena, layout.to_hva(arena)[0])
         with Watcher("traced", str(qemu.pid)) as watcher:
             progress(f"QEMU under {accel.value}: {rounds} attaches and detaches")
             seen_attaching = watcher.during(lambda: attaches.repeat(rounds))
-            progress(f"QEMU under {accel.value}: zaps of 512 MiB in pages of 4k")
+            progress(f"QEMU under {accel.value}: zaps of {size_bytes >> 21} MiB in pages of 4k")
             zaps.fill()
             seen_zapping = watcher.during(zaps.zap)
-        qmp = _round_trips(qemu, zaps, count)
+        qmp = _round_trips(qemu, zaps)
     return {
         "name": f"qemu-{accel.value}",
         "attaches": rounds,
@@ -119,11 +120,11 @@ def _measure(
     }
 
 
-def _round_trips(qemu: Qemu, zaps: _Zaps, count: int) -> dict[str, list[int]]:
+def _round_trips(qemu: Qemu, zaps: _Zaps) -> dict[str, list[int]]:
     """Time round trips of the monitor during zaps and during rests of their length, in turns."""
     taken: dict[str, list[int]] = {"resting": [], "zapping": []}
     with Watcher("qmp", str(qemu.qmp_path)) as watcher:
-        for _ in range(count):
+        for _ in range(_ZAPS):
             zaps.fill()
             taken["resting"] += watcher.during(zaps.rest)
             taken["zapping"] += watcher.during(zaps.zap)

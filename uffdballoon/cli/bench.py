@@ -153,7 +153,9 @@ def _latency_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
 @_json
 @_plot
 @_rounds(attaching.DEFAULT_ROUNDS)
-@click.option("--zaps", type=click.IntRange(1), default=attaching.DEFAULT_ZAPS, show_default=True)
+@click.option(
+    "--size", type=SIZE, default="1G", show_default=True, help="Every second page of it is zapped."
+)
 @click.option(
     "--guest",
     "guests",
@@ -163,14 +165,17 @@ def _latency_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     show_default=True,
 )
 def attach(
-    json_to: str | None, plot_to: str | None, *, rounds: int, zaps: int, guests: Sequence[str]
+    json_to: str | None, plot_to: str | None, *, rounds: int, size: int, guests: Sequence[str]
 ) -> None:
     """Count whom attaching and zapping stop, and time how long, and QEMU's monitor meanwhile.
 
     Example: uffdballoon bench attach --guest kvm --rounds 50
     """
     result = attaching.run(
-        guests=[Accel(guest) for guest in guests], rounds=rounds, zaps=zaps, progress=say
+        guests=[Accel(guest) for guest in guests],
+        rounds=rounds,
+        size_bytes=_whole_blocks(size),
+        progress=say,
     )
     _give(result, json_to, attaching.rows, attaching.HEADER)
     if plot_to:
