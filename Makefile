@@ -66,9 +66,9 @@ flaky: build build-native ## Repeat C tests 10 x N=20 times and TESTS=tests/syst
 SEED ?= 1
 
 .PHONY: campaign
-campaign: build ## Kill managers and targets 3,800 and 350 times, and what else repeats; SEED=1
+campaign: build ## Kill managers and targets 4,800 and 350 times, and what else repeats; SEED=1
 	UFFDBALLOON_SEED=$(SEED) $(BIN)/python -m pytest -m campaign -s tests/campaign \
-		tests/system/test_hold.py
+		tests/system/test_hold.py tests/system/test_rcu_thread.py tests/system/test_attach_matrix.py
 
 MINUTES ?= 30
 

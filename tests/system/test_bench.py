@@ -88,6 +88,24 @@ def test_zap_compares_with_the_process_itself(tmp_path: Path) -> None:
     assert all(row["pages_per_s"] > 0 for row in measured["series"])
 
 
+@pytest.mark.needs_kvm
+def test_attach_stops_the_rcu_thread_alone(tmp_path: Path) -> None:
+    measured = _bench(tmp_path, "attach", "--rounds", 20, "--size", "64M")
+    assert {row["name"] for row in measured["series"]} == {"qemu-kvm", "qemu-tcg"}
+    for row in measured["series"]:
+        assert row["attaches"] == row["stop_us"]["samples"] == row["obtain_us"]["samples"] == 20
+        assert row["main_stops"] == 0
+        for seen in (row["seen_attaching"], row["seen_zapping"]):
+            traced = seen["traced"]
+            assert traced.pop("rcu") > 0, "it was never seen: looking proves nothing"
+            assert set(traced) == {"main", "vcpu0"}
+            assert set(traced.values()) == {0}
+        assert row["zap"]["size_bytes"] == 32 << 20
+        assert row["zap"]["stops"] >= row["zap"]["zaps"]
+        assert min(trips["samples"] for trips in row["qmp_us"].values()) > 0
+    assert len(measured["ratios"]) == 4
+
+
 def test_refill_compares_with_the_manual(tmp_path: Path) -> None:
     measured = _bench(tmp_path, "refill", "--rounds", 1, "--size", "32M")
     assert measured["size_bytes"] == 32 << 20

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import subprocess
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.killing import kill_while
+from tests.support.killing import kill_amid
+from tests.support.resources import traced_threads
 from tests.support.victim import Victim, build_victim
 from uffdballoon.errors import TargetBusyError, TargetGoneError
 from uffdballoon.target.injector import Injector
@@ -18,7 +20,7 @@ from uffdballoon.target.obtain import Choice, obtain_userfaultfd
 from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 pytestmark = [
     pytest.mark.needs_ptrace,
@@ -47,6 +49,13 @@ def _attach_once(pid: int, method: Choice) -> str:
     return obtained.method
 
 
+def _obtain_over_and_over(pid: int, method: Choice, begin: Callable[[], object]) -> None:
+    with Target.open(pid, any_process=True) as target, Injector(target) as injector:
+        begin()
+        while True:
+            obtain_userfaultfd(injector, method).uffd.close()
+
+
 @pytest.mark.parametrize("method", ["direct", "passed"])
 def test_attaching_leaves_registers_mask_fds_and_maps_as_they_were(
     victim: Victim, method: Choice
@@ -62,12 +71,20 @@ def test_attaching_leaves_registers_mask_fds_and_maps_as_they_were(
 def test_a_killed_manager_leaves_nothing_in_the_target(victim: Victim) -> None:
     chance = random.Random(victim.pid)  # noqa: S311 - moments, not secrets
     before = victim.resources()
+    amid = 0
     for turn in range(_KILLS):
         method: Choice = "passed" if turn % 2 else "direct"
-        kill_while(lambda: _attach_once(victim.pid, method), chance, within_s=0.006)  # noqa: B023
+        held = kill_amid(
+            functools.partial(_obtain_over_and_over, victim.pid, method),
+            chance,
+            within_s=0.006,
+            look=(lambda: traced_threads(victim.pid)) if turn % 4 > 1 else None,
+        )
+        amid += bool(held)
         victim.wait_for_turns()
         assert victim.broken() == 0
         assert victim.resources() == before
+    assert amid > _KILLS // 20, "hardly any was killed while it held the thread"
 
 
 def test_an_unprivileged_target_gets_its_userfaultfd_passed() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.killing import kill_while
+from tests.support.killing import kill_amid
 from tests.support.resources import becomes, resources_of, traced_threads
 from uffdballoon.lab.qemu import Accel, Qemu, QemuOptions
 from uffdballoon.session import Session, SessionOptions
@@ -20,7 +20,7 @@ from uffdballoon.target.process import Target
 from uffdballoon.vmm.qemu.threads import find_rcu_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from uffdballoon.target.injector import RemoteThread
 
@@ -81,12 +81,21 @@ def test_it_is_neither_the_main_thread_nor_a_vcpu(qemu: Qemu) -> None:
         assert target.threads()[1].tid == found.tid
 
 
-def test_attaching_stops_no_other_thread(qemu: Qemu) -> None:
+def _attach_often(qemu: Qemu, attaches: int) -> None:
     before = resources_of(qemu.pid)
-    for _ in range(_ATTACHES):
+    for _ in range(attaches):
         _attach_once(qemu.pid)
     assert resources_of(qemu.pid) == before
     _plug_and_unplug(qemu)
+
+
+def test_attaching_stops_no_other_thread(qemu: Qemu) -> None:
+    _attach_often(qemu, _ATTACHES)
+
+
+@pytest.mark.campaign
+def test_two_hundred_attaches_stop_no_other_thread(qemu: Qemu) -> None:
+    _attach_often(qemu, 200)
 
 
 def test_a_session_says_whom_it_stops(qemu: Qemu) -> None:
@@ -97,14 +106,43 @@ def test_a_session_says_whom_it_stops(qemu: Qemu) -> None:
     assert any("RCU thread stopped" in line for line in said)
 
 
-def test_killed_managers_leave_nothing_and_rcu_works(qemu: Qemu) -> None:
+def _obtain_over_and_over(pid: int, begin: Callable[[], object]) -> None:
+    """Most of this time the thread is stopped; finding it and the code to borrow came before."""
+    with Target.open(pid) as target, _injector(target) as injector:
+        begin()
+        while True:
+            obtain_userfaultfd(injector).uffd.close()
+
+
+def _kill_often(qemu: Qemu, kills: int) -> None:
+    """Every second one is stopped and looked at first: so that many are known to be killed amid."""
     chance = random.Random(qemu.pid)  # noqa: S311 - moments, not secrets
     before = resources_of(qemu.pid)
-    for _ in range(_KILLS):
-        kill_while(lambda: _attach_once(qemu.pid), chance, within_s=0.01)
+    with Target.open(qemu.pid) as target, _injector(target) as injector:
+        rcu = injector.tid
+    amid = 0
+    for number in range(kills):
+        held = kill_amid(
+            lambda begin: _obtain_over_and_over(qemu.pid, begin),
+            chance,
+            within_s=0.01,
+            look=(lambda: traced_threads(qemu.pid)) if number % 2 else None,
+        )
+        assert held in (None, [], [rcu])
+        amid += held == [rcu]
         qemu.guest.ping()
+    assert amid > kills // 20, "hardly any was killed while it held the thread"
     assert becomes(qemu.pid, before)
     _plug_and_unplug(qemu)
+
+
+def test_killed_managers_leave_nothing_and_rcu_works(qemu: Qemu) -> None:
+    _kill_often(qemu, _KILLS)
+
+
+@pytest.mark.campaign
+def test_five_hundred_killed_managers_leave_nothing_and_rcu_works(qemu: Qemu) -> None:
+    _kill_often(qemu, 500)
 
 
 def test_a_manager_that_is_stopped_in_the_middle_holds_up_neither_guest_nor_monitor(

@@ -106,6 +106,32 @@ def plot_bars(result: dict[str, Any], path: str, *, value: str, group: str | Non
     _save(figure, path)
 
 
+def plot_stops(result: dict[str, Any], path: str) -> None:
+    """Draw p50 to max of each time that ``bench attach`` measured, p99 as a dot."""
+    pyplot = _pyplot()
+    lines = [
+        (f"{row['name']}: {what}", values)
+        for row in result["series"]
+        for what, values in (
+            ("stop to attach", row["stop_us"]),
+            ("whole attach", row["obtain_us"]),
+            ("stop to zap", row["zap"]["stop_us"]),
+            ("QMP, resting", row["qmp_us"]["resting"]),
+            ("QMP, zapping", row["qmp_us"]["zapping"]),
+        )
+    ]
+    figure, axis = pyplot.subplots(figsize=(9, 0.32 * len(lines) + 1.4), layout="constrained")
+    for place, (_, values) in enumerate(lines):
+        axis.plot([values["p50"], values["max"]], [place, place], color=_OURS)
+        axis.plot([values["p99"]], [place], "o", color=_OURS)
+    axis.set_yticks(range(len(lines)), [label for label, _ in lines])
+    axis.invert_yaxis()
+    axis.set_xscale("log")
+    axis.set_xlabel("us: p50 to max, p99 as a dot")
+    axis.grid(axis="x", alpha=0.35)
+    _save(figure, path)
+
+
 def _time(value_ns: float) -> str:
     if value_ns < 1000:  # noqa: PLR2004
         return f"{value_ns:.0f} ns"

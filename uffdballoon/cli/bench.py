@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uffdballoon.bench import (
+    attaching,
     collapsing,
     fault_latency,
     following,
@@ -146,6 +147,39 @@ def _latency_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
         )
         for row in result["series"]
     ]
+
+
+@bench.command("attach")
+@_json
+@_plot
+@_rounds(attaching.DEFAULT_ROUNDS)
+@click.option(
+    "--size", type=SIZE, default="1G", show_default=True, help="Every second page of it is zapped."
+)
+@click.option(
+    "--guest",
+    "guests",
+    type=click.Choice([accel.value for accel in Accel]),
+    multiple=True,
+    default=[accel.value for accel in Accel],
+    show_default=True,
+)
+def attach(
+    json_to: str | None, plot_to: str | None, *, rounds: int, size: int, guests: Sequence[str]
+) -> None:
+    """Count whom attaching and zapping stop, and time how long, and QEMU's monitor meanwhile.
+
+    Example: uffdballoon bench attach --guest kvm --rounds 50
+    """
+    result = attaching.run(
+        guests=[Accel(guest) for guest in guests],
+        rounds=rounds,
+        size_bytes=_whole_blocks(size),
+        progress=say,
+    )
+    _give(result, json_to, attaching.rows, attaching.HEADER)
+    if plot_to:
+        plots.plot_stops(result, plot_to)
 
 
 @bench.command("refill")

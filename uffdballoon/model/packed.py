@@ -19,9 +19,10 @@ _CUT_BYTES = 2 << 20
 class PackedRanges:
     """Ranges of host-virtual memory as pairs of start and size in bytes (struct iovec, uio.h)."""
 
-    def __init__(self, words: array[int]) -> None:
+    def __init__(self, words: array[int], size_bytes: int | None = None) -> None:
+        """Take the words; ``size_bytes`` is the sum of the sizes, where it is known already."""
         self._words = words
-        self.size_bytes = sum(words[1::2])
+        self.size_bytes = sum(words[1::2]) if size_bytes is None else size_bytes
 
     @classmethod
     def of(cls, ranges: Iterable[HvaRange]) -> Self:
@@ -70,10 +71,12 @@ class RangeQueue:
             cut = (start + most_bytes + _CUT_BYTES - 1) & -_CUT_BYTES
             if cut < start + size_bytes:
                 self._words[at], self._words[at + 1] = cut, start + size_bytes - cut
-                return PackedRanges(array("Q", (start, cut - start)))
+                return PackedRanges(array("Q", (start, cut - start)), cut - start)
         sizes = self._words[at + 1 : at + 2 * most_ranges : 2]
-        count = len(sizes)
-        if sum(sizes) > most_bytes:
-            count = max(1, bisect.bisect(list(itertools.accumulate(sizes)), most_bytes))
+        count, taken_bytes = len(sizes), sum(sizes)
+        if taken_bytes > most_bytes:
+            sums = list(itertools.accumulate(sizes))
+            count = max(1, bisect.bisect(sums, most_bytes))
+            taken_bytes = sums[count - 1]
         self._next = at + 2 * count
-        return PackedRanges(self._words[at : self._next])
+        return PackedRanges(self._words[at : self._next], taken_bytes)

@@ -54,6 +54,7 @@ _FIELDS_WITH_PATH = 6  # of a line of maps, proc_pid_maps(5)
 _STAT_PROCESSOR = 36  # proc_pid_stat(5): the 39th field, the 37th behind the name
 _IDLE_ATTEMPTS = 8  # a borrowed thread that is awake is let go, and asked again a little later
 _IDLE_PAUSE_S = 0.002
+_WAY_BACK_BYTES = 4096  # more than what closes all that a call may hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,9 @@ class RemoteThread:
     def scratch(self, size_bytes: int) -> int:
         """Return the address of free stack for arguments, 64-byte aligned.
 
-        Valid until the next call of `scratch`; ways back are laid below it.
+        Valid until the next call of `scratch`; ways back are laid above it.
         """
-        self._scratch = (self._prepared().bottom - size_bytes) & ~63
-        return self._scratch
+        return (self._prepared().bottom - 2 * _WAY_BACK_BYTES - size_bytes) & ~63
 
     def write(self, address: int, data: bytes) -> None:
         """Write to the target's memory; raise InjectionError where there is none."""
@@ -134,7 +134,7 @@ class RemoteThread:
         """
         way_back = self._prepared()
         if held or creates_fd:
-            stack = way_back.write_closing(self._scratch, held, result=creates_fd)
+            stack = way_back.write_closing(self._free_place(), held, result=creates_fd)
         else:
             stack = way_back.plain()
         return self._run(stack, number, args, held)
@@ -147,7 +147,7 @@ class RemoteThread:
         ``args_for_slot`` is given the address of the slot for the number; the
         way back closes what is in it.
         """
-        stack, slot = self._prepared().write_closing_slot(self._scratch, held)
+        stack, slot = self._prepared().write_closing_slot(self._free_place(), held)
         result = self._run(stack, number, args_for_slot(slot), held)
         (fd,) = struct.unpack("<i", self.read(slot, 4))
         return result, fd
@@ -173,7 +173,7 @@ class RemoteThread:
             gadgets=self._gadgets,
             write=self.write,
         )
-        self._scratch = way_back.bottom
+        self._on_its_way = way_back.plain()
         self._thread.set_registers(
             arch.parked_registers(self._interrupted, self._gadgets, way_back.plain())
         )
@@ -188,6 +188,15 @@ class RemoteThread:
         self._thread.set_registers(arch.resumable(self._interrupted))
         self._way_back = None
 
+    def _free_place(self) -> int:
+        """Return where the next way back may end: there are two places, one of them in use.
+
+        Until its registers are set anew a thread that is let go takes the way back that it is on.
+        """
+        bottom = self._prepared().bottom
+        in_first = bottom - _WAY_BACK_BYTES <= self._on_its_way < bottom
+        return bottom - _WAY_BACK_BYTES if in_first else bottom
+
     def _prepared(self) -> arch.WayBack:
         assert self._way_back is not None
         return self._way_back
@@ -198,6 +207,7 @@ class RemoteThread:
         self._thread.set_registers(
             arch.call_registers(self._interrupted, self._gadgets, stack, number, args)
         )
+        self._on_its_way = stack
         try:
             self._thread.run_to_syscall_stop()
             self._thread.run_to_syscall_stop()
@@ -215,7 +225,7 @@ class RemoteThread:
         It closes what is held on its way. Where it is not even stopped it is on its way already.
         """
         if self._thread.is_stopped:
-            stack = self._prepared().write_closing(self._scratch, held)
+            stack = self._prepared().write_closing(self._free_place(), held)
             self._thread.set_registers(
                 arch.parked_registers(self._interrupted, self._gadgets, stack)
             )

@@ -50,8 +50,8 @@ _XSTATE_MAX_BYTES = 64 << 10  # AMX has 11 KiB; the kernel says how much it wrot
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
 _STOP_DEADLINE_S = 2.0
 _CALL_DEADLINE_S = 5.0  # beyond that, for a call that has begun
-_SPIN_S = 0.0005
-_LOOK_S = 0.00005
+_SPIN_S = 0.01  # longer than a call takes that keeps to the budget of a stop
+_LOOK_S = 0.0005
 
 
 class SeizedThread:
@@ -179,7 +179,9 @@ class SeizedThread:
             if waited_s > within_s:
                 return None
             if waited_s < _SPIN_S:
-                os.sched_yield()  # the thread may need this very CPU to come to its stop
+                # The thread may need this very CPU to come to its stop. Where it does, this costs
+                # next to nothing; a sleep would add its own length to most calls.
+                os.sched_yield()
             else:
                 time.sleep(_LOOK_S)
 
