@@ -20,6 +20,7 @@ from uffdballoon.session import look_at
 from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from uffdballoon.model.ram import Layout
@@ -28,8 +29,8 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_qemu]
 
 # How many guests are started of a kind of which one in a few was mistaken.
 _TIMES = int(os.environ.get("UFFDBALLOON_RAM_TIMES", "8"))
-# What QEMU 10.0 says of machine types before 2.4, and of -m 0x100, which 7.2 takes.
-_GONE = ("unsupported machine type", "Parameter 'memory.size' expects size")
+# Of machine types that a QEMU has no more, or not yet; and of -m 0x100, which 7.2 takes.
+_NOT_THERE = ("unsupported machine type", "Parameter 'memory.size' expects size")
 _ROMS = range(0xA0000, 0x100000)
 
 
@@ -67,6 +68,19 @@ def joined(layout: Layout) -> list[_Stretch]:
         else:
             stretches.append(new)
     return stretches
+
+
+@contextlib.contextmanager
+def _started(*arguments: str) -> Iterator[PausedQemu]:
+    """Start a QEMU; one of another version than 7.2 need not have what is asked for."""
+    with contextlib.ExitStack() as running:
+        try:
+            qemu = running.enter_context(PausedQemu(*arguments))
+        except LabError as error:
+            if not any(words in error.why for words in _NOT_THERE):
+                raise
+            pytest.skip(f"not in this version of QEMU: {error.why}")
+        yield qemu
 
 
 def _refusal(qemu: PausedQemu) -> str:
@@ -125,13 +139,7 @@ def test_ram_beside_stacks_of_threads_is_always_found(time: int) -> None:
     ids=" ".join,
 )
 def test_a_machine_has_its_ram_where_the_monitor_says(arguments: tuple[str, ...]) -> None:
-    with contextlib.ExitStack() as running:
-        try:
-            qemu = running.enter_context(PausedQemu(*arguments))
-        except LabError as error:
-            if not any(gone in error.why for gone in _GONE):
-                raise
-            pytest.skip(f"this QEMU is too new: {error.why}")
+    with _started(*arguments) as qemu:
         found = joined(layout_of(qemu, by_monitor=False))
         assert found == joined(layout_of(qemu, by_monitor=True))
 
@@ -181,7 +189,11 @@ def test_files_of_a_qemu_with_another_root_are_told_apart(memory_is: str, tmp_pa
     else:
         arguments += _chroot_option(root)
     with PausedQemu(*arguments, options=options) as qemu:
-        assert str(root) in root_of(qemu.pid)  # of a QEMU that is in a chroot already, part of it
+        assert str(root) in root_of(qemu.pid)
+        if memory_is == "outside of it" and root_of(qemu.pid) != str(root):
+            # The root that it had before, where QEMU itself is run by chroot(1), nobody tells.
+            assert _refusal(qemu).startswith("2 of its mappings")
+            return
         layout = layout_of(qemu, by_monitor=False)
         assert joined(layout) == joined(layout_of(qemu, by_monitor=True))
 
@@ -227,7 +239,7 @@ def test_the_configuration_file_is_read_as_the_target_sees_it(tmp_path: Path) ->
 
 
 def test_the_backend_of_an_old_machine_type_is_recognised_by_its_path() -> None:
-    with PausedQemu(
+    with _started(
         *("-machine", "pc-i440fx-3.1", "-m", "64"),
         *("-object", "memory-backend-memfd,id=ram-node0,size=64M"),
         *("-numa", "node,nodeid=0,cpus=0,memdev=ram-node0"),
