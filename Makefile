@@ -72,7 +72,8 @@ campaign: build ## Kill managers and targets 3,800 and 350 times, and what else 
 
 RELEASE ?= trixie
 ROUNDS ?= tests/system/test_rcu_thread.py tests/system/test_ram_or_refusal.py \
-	tests/system/test_enforcement.py tests/campaign/test_machine_types.py
+	tests/system/test_enforcement.py tests/system/test_balloon_life.py \
+	tests/system/test_linux_balloon.py tests/campaign/test_machine_types.py
 
 .PHONY: newer-qemu
 newer-qemu: build ## Try the QEMU of another Debian: RELEASE=trixie, ROUNDS=tests
