@@ -70,6 +70,18 @@ campaign: build ## Kill managers and targets 4,800 and 350 times, and what else 
 	UFFDBALLOON_SEED=$(SEED) $(BIN)/python -m pytest -m campaign -s tests/campaign \
 		tests/system/test_hold.py tests/system/test_rcu_thread.py tests/system/test_attach_matrix.py
 
+RELEASE ?= trixie
+ROUNDS ?= tests/system/test_rcu_thread.py tests/system/test_ram_or_refusal.py \
+	tests/system/test_enforcement.py tests/system/test_balloon_life.py \
+	tests/system/test_linux_balloon.py tests/campaign/test_machine_types.py
+
+.PHONY: newer-qemu
+newer-qemu: build ## Try the QEMU of another Debian: RELEASE=trixie, ROUNDS=tests
+	qemu=$$($(BIN)/python -m tests.support.other_qemu $(RELEASE)) && export PATH=$$qemu:$$PATH && \
+		qemu-system-x86_64 --version && \
+		UFFDBALLOON_ATTACHES=200 UFFDBALLOON_RAM_TIMES=50 $(BIN)/python -m pytest \
+			--numprocesses $(JOBS) --dist loadgroup -m "campaign or not campaign" $(ROUNDS)
+
 MINUTES ?= 30
 
 .PHONY: soak

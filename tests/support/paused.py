@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class PausedQemu(QemuProcess):
     """``arguments`` are what comes after the name of the program; monitors are added."""
 
-    def __init__(self, *arguments: str) -> None:
-        super().__init__(QemuOptions())
+    def __init__(self, *arguments: str, options: QemuOptions | None = None) -> None:
+        super().__init__(options or QemuOptions())
         self._given = arguments
 
     def _arguments(self, listeners: Listeners) -> list[str]:

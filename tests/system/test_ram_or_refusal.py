@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
+from tests.support.chrooted import write_chrooted_qemu
 from tests.support.paused import PausedQemu
-from uffdballoon.errors import UnsupportedError
+from uffdballoon.errors import LabError, UnsupportedError
+from uffdballoon.host.targetfiles import root_of
+from uffdballoon.lab.qemu import QemuOptions
 from uffdballoon.model.ram import Backing
 from uffdballoon.session import look_at
 from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from uffdballoon.model.ram import Layout
@@ -23,10 +29,12 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_qemu]
 
 # How many guests are started of a kind of which one in a few was mistaken.
 _TIMES = int(os.environ.get("UFFDBALLOON_RAM_TIMES", "8"))
+# Of machine types that a QEMU has no more, or not yet; and of -m 0x100, which 7.2 takes.
+_NOT_THERE = ("unsupported machine type", "Parameter 'memory.size' expects size")
 _ROMS = range(0xA0000, 0x100000)
 
 
-def _layout(qemu: PausedQemu, *, by_monitor: bool) -> Layout:
+def layout_of(qemu: PausedQemu, *, by_monitor: bool) -> Layout:
     with Target.open(qemu.pid) as target:
         return look_at(target, str(qemu.qmp_path) if by_monitor else None)[0]
 
@@ -38,9 +46,9 @@ class _Stretch(NamedTuple):
     node: int | None
 
 
-def _joined(layout: Layout) -> list[_Stretch]:
+def joined(layout: Layout) -> list[_Stretch]:
     """Join neighbours, and leave out the hole for ROMs, which differs by what is shown there."""
-    joined: list[_Stretch] = []
+    stretches: list[_Stretch] = []
     for segment in layout.segments:
         first, end = int(segment.gpa), int(segment.gpa_range.end)
         if first < _ROMS.stop:
@@ -50,21 +58,34 @@ def _joined(layout: Layout) -> list[_Stretch]:
             continue
         hva = segment.hva + first - segment.gpa
         new = _Stretch(first, end - first, hva, segment.block.numa_node)
-        last = joined[-1] if joined else None
+        last = stretches[-1] if stretches else None
         if last and (first, hva, new.node) == (
             last.gpa + last.size_bytes,
             last.hva + last.size_bytes,
             last.node,
         ):
-            joined[-1] = last._replace(size_bytes=last.size_bytes + new.size_bytes)
+            stretches[-1] = last._replace(size_bytes=last.size_bytes + new.size_bytes)
         else:
-            joined.append(new)
-    return joined
+            stretches.append(new)
+    return stretches
+
+
+@contextlib.contextmanager
+def _started(*arguments: str) -> Iterator[PausedQemu]:
+    """Start a QEMU; one of another version than 7.2 need not have what is asked for."""
+    with contextlib.ExitStack() as running:
+        try:
+            qemu = running.enter_context(PausedQemu(*arguments))
+        except LabError as error:
+            if not any(words in error.why for words in _NOT_THERE):
+                raise
+            pytest.skip(f"not in this version of QEMU: {error.why}")
+        yield qemu
 
 
 def _refusal(qemu: PausedQemu) -> str:
     with pytest.raises(UnsupportedError) as refused:
-        _layout(qemu, by_monitor=False)
+        layout_of(qemu, by_monitor=False)
     assert "--qmp" in refused.value.hint
     return refused.value.why
 
@@ -77,14 +98,14 @@ def test_a_dimm_as_large_as_ram_is_never_taken_for_it(time: int) -> None:
         *("-device", "pc-dimm,id=dimm1,memdev=d1,node=0"),
         *("-object", "iothread,id=i1", "-name", "g,debug-threads=on"),
     ) as qemu:
-        _layout(qemu, by_monitor=True)
+        layout_of(qemu, by_monitor=True)
         assert _refusal(qemu).startswith("2 of its mappings")
 
 
 def test_a_dimm_as_large_as_ram_that_is_plugged_in_is_never_taken_for_it() -> None:
     with PausedQemu("-m", "256M,slots=4,maxmem=4G") as qemu:
-        before = _joined(_layout(qemu, by_monitor=False))
-        assert before == _joined(_layout(qemu, by_monitor=True))
+        before = joined(layout_of(qemu, by_monitor=False))
+        assert before == joined(layout_of(qemu, by_monitor=True))
         qemu.monitor.execute(
             "object-add", **{"qom-type": "memory-backend-ram", "id": "d1", "size": 256 << 20}
         )
@@ -95,8 +116,8 @@ def test_a_dimm_as_large_as_ram_that_is_plugged_in_is_never_taken_for_it() -> No
 def test_ram_beside_stacks_of_threads_is_always_found(time: int) -> None:
     threads = [a for n in range(12 + time) for a in ("-object", f"iothread,id=io{n}")]
     with PausedQemu("-machine", "q35", "-m", "256M", "-smp", "8", *threads) as qemu:
-        found = _joined(_layout(qemu, by_monitor=False))
-        assert found == _joined(_layout(qemu, by_monitor=True))
+        found = joined(layout_of(qemu, by_monitor=False))
+        assert found == joined(layout_of(qemu, by_monitor=True))
 
 
 @pytest.mark.parametrize(
@@ -118,9 +139,9 @@ def test_ram_beside_stacks_of_threads_is_always_found(time: int) -> None:
     ids=" ".join,
 )
 def test_a_machine_has_its_ram_where_the_monitor_says(arguments: tuple[str, ...]) -> None:
-    with PausedQemu(*arguments) as qemu:
-        found = _joined(_layout(qemu, by_monitor=False))
-        assert found == _joined(_layout(qemu, by_monitor=True))
+    with _started(*arguments) as qemu:
+        found = joined(layout_of(qemu, by_monitor=False))
+        assert found == joined(layout_of(qemu, by_monitor=True))
 
 
 def test_machines_of_which_versions_differ_are_refused() -> None:
@@ -139,8 +160,8 @@ def test_nodes_that_differ_in_size_or_kind_are_told_apart() -> None:
         *("-numa", "node,cpus=0", "-numa", "node,memdev=b"),
         *("-numa", "node,memdev=a,nodeid=2", "-numa", "node,memdev=c"),
     ) as qemu:
-        layout = _layout(qemu, by_monitor=False)
-        assert _joined(layout) == _joined(_layout(qemu, by_monitor=True))
+        layout = layout_of(qemu, by_monitor=False)
+        assert joined(layout) == joined(layout_of(qemu, by_monitor=True))
         assert {b.memdev: b.numa_node for b in layout.blocks} == {"b": 1, "a": 2, "c": 3}
 
 
@@ -150,8 +171,41 @@ def test_nodes_in_files_are_told_apart_by_their_names() -> None:
         *("-m", "128M", "-object", f"{memory},id=x", "-object", f"{memory},id=y"),
         *("-numa", "node,memdev=y", "-numa", "node,memdev=x"),
     ) as qemu:
-        layout = _layout(qemu, by_monitor=False)
-        assert _joined(layout) == _joined(_layout(qemu, by_monitor=True))
+        layout = layout_of(qemu, by_monitor=False)
+        assert joined(layout) == joined(layout_of(qemu, by_monitor=True))
+
+
+@pytest.mark.parametrize("memory_is", ["below its root", "outside of it"])
+def test_files_of_a_qemu_with_another_root_are_told_apart(memory_is: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    memory = "memory-backend-file,size=64M,share=on,mem-path=/dev/shm"
+    arguments = ["-m", "128M", "-object", f"{memory},id=x", "-object", f"{memory},id=y"]
+    arguments += ["-numa", "node,memdev=y", "-numa", "node,memdev=x"]
+    options = QemuOptions()
+    if memory_is == "below its root":
+        program = write_chrooted_qemu(tmp_path / "qemu", root, ours=True)
+        options = QemuOptions(binary=str(program))
+    else:
+        arguments += _chroot_option(root)
+    with PausedQemu(*arguments, options=options) as qemu:
+        assert str(root) in root_of(qemu.pid)
+        if memory_is == "outside of it" and root_of(qemu.pid) != str(root):
+            # The root that it had before, where QEMU itself is run by chroot(1), nobody tells.
+            assert _refusal(qemu).startswith("2 of its mappings")
+            return
+        layout = layout_of(qemu, by_monitor=False)
+        assert joined(layout) == joined(layout_of(qemu, by_monitor=True))
+
+
+def _chroot_option(root: Path) -> list[str]:
+    """Have QEMU go to another root by itself; -chroot went with QEMU 10.0."""
+    told = subprocess.run(
+        ["qemu-system-x86_64", "-help"], check=True, capture_output=True, text=True
+    ).stdout
+    if "-chroot dir" in told:
+        return ["-chroot", str(root)]
+    return ["-run-with", f"chroot={root}"]
 
 
 def _write_config(path: Path, size: str) -> None:
@@ -171,9 +225,9 @@ def test_the_configuration_file_is_read_as_the_target_sees_it(tmp_path: Path) ->
         *("-readconfig", str(link), "-device", "ivshmem-plain,memdev=shm"),
         *("-object", f"memory-backend-file,id=shm,size=128M,mem-path={shared},share=on"),
     ) as qemu:
-        layout = _layout(qemu, by_monitor=False)
+        layout = layout_of(qemu, by_monitor=False)
         assert [block.backing for block in layout.blocks] == [Backing.MEMFD]
-        assert _joined(layout) == _joined(_layout(qemu, by_monitor=True))
+        assert joined(layout) == joined(layout_of(qemu, by_monitor=True))
 
         _write_config(config, "128M")
         assert "-readconfig" in _refusal(qemu)
@@ -185,12 +239,12 @@ def test_the_configuration_file_is_read_as_the_target_sees_it(tmp_path: Path) ->
 
 
 def test_the_backend_of_an_old_machine_type_is_recognised_by_its_path() -> None:
-    with PausedQemu(
+    with _started(
         *("-machine", "pc-i440fx-3.1", "-m", "64"),
         *("-object", "memory-backend-memfd,id=ram-node0,size=64M"),
         *("-numa", "node,nodeid=0,cpus=0,memdev=ram-node0"),
     ) as qemu:
-        (block,) = _layout(qemu, by_monitor=True).blocks
+        (block,) = layout_of(qemu, by_monitor=True).blocks
         assert (block.idstr, block.memdev) == ("/objects/ram-node0", "ram-node0")
         assert (block.backing, block.numa_node) == (Backing.MEMFD, 0)
 
@@ -201,8 +255,8 @@ def test_memory_of_a_virtio_mem_device_is_named() -> None:
         *("-object", "memory-backend-ram,id=vm0,size=256M"),
         *("-device", "virtio-mem-pci,id=vmem,memdev=vm0,requested-size=128M"),
     ) as qemu:
-        layout = _layout(qemu, by_monitor=True)
+        layout = layout_of(qemu, by_monitor=True)
         assert [block.idstr for block in layout.blocks] == ["pc.ram"]
         (told,) = layout.unknown
         assert "256 MiB of virtio-mem device vmem (backend vm0, gpa 0x100000000, node 0)" in told
-        assert _joined(_layout(qemu, by_monitor=False)) == _joined(layout)
+        assert joined(layout_of(qemu, by_monitor=False)) == joined(layout)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from uffdballoon.host.procfs import parse_maps
 from uffdballoon.vmm.qemu.cmdline import parse_cmdline
 from uffdballoon.vmm.qemu.matching import candidates, match
@@ -35,20 +37,24 @@ def test_a_backend_that_is_not_known_is_not_guessed() -> None:
     assert _found("-M", "memory-backend=m") == [_ANON, _MEMFD]
 
 
-def test_files_are_told_apart_by_the_name_of_their_backend() -> None:
+@pytest.mark.parametrize(
+    ("root", "seen_in"), [("/", ""), ("/srv/vm", "/srv/vm"), ("/srv/vm", ""), ("/srv", "/srv")]
+)
+def test_files_are_told_apart_by_the_name_of_their_backend(root: str, seen_in: str) -> None:
+    made = f"{seen_in}/vm/qemu_back_mem"
     rows = [
-        "7f1000000000-7f1010000000 rw-s 0 00:19 7 /dev/shm/qemu_back_mem.a.Xy12Zt (deleted)",
+        f"7f1000000000-7f1010000000 rw-s 0 00:19 7 {made}.a.Xy12Zt (deleted)",
         "7f1010000000-7f1010001000 ---p 0 00:00 0",
-        "7f1020000000-7f1030000000 rw-s 0 00:19 8 /dev/shm/qemu_back_mem._objects_b.Q1 (deleted)",
+        f"7f1020000000-7f1030000000 rw-s 0 00:19 8 {made}._objects_b.Q1 (deleted)",
         "7f1030000000-7f1030001000 ---p 0 00:00 0",
     ]
     arguments = ["qemu"]
     for name in ("a", "b", "c"):
-        backend = f"memory-backend-file,id={name},size=256M,mem-path=/dev/shm,share=on"
+        backend = f"memory-backend-file,id={name},size=256M,mem-path=/vm,share=on"
         arguments += ["-object", backend]
     options = parse_cmdline(arguments)
     starts = {
-        name: [c.span.start for c in match(options, parse_maps("\n".join(rows)), _SIZE, name)]
+        name: [c.span.start for c in match(options, parse_maps("\n".join(rows)), _SIZE, name, root)]
         for name in ("a", "b", "c")
     }
     assert (starts["a"], starts["b"]) == ([0x7F1000000000], [0x7F1020000000])

@@ -41,6 +41,17 @@ def read_unchanged_file(pid: int, path: str, *, has_moved: bool) -> str:
         raise _unreadable(pid, path, f"it cannot be read: {why}") from error
 
 
+def root_of(pid: int) -> str:
+    """Return the root directory of a process as it is seen from here; "/" when it cannot be told.
+
+    Paths in its maps begin with it (proc_pid_root(5)).
+    """
+    try:
+        return os.readlink(f"/proc/{pid}/root")  # noqa: PTH115 - a string, as the maps have it
+    except OSError:
+        return "/"
+
+
 def _resolve(pid: int, path: str) -> str:
     """Follow the links of a path inside of the process's root, which the kernel would leave."""
     root = f"/proc/{pid}/root"

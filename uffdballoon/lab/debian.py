@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LISTS = Path("/var/lib/apt/lists")
 
 # The package files are in a directory of root's: apt would warn that its own user cannot go there.
-_AS_CALLER = ("-o", "APT::Sandbox::User=root")
+AS_CALLER = ("-o", "APT::Sandbox::User=root")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def update_lists() -> str:
 
 def newest_dependency(name: str, pattern: str) -> str:
     """Name the package that ``name`` depends on and that matches; LabError when there is none."""
-    text = _run(["apt-cache", "depends", name], f"apt knows no package {name}")
+    text = run(["apt-cache", "depends", name], f"apt knows no package {name}")
     found = re.search(rf"Depends: ({pattern})$", text, re.MULTILINE)
     if found is None:
         raise LabError(f"{name} depends on no {pattern}", why=text.strip())
@@ -60,15 +60,15 @@ def newest_dependency(name: str, pattern: str) -> str:
 def look_up(names: list[str], empty_directory: Path) -> list[Package]:
     """Ask which files hold these packages; raise LabError when apt does not know them."""
     command = ["apt-get", "download", "--print-uris", *names]
-    text = _run(command, f"apt knows no package {' or '.join(names)}", empty_directory)
+    text = run(command, f"apt knows no package {' or '.join(names)}", empty_directory)
     files = re.findall(r"^'[^']+' (\S+)", text, re.MULTILINE)
     return [Package(name, _of(name, files)) for name in names]
 
 
 def download(package: Package, directory: Path) -> Path:
     """Fetch a package into a directory; raise LabError when apt cannot."""
-    command = ["apt-get", "download", "-q", *_AS_CALLER, package.name]
-    _run(command, f"{package.name} cannot be fetched", directory)
+    command = ["apt-get", "download", "-q", *AS_CALLER, package.name]
+    run(command, f"{package.name} cannot be fetched", directory)
     return directory / package.file_name
 
 
@@ -92,7 +92,8 @@ def _of(name: str, files: list[str]) -> str:
     raise LabError(f"apt names no file of {name}", why=" ".join(files))
 
 
-def _run(command: list[str], what: str, directory: Path | None = None) -> str:
+def run(command: list[str], what: str, directory: Path | None = None) -> str:
+    """Run one of Debian's programs and return what it prints; raise LabError, ``what``."""
     return _complete(command, what, directory).stdout
 
 

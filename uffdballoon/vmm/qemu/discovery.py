@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.host.mapped_file import mapped_file, page_bytes_of
 from uffdballoon.host.procfs import Mapping, read_mappings
-from uffdballoon.host.targetfiles import read_unchanged_file
+from uffdballoon.host.targetfiles import read_unchanged_file, root_of
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, Hva
 from uffdballoon.model.ram import Backing, Layout, RamBlock, Segment
 from uffdballoon.model.sizes import format_size
@@ -150,8 +150,9 @@ def _from_outside(pid: int, options: MemoryOptions, mappings: Sequence[Mapping])
         raise _needs_monitor(pid, reason)
     assert options.ram_bytes is not None
     blocks = []
+    root = root_of(pid)
     for name, size_bytes, node in _wanted(pid, options, options.ram_bytes):
-        found = match(options, mappings, size_bytes, name)
+        found = match(options, mappings, size_bytes, name, root)
         if len(found) != 1:
             what = f"memory backend {name!r}" if options.nodes else "the guest's RAM"
             raise _needs_monitor(pid, f"{len(found)} of its mappings are as large as {what}")

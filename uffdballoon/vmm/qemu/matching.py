@@ -45,11 +45,16 @@ def candidates(mappings: Sequence[Mapping], size_bytes: int) -> list[Candidate]:
 
 
 def match(
-    options: MemoryOptions, mappings: Sequence[Mapping], size_bytes: int, backend: str
+    options: MemoryOptions,
+    mappings: Sequence[Mapping],
+    size_bytes: int,
+    backend: str,
+    root: str = "/",
 ) -> list[Candidate]:
     """Return what can be that backend: one when it is certain.
 
-    ``backend`` is the id of -object, or empty for the RAM that -m alone makes.
+    ``backend`` is the id of -object, or empty for the RAM that -m alone makes. ``root`` is the
+    target's root directory as it is seen from here.
     """
     found = candidates(mappings, size_bytes)
     made_by = options.backends.get(backend)
@@ -57,7 +62,7 @@ def match(
         found = [c for c in found if _is_of_kind(options, backend, made_by, c.mapping)]
     if len(found) > 1:
         path = made_by.path if made_by else options.mem_path
-        named = [c for c in found if path and _is_named(c.mapping, path, backend or "pc.ram")]
+        named = [c for c in found if path and _is_named(c.mapping, path, backend or "pc.ram", root)]
         found = named if len(named) == 1 else found
     return found
 
@@ -77,14 +82,19 @@ def _is_of_kind(
     return bool(mapping.inode)
 
 
-def _is_named(mapping: Mapping, path: str, name: str) -> bool:
+def _is_named(mapping: Mapping, path: str, name: str, root: str) -> bool:
     """Whether a file is the one at ``path``, or a file that QEMU made in that directory.
 
-    QEMU, system/physmem.c: file_ram_open() names it after the memory region.
+    QEMU, system/physmem.c: file_ram_open() names it after the memory region. Mappings are named
+    as seen from here (fs/proc/task_mmu.c: show_map_vma()), and ``path`` is the target's own: below
+    its root, or, of a QEMU that went there later (-chroot), not.
     """
     is_deleted = mapping.path.endswith(_DELETED)
     file = mapping.path.removesuffix(_DELETED)
-    if file == path:
+    files = {file, file.removeprefix(root)} if file.startswith(f"{root}/") else {file}
+    if path in files:
         return not is_deleted
     made = {f"{path.rstrip('/')}/qemu_back_mem.{n}." for n in (name, f"_objects_{name}")}
-    return any(file.startswith(head) and "/" not in file[len(head) :] for head in made)
+    return any(
+        file.startswith(head) and "/" not in file[len(head) :] for file in files for head in made
+    )

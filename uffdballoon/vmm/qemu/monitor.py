@@ -359,7 +359,8 @@ def _refuse_unless_served_by(path: str, pid: int) -> None:
             pid=pid,
         ) from error
     owner, _, _ = struct.unpack("3i", credentials)
-    # A socket that was made by whoever started QEMU carries that process's pid.
+    # A socket that was made by whoever started QEMU carries that process's pid; since QEMU 6.0
+    # only until QEMU has it listen again (util/qemu-sockets.c: socket_listen()).
     if owner not in (pid, 0) and not _holds_socket(pid, path):
         raise QmpError(
             f"the monitor at {path} is not that of process {pid}",
@@ -378,7 +379,15 @@ def _holds_socket(pid: int, path: str) -> bool:
             for fields in map(str.split, Path(f"/proc/{pid}/net/unix").read_text().splitlines())
             if any(str(Path(name).resolve()) == wanted for name in fields[7:8])
         }
-        links = [str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+        links = {_link_of(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
     except OSError:
         return False
     return any(f"socket:[{inode}]" in links for inode in inodes)
+
+
+def _link_of(fd: Path) -> str:
+    """Read what an fd is; empty when it was closed meanwhile, as those of clients are."""
+    try:
+        return str(fd.readlink())
+    except FileNotFoundError:
+        return ""
