@@ -16,23 +16,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def kill_while(work: Callable[[], object], chance: random.Random, *, within_s: float) -> None:
-    """Fork a child that does ``work`` over and over; kill it within that time."""
-    pid = os.fork()
-    if not pid:
-        try:
-            while True:
-                work()
-        finally:
-            os._exit(1)
-    try:
-        time.sleep(chance.uniform(0, within_s))
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status), "the child ended by itself: what it did raised"
-
-
 def kill_amid(
     work: Callable[[Callable[[], object]], object],
     chance: random.Random,

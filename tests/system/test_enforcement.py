@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.killing import kill_while
+from tests.support.killing import kill_amid
 from tests.support.resources import (
     becomes,
     resident_bytes,
@@ -155,14 +155,23 @@ def test_a_killed_manager_leaves_a_guest_that_answers(qemu: Qemu) -> None:
     checksum = guest.checksum(OWNED, stride_bytes=PAGE_BYTES)
     before = resources_of(qemu.pid)
 
-    def whole_life() -> None:
-        with Session(SessionOptions(pid=qemu.pid)) as session:
-            session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
-            session.status()
-            session.deflate(BALLOON, Granule.SMALL)
+    def attach(begins: Callable[[], object]) -> None:
+        begins()
+        while True:
+            with Session(SessionOptions(pid=qemu.pid)):
+                pass
 
-    for _ in range(_KILLS):
-        kill_while(whole_life, chance, within_s=0.03)
+    def take_and_give(begins: Callable[[], object]) -> None:
+        with Session(SessionOptions(pid=qemu.pid)) as session:
+            begins()
+            while True:
+                session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
+                session.status()
+                session.deflate(BALLOON, Granule.SMALL)
+
+    for turn in range(_KILLS):
+        work, within_s = (take_and_give, 0.02) if turn % 2 else (attach, 0.1)
+        kill_amid(work, chance, within_s=within_s)
         guest.ping(timeout_s=10.0)
         guest.touch(_pages(0, 8), Access.WRITE)
         assert guest.checksum(OWNED, stride_bytes=PAGE_BYTES) == checksum
