@@ -60,7 +60,10 @@ def _check_the_end(manager: ForkedManager, target_pid: int) -> None:
         assert "detached from" in said, said  # it had let go before
         return
     assert code == 1, said
-    assert f"process {target_pid} ended" in said, said
+    # It may have been gone before it was pinned.
+    assert f"process {target_pid} ended" in said or f"there is no process {target_pid}" in said, (
+        said
+    )
 
 
 def _end_targets(accel: Accel, chance: random.Random, turns: int) -> None:

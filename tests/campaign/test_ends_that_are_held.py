@@ -39,7 +39,7 @@ pytestmark = [
     pytest.mark.needs_ptrace,
 ]
 
-_ALIVE_S = 2.0
+_PATIENCE_S = 10.0
 _ALL_TOUCHED = {Moment.TRAP, Moment.FREEZE}
 
 
@@ -69,7 +69,7 @@ class HeldWounds:
         with self._next() as last:
             assert last.reach(Phase.SERVE), last.said
             if pending is not None:
-                pending.wait(_ALIVE_S)
+                pending.wait(_PATIENCE_S)
             if moment is Moment.FOLLOW:  # the trace went on all the time
                 wait_until(lambda: status(last)["ballooned_bytes"] == OWN.size_bytes)
             state = status(last)
@@ -87,7 +87,7 @@ class HeldWounds:
         pending = self._kill(moment, "50ms")
         wait_until(lambda: not is_kept(self._qemu))
         if pending is not None:
-            pending.wait(_ALIVE_S)
+            pending.wait(_PATIENCE_S)
         self._check_that_nothing_is_left(moment, before)
         self.done[f"{moment.name.lower()} let go"] += 1
 
@@ -108,7 +108,7 @@ class HeldWounds:
         return start_manager(self._qemu, Moment.TRAP, self._chance, "--on-exit", "hold")
 
     def _check_that_nothing_is_left(self, moment: Moment, before: Resources) -> None:
-        self._qemu.guest.ping(timeout_s=_ALIVE_S)
+        self._qemu.guest.ping(timeout_s=_PATIENCE_S)
         take_back(self._qemu, moment)
         assert self._qemu.guest.checksum(OWNED, stride_bytes=PAGE_BYTES) == self._checksum
         assert not is_kept(self._qemu)

@@ -92,7 +92,7 @@ def test_a_manager_that_ends_leaves_no_vcpu_frozen(qemu: Qemu, number: signal.Si
         pending = _freeze_through_the_command(qemu)
         manager.send_signal(number)
         manager.wait(_PATIENCE_S)
-        pending.wait(1.0)
+        pending.wait(10.0)
     assert qemu.guest.verify(OWNED, 5).bad_lines == 0
     assert userfaultfd_mappings(qemu.pid) == 0
     assert becomes(qemu.pid, before)
