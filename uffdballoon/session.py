@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from uffdballoon.balloon.blocks import look_at_blocks
 from uffdballoon.balloon.enforcer import Enforcer
@@ -30,8 +30,8 @@ from uffdballoon.core.fault_loop import LoopOptions, Resolution
 from uffdballoon.core.keeper import Kept
 from uffdballoon.core.reclaim import ReclaimMeasure
 from uffdballoon.errors import (
-    QmpError,
     RangeError,
+    TargetBusyError,
     TargetGoneError,
     UffdballoonError,
     UnsupportedError,
@@ -44,6 +44,7 @@ from uffdballoon.host.uffd import Feature, Userfaultfd, query_features
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, HvaRange
 from uffdballoon.model.blockmap import BlockMap, Tally
 from uffdballoon.model.granule import Granule, round_inward
+from uffdballoon.model.job import Turn, run_job
 from uffdballoon.model.ladder import RungKind
 from uffdballoon.model.notice import notice
 from uffdballoon.model.policy import DEFAULT_POLICY, Policy
@@ -73,15 +74,28 @@ if TYPE_CHECKING:
     from uffdballoon.core.fault_loop import LoopStats, TouchRecord
     from uffdballoon.core.keeper import Held, Keeping
     from uffdballoon.model.fragmentation import FragmentationLimit
+    from uffdballoon.model.job import Job
     from uffdballoon.model.observing import ObserverKind
     from uffdballoon.model.ram import Layout
     from uffdballoon.observe.observers import Observer
     from uffdballoon.vmm.qemu.facts import MonitorFacts
     from uffdballoon.vmm.qemu.suitability import Finding
 
+T = TypeVar("T")
+
+_DEFLATED_BYTES = 256 << 20  # at once
+_RESET_AGAIN_S = 0.1
 _PATIENCE_S = 30.0
 _LOOK_S = 0.02
 _CALM_LOOKS = 2  # in a row: what was about to be told when we looked first
+
+
+class _Placed(NamedTuple):
+    """A range of whole granules, as the guest and as the target see it, and what was left out."""
+
+    gpa: GpaRange
+    hva: HvaRange
+    left_out: tuple[GpaRange, ...]
 
 
 class Upkeep(NamedTuple):
@@ -147,18 +161,6 @@ class ChangeReport:
     ranges: tuple[GpaRange, ...]
     freed_bytes: int = 0
     stops_us: tuple[int, ...] = field(default=())
-
-    @classmethod
-    def total(cls, parts: Sequence[ChangeReport]) -> ChangeReport:
-        """Add up what was done to several ranges."""
-        return cls(
-            requested_bytes=sum(part.requested_bytes for part in parts),
-            done_bytes=sum(part.done_bytes for part in parts),
-            left_out=tuple(piece for part in parts for piece in part.left_out),
-            ranges=tuple(span for part in parts for span in part.ranges),
-            freed_bytes=sum(part.freed_bytes for part in parts),
-            stops_us=tuple(stop for part in parts for stop in part.stops_us),
-        )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -278,6 +280,8 @@ class Session:
         self, options: SessionOptions, progress: Callable[[str], None] = lambda _: None
     ) -> None:
         self.options = options
+        self._resets = 0
+        self._reset_at_ns: int | None = None  # of a reset that is still to be followed
         self._inflated_bytes = 0
         self._deflated_bytes = 0
         self._stops_ns: list[int] = []
@@ -500,84 +504,150 @@ class Session:
                 self._keeper.end()
             self._keeper.close()
 
-    def inflate(
-        self,
-        span: GpaRange,
-        granule: Granule,
-        *,
-        guest_agreed: bool,
-        progress: Callable[[int], None] = lambda _: None,
-    ) -> ChangeReport:
-        """Take a range from the guest; ``progress`` is told the bytes done so far.
+    def inflate(self, span: GpaRange, granule: Granule, *, guest_agreed: bool) -> ChangeReport:
+        """Take a range from the guest, for those who have no loop; see inflating()."""
+        return run_job(self.inflating([span], granule, guest_agreed=guest_agreed))
+
+    def inflating(
+        self, spans: Sequence[GpaRange], granule: Granule, *, guest_agreed: bool
+    ) -> Job[ChangeReport]:
+        """Take ranges from the guest, a part in a step.
 
         Raises UsageError unless the guest has agreed, and RangeError outside of
         its RAM, for less than a granule, or for what would break more huge pages
-        than are allowed to be.
+        than are allowed to be; nothing is taken then. When the guest is reset in the middle, which
+        empties the balloon, TargetBusyError.
         """
-        _refuse_without_word(span, guest_agreed=guest_agreed)
-        whole, hva, left_out = self._translate(span, granule)
-        self._guard.refuse_to_break([hva])
-        block = self.layout.segment_at(whole.start).block
-        done = self._enforcer.inflate(block, hva, progress)
+        what = spans[0] if len(spans) == 1 else f"memory in {len(spans)} ranges"
+        _refuse_without_word(what, guest_agreed=guest_agreed)
+        placed = yield from self._translating(spans, granule)
+        self._guard.refuse_to_break([place.hva for place in placed])
+        job = self._enforcer.inflate(
+            [(self.layout.segment_at(place.gpa.start).block, place.hva) for place in placed]
+        )
+        done = yield from self._unless_reset(job)
         self._inflated_bytes += done.pages_bytes
         self._stops_ns.extend(done.zap.stops_ns)
         self._reclaimer.work(settle_ns=0)  # what its rate does not allow: keep_up() goes on
         return ChangeReport(
-            requested_bytes=span.size_bytes,
+            requested_bytes=sum(span.size_bytes for span in spans),
             done_bytes=done.pages_bytes,
-            left_out=left_out,
-            ranges=(whole,),
+            left_out=tuple(piece for place in placed for piece in place.left_out),
+            ranges=tuple(place.gpa for place in placed),
             freed_bytes=done.resident_before_bytes,
             stops_us=tuple(ns // 1000 for ns in done.zap.stops_ns),
         )
 
+    def _translating(self, spans: Sequence[GpaRange], granule: Granule) -> Job[list[_Placed]]:
+        turn = Turn()
+        placed = []
+        for span in spans:
+            placed.append(self._translate(span, granule))
+            if turn.is_over():
+                yield 0.0
+        return placed
+
+    def _unless_reset(self, job: Job[T]) -> Job[T]:
+        """Step a job that takes memory; end it at a reset, from which on the guest owns all."""
+        resets = self._resets
+        with contextlib.closing(job):
+            while True:
+                try:
+                    away_s = next(job)
+                except StopIteration as end:
+                    report: T = end.value
+                    return report
+                yield away_s
+                if self._resets != resets:
+                    raise TargetBusyError(
+                        "the guest was reset in the middle of it",
+                        why="a reset empties the balloon: all memory is the guest's again",
+                        hint="ask again, once the guest has given the memory up anew",
+                        pid=self.target.pid,
+                    )
+
     def inflate_node(
         self, node: int, granule: Granule, *, size_bytes: int | None, guest_agreed: bool
     ) -> ChangeReport:
+        """Take memory of a node from the guest, for those who have no loop."""
+        return run_job(
+            self.inflating_node(node, granule, size_bytes=size_bytes, guest_agreed=guest_agreed)
+        )
+
+    def inflating_node(
+        self, node: int, granule: Granule, *, size_bytes: int | None, guest_agreed: bool
+    ) -> Job[ChangeReport]:
         """Take whole granules of a NUMA node of the guest, from its end; all without a size.
 
-        Raises as inflate(), and RangeError when the node has fewer; nothing is taken then.
+        Raises as inflating(), and RangeError when the node has fewer; nothing is taken then.
         """
         _refuse_without_word(f"memory of node {node}", guest_agreed=guest_agreed)
         chosen = self._nodes.owned(node, granule, size_bytes)
-        self._guard.refuse_to_break([self._translate(span, granule)[1] for span in chosen])
-        return ChangeReport.total(
-            [self.inflate(span, granule, guest_agreed=True) for span in chosen]
-        )
+        return (yield from self.inflating(chosen, granule, guest_agreed=True))
 
     def deflate_node(self, node: int, granule: Granule, size_bytes: int | None) -> ChangeReport:
-        """Give whole granules of a node back, what inflate_node() takes last first."""
+        """Give memory of a node back, for those who have no loop."""
+        return run_job(self.deflating_node(node, granule, size_bytes))
+
+    def deflating_node(
+        self, node: int, granule: Granule, size_bytes: int | None
+    ) -> Job[ChangeReport]:
+        """Give whole granules of a node back, what inflating_node() takes last first."""
         chosen = self._nodes.ballooned(node, granule, size_bytes)
-        return ChangeReport.total([self.deflate(span, granule) for span in chosen])
+        return (yield from self.deflating(chosen, granule))
 
     def refuse_outside_node(self, node: int, span: GpaRange) -> None:
         """Raise RangeError when a range is not memory of that node of the guest."""
         self._nodes.refuse_outside(node, span)
 
     def deflate(self, span: GpaRange, granule: Granule) -> ChangeReport:
-        """Give a range back to the guest; what was not in the balloon stays as it is."""
-        whole, hva, left_out = self._translate(span, granule)
-        done_bytes = self._enforcer.deflate(hva)
-        self._deflated_bytes += done_bytes
-        return ChangeReport(span.size_bytes, done_bytes, left_out, (whole,))
+        """Give a range back to the guest, for those who have no loop; see deflating()."""
+        return run_job(self.deflating([span], granule))
+
+    def deflating(self, spans: Sequence[GpaRange], granule: Granule) -> Job[ChangeReport]:
+        """Give ranges back to the guest, a part in a step.
+
+        What was not in the balloon stays as it is. Raises RangeError outside of its RAM.
+        """
+        placed = yield from self._translating(spans, granule)
+        turn = Turn()
+        done_bytes = 0
+        for place in placed:
+            for part in place.hva.pieces(_DEFLATED_BYTES):
+                part_bytes = self._enforcer.deflate(part)
+                self._deflated_bytes += part_bytes
+                done_bytes += part_bytes
+                if turn.is_over():
+                    yield 0.0
+        return ChangeReport(
+            requested_bytes=sum(span.size_bytes for span in spans),
+            done_bytes=done_bytes,
+            left_out=tuple(piece for place in placed for piece in place.left_out),
+            ranges=tuple(place.gpa for place in placed),
+        )
 
     def disagreements(self) -> list[GpaRange]:
         """List ballooned stretches that hold memory in the target: there should be none."""
-        return [self._to_gpa(hva) for hva in self._enforcer.disagreements()]
+        return [self._to_gpa(hva) for hva in run_job(self._enforcer.disagreeing())]
 
     def verify(self) -> dict[str, Any]:
+        """Compare the ledger with the page tables, for those who have no loop; see verifying()."""
+        return run_job(self.verifying())
+
+    def verifying(self) -> Job[dict[str, Any]]:
         """Walk the page tables; list where ledger and kernel, or the guest, disagree.
 
         For a quiet moment: what is being given up right now is in the ledger, and
         still there.
         """
         self._follower.look()
+        found = yield from self._enforcer.disagreeing()
         ballooned_bytes = self._enforcer.ledger.ballooned_bytes
         return {
             "ballooned_bytes": ballooned_bytes,
             **self._balloon_state(ballooned_bytes),
             "disagreements": [
-                {"gpa": span.start, "size": span.size_bytes} for span in self.disagreements()
+                {"gpa": span.start, "size": span.size_bytes} for span in map(self._to_gpa, found)
             ],
         }
 
@@ -623,18 +693,13 @@ class Session:
         """Return the fault loop's counters alone, which costs nothing; status() asks QEMU, too."""
         return self._enforcer.loop.stats()
 
-    def block_map(self, recent_s: float, between: Callable[[], None] = lambda: None) -> BlockMap:
-        """Return what each 2 MiB of the guest's memory is; touches of ``recent_s`` are shown.
+    def block_map(self, recent_s: float) -> BlockMap:
+        """Take a picture of the guest's memory, for those who have no loop; see mapping()."""
+        return run_job(self.mapping(recent_s))
 
-        A large guest takes a while: ``between`` is called after each GiB.
-        """
-        return look_at_blocks(
-            self._enforcer,
-            self.layout,
-            pid=self.target.pid,
-            recent_s=recent_s,
-            between=between,
-        )
+    def mapping(self, recent_s: float) -> Job[BlockMap]:
+        """Return what each 2 MiB of the guest's memory is; touches of ``recent_s`` are shown."""
+        return look_at_blocks(self._enforcer, self.layout, pid=self.target.pid, recent_s=recent_s)
 
     @property
     def borrowed_tid(self) -> int:
@@ -678,10 +743,24 @@ class Session:
         if self._machine.is_lost:
             self._enforcer.loop.watch_resets(None)
         if heard.reset_ns is not None:
-            self.reset(at_ns=heard.reset_ns)
+            self._reset_at_ns = heard.reset_ns
+        heard.notices.extend(self._catch_up_with_reset())
         if heard.balloon_moved:
             self._follower.look()
         return heard.notices
+
+    def _catch_up_with_reset(self) -> list[dict[str, Any]]:
+        """Reset as the guest was; what fails is told, and keep_up() tries again."""
+        if self._reset_at_ns is None:
+            return []
+        try:
+            self.reset(at_ns=self._reset_at_ns)
+        except TargetGoneError:
+            return []
+        except UffdballoonError as error:
+            return [notice("reset-failed", f"trying again: {error}")]
+        self._reset_at_ns = None
+        return []
 
     def reset(self, at_ns: int = 0) -> None:
         """Empty the balloon, as a reset of the guest does; its boot grace begins.
@@ -689,6 +768,7 @@ class Session:
         What the guest gave up after ``at_ns`` (CLOCK_MONOTONIC) stays in it.
         """
         before = self._enforcer.ledger.ballooned_bytes
+        self._resets += 1
         self._enforcer.loop.reset(at_ns)
         self._deflated_bytes += before - self._enforcer.ledger.ballooned_bytes
         self._guard.go_on()
@@ -759,7 +839,7 @@ class Session:
         is split here, at its rate. To be called when
         news_fileno() is readable, after events, and again when what it returned says so.
         """
-        notices: list[dict[str, Any]] = []
+        notices = self._catch_up_with_reset()
         try:
             with contextlib.suppress(WindowBudgetError):  # take_news() tells of it
                 self._follower.look()
@@ -777,7 +857,8 @@ class Session:
             notices += back
             self._enforcer.loop.watch_resets(self._machine.relay)
         lost_s = RECONNECT_S if self._machine.is_lost else None
-        waits = (reclaim_s, lost_s, self._guard.due_s(), self._machine.due_s())
+        reset_s = None if self._reset_at_ns is None else _RESET_AGAIN_S
+        waits = (reclaim_s, lost_s, reset_s, self._guard.due_s(), self._machine.due_s())
         return Upkeep(notices, min((w for w in waits if w is not None), default=None))
 
     def settle(self, patience_s: float = _PATIENCE_S) -> list[dict[str, Any]]:
@@ -807,9 +888,15 @@ class Session:
             **self._follower.statistics(),
         }
 
-    def recording(self) -> Recording:
-        """Return the balloon's runs as they are now."""
-        return Recording(self.layout.ram_bytes, tuple(self._ballooned_runs()))
+    def recording(self) -> Job[Recording]:
+        """Return the balloon's runs as they are, a part in a step."""
+        turn = Turn()
+        runs = []
+        for run in self._ballooned_runs():
+            runs.append(run)
+            if turn.is_over():
+                yield 0.0
+        return Recording(self.layout.ram_bytes, tuple(runs))
 
     def _ballooned_runs(self) -> Iterator[tuple[int, int]]:
         """Yield the balloon's runs as (gfn, pages)."""
@@ -862,7 +949,7 @@ class Session:
         assert self._machine.monitor is not None
         try:
             stop_vm(self._machine.monitor, let_go)
-        except QmpError as error:
+        except UffdballoonError as error:
             return [notice("pause-failed", str(error))]
         return [notice("paused")]
 
@@ -922,10 +1009,8 @@ class Session:
             "answer_ns": record.answer_ns,
         }
 
-    def _translate(
-        self, span: GpaRange, granule: Granule
-    ) -> tuple[GpaRange, HvaRange, tuple[GpaRange, ...]]:
-        """Round a guest range inward; return it as gpa and hva, and what was left out."""
+    def _translate(self, span: GpaRange, granule: Granule) -> _Placed:
+        """Round a guest range inward, to whole granules of the host's memory."""
         if span.size_bytes <= 0:
             raise RangeError(f"{span} is empty", why="its size is 0", hint="give a --size above 0")
         hva, block = self.layout.to_hva(span)
@@ -943,7 +1028,7 @@ class Session:
                 "or in its file",
                 hint="give a larger range, or --granule 4k",
             )
-        return self._to_gpa(whole), whole, tuple(self._to_gpa(piece) for piece in left_out)
+        return _Placed(self._to_gpa(whole), whole, tuple(self._to_gpa(piece) for piece in left_out))
 
     def _to_gpa(self, span: HvaRange) -> GpaRange:
         gpa = self.layout.to_gpa(span.start)

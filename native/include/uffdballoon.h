@@ -688,10 +688,11 @@ void uffdb_engine_stop(struct uffdb_engine *engine);
 int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
 
 /**
- * uffdb_engine_inflated - what was taken by uffdb_engine_inflate() last has been zapped, or given
+ * uffdb_engine_inflated - all that was taken by uffdb_engine_inflate() has been zapped, or given
  * back.
  *
- * Needed for a ledger in a file: what was not zapped is given back by uffdb_engine_resume().
+ * Needed for a ledger in a file: what was not zapped is given back by uffdb_engine_resume(). So is
+ * what holds memory between ranges that were taken and not zapped yet.
  */
 void uffdb_engine_inflated(struct uffdb_engine *engine);
 

@@ -597,13 +597,26 @@ static void take(struct uffdb_engine *engine, void *argument)
 	change->pages = uffdb_ledger_set(engine->ledger, change->hva, change->len);
 }
 
-/* For whoever comes after us, should we be killed before all of it is zapped. */
+/*
+ * For whoever comes after us, should we be killed before all of it is zapped: add a range to what
+ * is noted. The length first: killed in between, we have noted all of the old range and more.
+ */
 static void note_inflating(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 {
 	struct uffdb_range *inflating = uffdb_ledger_inflating(engine->ledger);
+	uint64_t end = hva + len;
 
-	if (inflating)
-		*inflating = (struct uffdb_range){hva, len};
+	if (!inflating)
+		return;
+	if (inflating->len) {
+		if (hva > inflating->start)
+			hva = inflating->start;
+		if (end < inflating->start + inflating->len)
+			end = inflating->start + inflating->len;
+	}
+	inflating->len = end - hva;
+	atomic_signal_fence(memory_order_seq_cst);
+	inflating->start = hva;
 }
 
 int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
@@ -616,15 +629,16 @@ int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t
 	error = uffdb_windows_arm(engine->windows, hva, len);
 	if (!error)
 		uffdb_engine_on_loop(engine, take, &change);
-	else
-		note_inflating(engine, 0, 0);
 	pthread_mutex_unlock(&engine->control);
 	return error ? error : change.pages;
 }
 
 void uffdb_engine_inflated(struct uffdb_engine *engine)
 {
-	note_inflating(engine, 0, 0);
+	struct uffdb_range *inflating = uffdb_ledger_inflating(engine->ledger);
+
+	if (inflating)
+		inflating->len = 0;
 }
 
 static void give_back(struct uffdb_engine *engine, void *argument)

@@ -12,7 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from uffdballoon.daemon.manager import range_of
+from uffdballoon.daemon import requests
 from uffdballoon.daemon.protocol import (
     decode_answer,
     decode_event,
@@ -159,9 +159,9 @@ def address(data: bytes) -> None:
 def control_request(data: bytes) -> None:
     message = decode_request(data)
     assert isinstance(message["verb"], str)
-    span, _ = range_of(message)
-    assert span.size_bytes >= 0
-    assert str(span)
+    for span in requests.ranges_of(message, requests.granule_of(message)):
+        assert span.size_bytes >= 0
+        assert str(span)
 
 
 @_target

@@ -24,7 +24,8 @@ from uffdballoon.balloon import enforcer
 from uffdballoon.cli.main import main
 from uffdballoon.core.fault_loop import FaultLoop
 from uffdballoon.daemon import manager as daemon_manager
-from uffdballoon.daemon.protocol import VERSION, encode, socket_path
+from uffdballoon.daemon.protocol import VERSION, encode
+from uffdballoon.daemon.runtime import socket_path
 from uffdballoon.model.granule import Granule
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tests.support.forked import ForkedManager, Phase
 from tests.support.moments import OWNED, SEED
 from tests.support.resources import becomes, userfaultfd_mappings
-from uffdballoon.daemon.protocol import keeper_path
+from uffdballoon.daemon.runtime import keeper_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,7 +27,7 @@ from tests.support.holding import (
 from tests.support.moments import DIRECT, OWN, OWNED, SEED
 from tests.support.resources import resources_of, userfaultfd_mappings
 from uffdballoon.core.keeper import take_from_keeper
-from uffdballoon.daemon.protocol import keeper_path
+from uffdballoon.daemon.runtime import keeper_path
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.touch import Access

@@ -31,6 +31,7 @@ from uffdballoon.core.fault_loop import LoopOptions
 from uffdballoon.host.process import resident
 from uffdballoon.host.uffd import query_features
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, HvaRange
+from uffdballoon.model.job import run_job
 from uffdballoon.model.ladder import Rung, RungKind
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.model.touch import Access, Role
@@ -168,7 +169,8 @@ class BalloonMachine(RuleBasedStateMachine):
     def inflate(self, first: int, length: int) -> None:
         assert self.attached is not None
         pages = range(first, min(first + length, _PAGES))
-        done = self.attached.enforcer.inflate(self.tenant.block, self._span(pages), lambda _: None)
+        taken = [(self.tenant.block, self._span(pages))]
+        done = run_job(self.attached.enforcer.inflate(taken))
         assert done.pages_bytes == self.model.inflate(pages) * PAGE_BYTES
 
     @precondition(lambda self: self.attached is not None)
@@ -272,7 +274,7 @@ class BalloonMachine(RuleBasedStateMachine):
         assert self.model.now is not None
         runs = attached.enforcer.ledger.runs(self.tenant.block.hva_range)
         assert self._pages_of(list(runs)) == self.model.now.contract.ballooned
-        assert attached.enforcer.disagreements() == []
+        assert run_job(attached.enforcer.disagreeing()) == []
 
     def _memory_agrees(self) -> None:
         there = resident(self.pagemap, self.tenant.block.hva_range)

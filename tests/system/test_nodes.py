@@ -16,6 +16,7 @@ from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
 from uffdballoon.model.fragmentation import KEEP_HUGE_PAGES, FragmentationLimit
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.job import run_job
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.terms import ContractKind, Terms
@@ -97,11 +98,11 @@ def test_whole_granules_of_a_node_are_taken_from_its_end_and_given_back(two_node
             assert done.done_bytes == size_bytes
         assert ballooned(session) == [0, 12 << 20]
         assert session.verify()["disagreements"] == []
-        (run,) = session.recording().runs
+        (run,) = run_job(session.recording()).runs
         assert run[0] * PAGE_BYTES >= 2 * NODE_BYTES - (14 << 20)  # a memfd's blocks may lie askew
         done = session.deflate_node(1, Granule.THP, 8 << 20)
         assert done.done_bytes == 8 << 20
-        (run,) = session.recording().runs
+        (run,) = run_job(session.recording()).runs
         assert run[0] * PAGE_BYTES >= 2 * NODE_BYTES - (6 << 20)
         with pytest.raises(RangeError, match="has not"):
             session.inflate_node(1, Granule.THP, size_bytes=NODE_BYTES, guest_agreed=True)

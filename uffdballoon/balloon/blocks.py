@@ -18,9 +18,8 @@ from uffdballoon.model.blockmap import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from uffdballoon.balloon.enforcer import Enforcer
+    from uffdballoon.model.job import Job
     from uffdballoon.model.ram import Layout
 
 _PIECE_BYTES = 1 << 30
@@ -33,9 +32,8 @@ def look_at_blocks(
     *,
     pid: int,
     recent_s: float,
-    between: Callable[[], None],
-) -> BlockMap:
-    """Take a picture of the guest's memory; ``between`` is called after each piece of it."""
+) -> Job[BlockMap]:
+    """Take a picture of the guest's memory, a piece in a step."""
     since_ns = time.monotonic_ns() - int(recent_s * 1e9)
     regions = []
     for span in regions_of(layout.segments):
@@ -47,7 +45,7 @@ def look_at_blocks(
                 size_bytes = min(_PIECE_BYTES, segment.size_bytes - offset)
                 piece = HvaRange.of(segment.hva + offset, size_bytes)
                 cells.add(enforcer.loop, segment.gpa + offset, piece)
-                between()
+                yield 0.0
         regions.append(Region(span.start, cells.letters(since_ns)))
     return BlockMap(
         pid=pid,

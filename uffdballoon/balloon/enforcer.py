@@ -7,10 +7,14 @@ from the moment it is gone. Deflating: first the ledger, then the traps.
 
 from __future__ import annotations
 
+import itertools
+import operator
 import os
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from uffdballoon.balloon.report import ZapReport
 from uffdballoon.balloon.zap_private import zap_private
 from uffdballoon.balloon.zap_shared import zap_shared
 from uffdballoon.core.fault_loop import FaultLoop, Resolution, TargetFds
@@ -19,18 +23,21 @@ from uffdballoon.core.reclaim import ReclaimPasses
 from uffdballoon.errors import UffdballoonError, UnsupportedError
 from uffdballoon.host.process import resident
 from uffdballoon.host.uffd import Feature
+from uffdballoon.model.addresses import HUGE_BYTES
+from uffdballoon.model.job import Turn, run_job
+from uffdballoon.model.packed import PackedRanges, RangeQueue
 from uffdballoon.model.ram import Backing
 from uffdballoon.target.backing import BackingFile, open_backing_file
 from uffdballoon.target.private_file import is_never_filled, refuse_unless_ours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from uffdballoon.balloon.report import ZapReport
     from uffdballoon.core.fault_loop import LoopOptions, ParkedTouch
     from uffdballoon.core.relay import Lookout
     from uffdballoon.host.uffd import Userfaultfd
     from uffdballoon.model.addresses import HvaRange
+    from uffdballoon.model.job import Job
     from uffdballoon.model.ram import RamBlock
     from uffdballoon.observe.observers import Observer
     from uffdballoon.target.injector import Injector
@@ -45,6 +52,14 @@ _WANTED = (
     | Feature.MINOR_HUGETLBFS
     | Feature.POISON
 )
+
+
+_STEP_NS = 8_000_000
+_FIRST_PART_BYTES = 16 * HUGE_BYTES
+_FIRST_PART_RANGES = 64
+_MAX_RANGES = 1024
+_LOOKED_AT_BYTES = 1 << 30  # at once
+_REST = 0.02  # of a stop, before the next one
 
 
 _MINOR = {Backing.HUGETLBFS: Feature.MINOR_HUGETLBFS}
@@ -65,9 +80,34 @@ def _untrapped(blocks: Sequence[RamBlock], known: Feature) -> list[str]:
 class Inflated:
     """``resident_before_bytes`` is what the pages held; the zap freed that much."""
 
-    pages_bytes: int
-    resident_before_bytes: int
-    zap: ZapReport
+    pages_bytes: int = 0
+    resident_before_bytes: int = 0
+    zap: ZapReport = field(default=ZapReport(0))
+
+    def __add__(self, other: Inflated) -> Inflated:
+        return Inflated(
+            self.pages_bytes + other.pages_bytes,
+            self.resident_before_bytes + other.resident_before_bytes,
+            self.zap + other.zap,
+        )
+
+
+class _Pace:
+    """How much a step takes on, so that it lasts about as long as it may."""
+
+    def __init__(self) -> None:
+        self.part_bytes = _FIRST_PART_BYTES
+        self.part_ranges = _FIRST_PART_RANGES
+
+    def learn(self, part: PackedRanges, took_ns: int) -> None:
+        share = _STEP_NS / max(took_ns, 1)
+        self.part_bytes = _within(int(part.size_bytes * share), HUGE_BYTES, 4 * self.part_bytes)
+        most = min(_MAX_RANGES, 4 * self.part_ranges)
+        self.part_ranges = _within(int(len(part) * share), 1, most)
+
+
+def _within(value: int, least: int, most: int) -> int:
+    return max(least, min(value, most))
 
 
 class Enforcer:
@@ -154,22 +194,42 @@ class Enforcer:
                 os.close(fd)
         self._pagemap = self._mem = -1
 
-    def inflate(self, block: RamBlock, span: HvaRange, progress: Callable[[int], None]) -> Inflated:
-        """Take the pages of ``span`` from the guest, which has agreed to it.
+    def inflate(self, pieces: Sequence[tuple[RamBlock, HvaRange]]) -> Job[Inflated]:
+        """Take ranges of RAM blocks from the guest, which has agreed to it; a part in a step.
 
-        When the zap fails, what was not zapped goes back to the guest: the
-        ledger calls no page ballooned that is still there.
+        What is trapped in a step is zapped in it, or in the steps after it. When that fails, or
+        the job is closed, what was not zapped goes back to the guest: the ledger
+        calls no page ballooned that is still there.
         """
-        fresh_bytes = self.loop.inflate(span)
+        done = Inflated()
+        pace = _Pace()
+        for block, group in itertools.groupby(pieces, operator.itemgetter(0)):
+            queue = RangeQueue(PackedRanges.of(span for _, span in group))
+            while queue:
+                began_ns = time.monotonic_ns()
+                part = queue.take(pace.part_bytes, pace.part_ranges)
+                taken = yield from self._take(block, part)
+                pace.learn(part, time.monotonic_ns() - began_ns)
+                done += taken
+                if queue:
+                    yield _REST * max(taken.zap.stops_ns, default=0) / 1e9
+        return done
+
+    def _take(self, block: RamBlock, part: PackedRanges) -> Job[Inflated]:
+        spans = part.unpacked()
+        fresh_bytes = held_bytes = 0
         try:
-            held = sum(r.size_bytes for r in resident(self._pagemap, span))
-            zapped = self._zap(block, [span], progress)
-        except UffdballoonError:
-            self._give_back_what_is_there(span)
+            for span in spans:
+                fresh_bytes += self.loop.inflate(span)
+                held_bytes += sum(r.size_bytes for r in resident(self._pagemap, span))
+            zapped = yield from self._zap(block, part)
+        except BaseException:
+            for span in spans:
+                self._give_back_what_is_there(span)
             raise
         finally:
             self.loop.inflated()
-        return Inflated(fresh_bytes, held, zapped)
+        return Inflated(fresh_bytes, held_bytes, zapped)
 
     def zap_again(self) -> int:
         """Zap what the guest gave up and has not used, but is there; return the bytes.
@@ -184,24 +244,29 @@ class Enforcer:
                 for block in self.ledger.blocks:
                     within = [span for span in spans if block.hva_range.overlaps(span)]
                     if within:
-                        zapped_bytes += self._zap(block, within, lambda _: None).zapped_bytes
+                        zap = self._zap(block, PackedRanges.of(within))
+                        zapped_bytes += run_job(zap).zapped_bytes
 
     def poison(self, touch: ParkedTouch) -> None:
         """Poison a held page that is there: it gave zeros to a reader before."""
         block = next(b for b in self.ledger.blocks if b.hva_range.overlaps(touch.span))
-        self._zap(block, [touch.span], lambda _: None)
+        run_job(self._zap(block, PackedRanges.of([touch.span])))
         self.loop.resolve(touch, Resolution.POISON)
 
     def deflate(self, span: HvaRange) -> int:
         """Give pages back; return the bytes that were in the balloon."""
         return self.loop.deflate(span)
 
-    def disagreements(self) -> list[HvaRange]:
+    def disagreeing(self) -> Job[list[HvaRange]]:
         """List ballooned stretches that hold memory in the target: there should be none."""
         found: list[HvaRange] = []
+        turn = Turn()
         for block in self.ledger.blocks:
             for run in self.ledger.runs(block.hva_range):
-                found.extend(resident(self._pagemap, run))
+                for piece in run.pieces(_LOOKED_AT_BYTES):
+                    found.extend(resident(self._pagemap, piece))
+                    if turn.is_over():
+                        yield 0.0
         return found
 
     def _give_back_what_is_there(self, span: HvaRange) -> None:
@@ -210,23 +275,20 @@ class Enforcer:
         for run in resident(self._pagemap, span):
             self.loop.deflate(run)
 
-    def _zap(
-        self, block: RamBlock, spans: Sequence[HvaRange], progress: Callable[[int], None]
-    ) -> ZapReport:
+    def _zap(self, block: RamBlock, ranges: PackedRanges) -> Job[ZapReport]:
         if block.shared:
             file = self._file_of(block)
-            report = zap_shared(file.fd, spans, file_start=file.file_start)
-            progress(report.zapped_bytes)
-            return report
+            return zap_shared(file.fd, ranges.unpacked(), file_start=file.file_start)
         if (kept := self._files.get(block)) is not None:
             # Under each page that was written to, the file has one of its own, never used.
-            zap_shared(kept.fd, spans, file_start=kept.file_start)
-        return zap_private(
-            self._injector,
-            spans,
-            stop_budget_ns=self._stop_budget_ns,
-            at_once=self._zaps_at_once,
-            progress=progress,
+            zap_shared(kept.fd, ranges.unpacked(), file_start=kept.file_start)
+        return (
+            yield from zap_private(
+                self._injector,
+                ranges,
+                stop_budget_ns=self._stop_budget_ns,
+                at_once=self._zaps_at_once,
+            )
         )
 
     def _open_files(self) -> None:

@@ -12,3 +12,6 @@ class ZapReport:
 
     zapped_bytes: int
     stops_ns: tuple[int, ...] = ()
+
+    def __add__(self, other: ZapReport) -> ZapReport:
+        return ZapReport(self.zapped_bytes + other.zapped_bytes, self.stops_ns + other.stops_ns)

@@ -25,8 +25,9 @@ from uffdballoon.target.arch import x86_64 as arch
 from uffdballoon.target.injected_calls import PIDFD_SELF
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from uffdballoon.model.job import Job
     from uffdballoon.target.injector import Injector, RemoteThread
 
 MAIN_STOP_BUDGET_NS = 2_000_000
@@ -55,9 +56,8 @@ def zap_private(
     *,
     stop_budget_ns: int | None = None,
     at_once: bool = True,
-    progress: Callable[[int], None] = lambda _: None,
-) -> ZapReport:
-    """Drop the pages of private ranges; ``progress`` is told the bytes done so far.
+) -> Job[ZapReport]:
+    """Drop the pages of private ranges, one stop of a thread in a step.
 
     One thread is stopped for about ``stop_budget_ns`` at most at a time; by default
     for 10 ms where nobody waits for it, and for 2 ms where it is the main thread.
@@ -93,10 +93,9 @@ def zap_private(
         injected = injector.run(one_stop)
         zapped_bytes += injected.value
         stops.append(injected.stopped_ns)
-        progress(zapped_bytes)
         if queue:
             rest = _MAIN_REST if injected.by_main else _IDLE_REST
-            time.sleep(rest * injected.stopped_ns / 1e9)
+            yield rest * injected.stopped_ns / 1e9
     return ZapReport(zapped_bytes, tuple(stops))
 
 

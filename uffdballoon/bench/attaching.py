@@ -11,6 +11,7 @@ from uffdballoon.bench.machine import describe_machine
 from uffdballoon.bench.watching import Watcher
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
+from uffdballoon.model.job import run_job
 from uffdballoon.model.packed import PackedRanges
 from uffdballoon.session import look_at
 from uffdballoon.target.injector import Injector
@@ -70,7 +71,7 @@ class _Zaps:
 
     def zap(self) -> None:
         began_ns = time.monotonic_ns()
-        self.reports.append(zap_private(self._injector, self.ranges))
+        self.reports.append(run_job(zap_private(self._injector, self.ranges)))
         self.took_ns.append(time.monotonic_ns() - began_ns)
 
     def rest(self) -> None:

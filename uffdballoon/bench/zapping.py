@@ -12,6 +12,7 @@ from uffdballoon.balloon.zap_shared import zap_shared
 from uffdballoon.bench.machine import describe_machine
 from uffdballoon.lab.toucher import Toucher
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES
+from uffdballoon.model.job import run_job
 from uffdballoon.model.packed import PackedRanges
 from uffdballoon.target.arch import x86_64 as arch
 from uffdballoon.target.injector import IdleThread, Injector
@@ -67,7 +68,7 @@ def _ours(
         finally:
             os.close(fd)
     began_ns = time.monotonic_ns()
-    report = zap_private(injector, ranges)
+    report = run_job(zap_private(injector, ranges))
     return time.monotonic_ns() - began_ns, max(report.stops_ns, default=0)
 
 

@@ -26,9 +26,8 @@ from uffdballoon.cli.types import (
 from uffdballoon.core.keeper import Held, start_keeper, take_from_keeper
 from uffdballoon.core.service_manager import Passed, ServiceManager, Store, trace_of
 from uffdballoon.daemon import client
-from uffdballoon.daemon.control import listen_at, refuse_if_attached
 from uffdballoon.daemon.manager import Ending, Manager
-from uffdballoon.daemon.protocol import keeper_path
+from uffdballoon.daemon.runtime import keeper_path, listen_at, refuse_if_attached
 from uffdballoon.errors import ExitCode, UsageError
 from uffdballoon.metrics.text import event_line
 from uffdballoon.model.fragmentation import HUGE_ORDER, KEEP_HUGE_PAGES, FragmentationLimit

@@ -8,7 +8,7 @@ import contextlib
 import click
 
 from uffdballoon.cli.output import print_json, print_table, say
-from uffdballoon.daemon.control import is_attached
+from uffdballoon.daemon.runtime import manager_of
 from uffdballoon.model.sizes import format_size
 from uffdballoon.target.process import list_targets
 from uffdballoon.vmm.qemu.discovery import options_of
@@ -29,7 +29,7 @@ def list_(*, as_json: bool) -> None:
                     "exe": target.exe,
                     "machine": options.machine,
                     "ram_bytes": options.ram_bytes,
-                    "attached": is_attached(target.pid),
+                    "attached": manager_of(target.pid) is not None,
                 }
             )
     if as_json:

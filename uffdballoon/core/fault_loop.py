@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.terms import Terms
 
 _RING_RECORDS = 1 << 16
-_DRAIN_RECORDS = 1024
+_DRAIN_RECORDS = 256
 _MAX_PARKED = 4096
 _MAX_UNUSED = 1024
 
@@ -254,7 +254,7 @@ class FaultLoop:
         return pages * PAGE_BYTES
 
     def inflated(self) -> None:
-        """Say that what inflate() took last is zapped, or was given back."""
+        """Say that all that inflate() took is zapped, or was given back."""
         lib.uffdb_engine_inflated(self._engine)
 
     def deflate(self, span: HvaRange) -> int:
@@ -369,7 +369,7 @@ class FaultLoop:
         return int(lib.uffdb_engine_event_fd(self._engine))
 
     def drain(self) -> list[TouchRecord]:
-        """Take up to 1024 events; an empty list says that there are no more."""
+        """Take some of the events that wait; an empty list says that there are none."""
         count = lib.uffdb_engine_drain(self._engine, self._events, _DRAIN_RECORDS)
         return [self._record(self._events[i]) for i in range(count)]
 

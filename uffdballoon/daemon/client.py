@@ -15,8 +15,9 @@ from uffdballoon.daemon.protocol import (
     decode_answer,
     decode_event,
     encode,
-    socket_path,
+    is_progress,
 )
+from uffdballoon.daemon.runtime import peer_of, socket_path
 from uffdballoon.errors import ControlError, PermissionDeniedError
 
 if TYPE_CHECKING:
@@ -27,10 +28,16 @@ _PATIENCE_S = 10.0
 
 
 def request(pid: int, verb: str, **arguments: object) -> Any:  # noqa: ANN401 - the verb's own
-    """Ask the manager of process ``pid``; return its result, or raise what it raised."""
+    """Ask the manager of process ``pid``; return its result, or raise what it raised.
+
+    Raises ControlError when it says nothing for 10 s: one that works says so each second.
+    """
     with _connect(pid) as connection, connection.makefile("rb") as lines:
-        connection.sendall(encode({"v": VERSION, "verb": verb, **arguments}))
-        return _result(lines.readline(MAX_ANSWER_BYTES), pid)
+        asked = {"v": VERSION, "verb": verb, "progress": True, **arguments}
+        connection.sendall(encode(asked))
+        while is_progress(line := lines.readline(MAX_ANSWER_BYTES)):
+            pass
+        return _result(line, pid)
 
 
 def detach(pid: int) -> None:
@@ -57,6 +64,7 @@ def follow(pid: int) -> Iterator[dict[str, Any]]:
     with _connect(pid) as connection, connection.makefile("rb") as lines:
         connection.sendall(encode({"v": VERSION, "verb": "follow"}))
         _result(lines.readline(MAX_ANSWER_BYTES), pid)
+        connection.settimeout(None)  # events come when they come
         for line in lines:
             yield decode_event(line)
 
@@ -65,6 +73,7 @@ def follow(pid: int) -> Iterator[dict[str, Any]]:
 def _connect(pid: int) -> Iterator[socket.socket]:
     path = socket_path(pid)
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_PATIENCE_S)
         try:
             connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
@@ -84,6 +93,8 @@ def _connect(pid: int) -> Iterator[socket.socket]:
             ) from error
         try:
             yield connection
+        except TimeoutError as error:
+            raise _silent(pid, peer_of(connection).pid) from error
         except (ConnectionError, ValueError) as error:
             raise _hung_up(pid) from error
 
@@ -99,5 +110,15 @@ def _hung_up(pid: int) -> ControlError:
         f"the manager of process {pid} hung up",
         why="it ended before it answered",
         hint=f"see its own terminal, or attach again: uffdballoon attach {pid}",
+        pid=pid,
+    )
+
+
+def _silent(pid: int, manager: int) -> ControlError:
+    return ControlError(
+        f"the manager of process {pid} does not answer",
+        why=f"it is process {manager}, and said nothing for {_PATIENCE_S:g} s",
+        hint=f"if it is stopped, have it go on: kill -CONT {manager}; "
+        f"the guest is let go at once by: kill -KILL {manager}",
         pid=pid,
     )

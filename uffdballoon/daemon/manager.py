@@ -1,32 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The loop of a running attach: events, verbs, signals and the target's end."""
+"""A running attach: what its loop serves, until something ends it."""
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
-import selectors
 import signal
-import socket
 import time
 from typing import TYPE_CHECKING, Any, Self
 
+from uffdballoon.daemon import requests
 from uffdballoon.daemon.control import ControlServer
 from uffdballoon.daemon.lockdown import lock_down, stay_open
-from uffdballoon.errors import ControlError, RangeError, UsageError
-from uffdballoon.model.addresses import GpaRange, round_up
-from uffdballoon.model.granule import Granule
-from uffdballoon.model.sizes import format_size
+from uffdballoon.daemon.loop import Loop, Signals, Source
+from uffdballoon.errors import ControlError, TargetGoneError
+from uffdballoon.model.notice import notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType, TracebackType
 
-    from uffdballoon.session import Session
+    from uffdballoon.model.addresses import GpaRange
+    from uffdballoon.model.job import Job
+    from uffdballoon.session import ChangeReport, Session
 
 _TIDY_AFTER_S = 1.0
 """After touches: how long windows that they may have emptied stay."""
-_MOST_RECENT_S = 1e9
+_FAILURE_TOLD_S = 10.0
+"""The same failure is told as often as this at most."""
+_LAST_BATCHES = 1024
+_WAITS_ITS_TURN_S = 0.01
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -40,7 +43,11 @@ class Ending(enum.Enum):
 
 
 class Manager:
-    """Serves a session until something ends it; the session stays the caller's."""
+    """Serves a session until something ends it; the session stays the caller's.
+
+    Ends when it is detached, signalled, when the target has ended, or, if it is to, at
+    a violation. Whatever else fails is told as an event of kind ``failed``, and it goes on.
+    """
 
     def __init__(
         self,
@@ -55,9 +62,9 @@ class Manager:
         self._on_event = on_event
         self._fail_on_violation = fail_on_violation
         self._ending: Ending | None = None
-        self._selector = selectors.DefaultSelector()
-        self._control = ControlServer(session.target.pid, self._selector, self._handle)
-        self._verbs: dict[str, Callable[[dict[str, Any]], Any]] = {
+        self._changes: list[object] = []
+        self._failures_told: dict[tuple[str, str], float] = {}
+        self._verbs: dict[str, Callable[[dict[str, Any]], Any | Job[Any]]] = {
             "status": self._status,
             "events": lambda _: list(self._control.recent),
             "inflate": self._inflate,
@@ -66,109 +73,116 @@ class Manager:
             "set": self._set,
             "progress": lambda _: session.balloon_progress(),
             "stats": lambda _: session.statistics(),
-            "runs": lambda _: session.recording().as_dict(),
-            "verify": self._verify,
+            "runs": self._runs,
+            "verify": lambda _: session.verifying(),
             "map": self._map,
             "detach": self._detach,
         }
-        self._watch(session.event_fileno(), self._drain)
-        self._watch(session.target_fileno(), self._target_ended)
-        self._due: float | None = time.monotonic()
-        self._watch(session.news_fileno(), self._keep_up)
-        monitor = session.monitor_fileno()
-        if monitor is not None:
-            self._watch(monitor, self._drain_monitor)
-        self._signalled, self._signal_end = socket.socketpair()
-        self._signalled.settimeout(0)
-        self._signal_end.settimeout(0)
-        self._watch(self._signalled.fileno(), self._on_signal)
-        self._wakeup_before = signal.set_wakeup_fd(
-            self._signal_end.fileno(), warn_on_full_buffer=False
-        )
-        self._handlers_before = {number: signal.signal(number, _note) for number in _SIGNALS}
-        try:
+        with contextlib.ExitStack() as undo:
+            self._loop = Loop(self._failed)
+            self._control = ControlServer(session.target.pid, self._loop, self._handle)
+            undo.callback(self._control.close)
+            undo.callback(self._loop.close)  # what jobs are in the middle of comes first
+            self._upkeep = self._loop.timer("upkeep", self._keep_up)
+            self._upkeep.within(0.0)
+            signals = Signals(_SIGNALS, lambda: self._end(Ending.SIGNAL))
+            undo.callback(signals.close)
+            self._loop.add(signals.source)
+            for source in self._sources():
+                self._loop.add(source)
             self.lockdown = lock_down(session) if sandbox else stay_open()
-        except BaseException:
-            self._close()
-            raise
+            self._undo = undo.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for number, handler in self._handlers_before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._wakeup_before)
-        self._control.close()
-        self._selector.close()
-        self._signalled.close()
-        self._signal_end.close()
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
 
     def run(self) -> Ending:
-        """Serve until detached, signalled, or the target ended.
-
-        Woken by the fault loop's eventfd, the follower's, the monitor's, the
-        control socket, the pidfd and the signals' wakeup fd; by the clock only
-        while something is going on.
-        """
+        """Serve until something ends it; by the clock only while something is going on."""
         self._drain()  # an empty drain arms the eventfd
-        while True:
-            wait_s = None if self._due is None else max(0.0, self._due - time.monotonic())
-            for key, mask in self._selector.select(wait_s):
-                key.data(mask)
-                if self._ending is not None:
-                    self._drain()
-                    return self._ending
-            if self._due is not None and time.monotonic() >= self._due:
-                self._keep_up()
+        self._loop.run()
+        self._drain_last()
+        assert self._ending is not None
+        return self._ending
+
+    def _sources(self) -> list[Source]:
+        session = self._session
+        sources = [
+            Source("events", session.event_fileno(), self._drain),
+            Source("target", session.target_fileno(), self._target_ended),
+            Source("news", session.news_fileno(), self._on_news),
+        ]
+        monitor = session.monitor_fileno()
+        if monitor is not None:
+            sources.append(Source("monitor", monitor, self._drain_monitor))
+        return sources
+
+    def _end(self, ending: Ending) -> None:
+        self._ending = self._ending or ending
+        self._loop.end()
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """Tell what the loop's boundary caught; of the target's end its pidfd tells."""
+        if isinstance(error, TargetGoneError):
+            return
+        what = f"{type(error).__name__}: {error}"
+        now = time.monotonic()
+        if now - self._failures_told.get((name, what), -_FAILURE_TOLD_S) < _FAILURE_TOLD_S:
+            return
+        self._failures_told = {
+            key: at for key, at in self._failures_told.items() if now - at < _FAILURE_TOLD_S
+        }
+        self._failures_told[name, what] = now
+        self._tell(notice("failed", f"{name}: {what}"))
 
     def _keep_up(self) -> None:
         upkeep = self._session.keep_up()
-        for notice in upkeep.notices:
-            self._tell(notice)
-        self._due = None if upkeep.due_s is None else time.monotonic() + upkeep.due_s
+        for told in upkeep.notices:
+            self._tell(told)
+        if upkeep.due_s is not None:
+            self._upkeep.within(upkeep.due_s)
 
-    def _look_within(self, seconds: float) -> None:
-        at = time.monotonic() + seconds
-        self._due = at if self._due is None else min(self._due, at)
+    def _on_news(self) -> bool:
+        self._keep_up()
+        return False
 
-    def _watch(self, fd: int, act: Callable[[], None]) -> None:
-        self._selector.register(fd, selectors.EVENT_READ, lambda _: act())
+    def _drain(self) -> bool:
+        """Take a batch of events; there are more, until a batch is empty."""
+        events = self._session.drain_events()
+        if events:
+            self._upkeep.within(_TIDY_AFTER_S)
+        for event in events:
+            self._tell(event)
+            if self._fail_on_violation and event["verdict"] == "violation":
+                self._end(Ending.VIOLATION)
+        return bool(events)
 
-    def _drain(self) -> None:
-        while events := self._session.drain_events():
-            self._look_within(_TIDY_AFTER_S)
-            for event in events:
-                self._tell(event)
-                if self._fail_on_violation and event["verdict"] == "violation":
-                    self._ending = self._ending or Ending.VIOLATION
+    def _drain_last(self) -> None:
+        """Tell what came until the end; a guest that goes on touching does not hold us up."""
+        for _ in range(_LAST_BATCHES):
+            if not self._drain():
+                break
 
-    def _drain_monitor(self) -> None:
+    def _drain_monitor(self) -> bool:
         for event in self._session.drain_monitor():
             self._tell(event)
-        self._look_within(0.0)
+        self._upkeep.within(0.0)
+        return False
 
     def _tell(self, event: dict[str, Any]) -> None:
-        self._on_event(event)
         self._control.publish(event)
+        try:
+            self._on_event(event)
+        except Exception as error:  # noqa: BLE001 - those who follow have it all the same
+            self._loop.report("event output", error)
 
-    def _target_ended(self) -> None:
-        self._ending = Ending.TARGET_GONE
+    def _target_ended(self) -> bool:
+        self._end(Ending.TARGET_GONE)
+        return False
 
-    def _on_signal(self) -> None:
-        numbers = set(self._signalled.recv(64))
-        if numbers & set(_SIGNALS):
-            self._ending = Ending.SIGNAL
-
-    def _handle(self, message: dict[str, Any]) -> Any:  # noqa: ANN401 - the verb's own
+    def _handle(self, message: dict[str, Any]) -> Any | Job[Any]:  # noqa: ANN401 - the verb's own
         verb = self._verbs.get(message["verb"])
         if verb is None:
             raise ControlError(
@@ -176,39 +190,51 @@ class Manager:
             )
         return verb(message)
 
-    def _inflate(self, message: dict[str, Any]) -> dict[str, Any]:
-        agreed = message.get("guest_agreed") is True
-        node = node_of(message)
-        if node is not None and message.get("gpa") is None:
-            size_bytes, granule = part_of(message)
-            report = self._session.inflate_node(
-                node, granule, size_bytes=size_bytes, guest_agreed=agreed
-            )
-        else:
-            report = self._session.inflate(*self._range_of(message), guest_agreed=agreed)
-        self._look_within(0.0)
+    def _changing(self, job: Job[ChangeReport]) -> Job[dict[str, Any]]:
+        """Change the balloon, one change after the other in the order in which they came."""
+        ticket = object()
+        self._changes.append(ticket)
+        try:
+            while self._changes[0] is not ticket:
+                yield _WAITS_ITS_TURN_S
+            report = yield from job
+        finally:
+            self._changes.remove(ticket)
+        self._upkeep.within(0.0)
         return report.as_dict()
 
-    def _deflate(self, message: dict[str, Any]) -> dict[str, Any]:
-        node = node_of(message)
-        if node is not None and message.get("gpa") is None:
-            size_bytes, granule = part_of(message)
-            return self._session.deflate_node(node, granule, size_bytes).as_dict()
-        return self._session.deflate(*self._range_of(message)).as_dict()
+    def _inflate(self, message: dict[str, Any]) -> Job[dict[str, Any]]:
+        agreed = message.get("guest_agreed") is True
+        node = requests.node_of(message)
+        granule = requests.granule_of(message)
+        if node is not None and not requests.names_ranges(message):
+            size_bytes = requests.part_of(message)
+            return self._changing(
+                self._session.inflating_node(
+                    node, granule, size_bytes=size_bytes, guest_agreed=agreed
+                )
+            )
+        spans = requests.ranges_of(message, granule)
+        self._refuse_outside_node(node, spans)
+        return self._changing(self._session.inflating(spans, granule, guest_agreed=agreed))
 
-    def _range_of(self, message: dict[str, Any]) -> tuple[GpaRange, Granule]:
-        """Read the range that a request is about, which lies in the node that it names."""
-        span, granule = range_of(message)
-        node = node_of(message)
+    def _deflate(self, message: dict[str, Any]) -> Job[dict[str, Any]]:
+        node = requests.node_of(message)
+        granule = requests.granule_of(message)
+        if node is not None and not requests.names_ranges(message):
+            size_bytes = requests.part_of(message)
+            return self._changing(self._session.deflating_node(node, granule, size_bytes))
+        spans = requests.ranges_of(message, granule)
+        self._refuse_outside_node(node, spans)
+        return self._changing(self._session.deflating(spans, granule))
+
+    def _refuse_outside_node(self, node: int | None, spans: list[GpaRange]) -> None:
         if node is not None:
-            self._session.refuse_outside_node(node, span)
-        return span, granule
+            for span in spans:
+                self._session.refuse_outside_node(node, span)
 
     def _release(self, message: dict[str, Any]) -> dict[str, int]:
-        tid = message.get("tid")
-        if tid is not None and (type(tid) is not int or tid <= 0):
-            raise UsageError("that is no thread", why="a thread id is a number above 0")
-        return {"released": self._session.release(tid)}
+        return {"released": self._session.release(requests.tid_of(message))}
 
     def _status(self, _: dict[str, Any]) -> dict[str, Any]:
         state = {**self._session.status(), "sandbox": self.lockdown.as_dict()}
@@ -216,70 +242,15 @@ class Manager:
         return state
 
     def _set(self, message: dict[str, Any]) -> dict[str, Any]:
-        size = message.get("size")
-        if type(size) is not int:
-            raise UsageError("that is no size", why="a size is a whole number of bytes")
-        return self._session.ask_balloon(size)
+        return self._session.ask_balloon(requests.size_of(message))
 
-    def _verify(self, _: dict[str, Any]) -> dict[str, Any]:
-        return self._session.verify()
+    def _runs(self, _: dict[str, Any]) -> Job[dict[str, Any]]:
+        return (yield from self._session.recording()).as_dict()
 
-    def _map(self, message: dict[str, Any]) -> dict[str, Any]:
-        recent_s = message.get("recent_s")
-        if not isinstance(recent_s, int | float) or not 0 <= recent_s <= _MOST_RECENT_S:
-            raise UsageError("that is no time", why="recent_s is a number of seconds, 0 or more")
-        return self._session.block_map(recent_s, between=self._catch_up).to_wire()
-
-    def _catch_up(self) -> None:
-        """See to what has come up, in the middle of something long."""
-        self._drain()
-        self._keep_up()
+    def _map(self, message: dict[str, Any]) -> Job[dict[str, Any]]:
+        recent_s = requests.seconds_of(message)
+        return (yield from self._session.mapping(recent_s)).to_wire()
 
     def _detach(self, _: dict[str, Any]) -> dict[str, int]:
-        self._ending = Ending.DETACHED
+        self._end(Ending.DETACHED)
         return {"manager": os.getpid()}
-
-
-def range_of(message: dict[str, Any]) -> tuple[GpaRange, Granule]:
-    """Read the range that a request is about; raise UsageError."""
-    gpa, size, granule = (message.get(key) for key in ("gpa", "size", "granule"))
-    if type(gpa) is not int or type(size) is not int or gpa < 0 or size < 0:
-        raise UsageError("that is no range", why="gpa and size are whole numbers of bytes")
-    span, whole = GpaRange.of(gpa, size), _granule_of(granule)
-    if gpa % whole.size_bytes:
-        raise RangeError(
-            f"gpa {gpa:#x} is not aligned to the granule",
-            why=f"granules are {format_size(whole.size_bytes)}; {gpa} is {gpa:#x}",
-            hint=f"hexadecimal begins with 0x; the next granule is at "
-            f"{round_up(gpa, whole.size_bytes):#x}",
-        )
-    return span, whole
-
-
-def node_of(message: dict[str, Any]) -> int | None:
-    """Read which NUMA node of the guest a request is about; raise UsageError."""
-    node = message.get("node")
-    if node is not None and (type(node) is not int or node < 0):
-        raise UsageError("that is no node", why="a node is a number, 0 or more")
-    return node
-
-
-def part_of(message: dict[str, Any]) -> tuple[int | None, Granule]:
-    """Read how much of a node a request is about, None for all; raise UsageError."""
-    size = message.get("size")
-    if size is not None and (type(size) is not int or size < 0):
-        raise UsageError("that is no size", why="a size is a whole number of bytes")
-    return size, _granule_of(message.get("granule"))
-
-
-def _granule_of(granule: object) -> Granule:
-    try:
-        return Granule(granule)
-    except ValueError as error:
-        raise UsageError(
-            f"{granule!r} is no granule", why="granules are 4k, thp and huge2m"
-        ) from error
-
-
-def _note(_number: int, _frame: FrameType | None) -> None:
-    """Do nothing: the wakeup fd tells the loop."""

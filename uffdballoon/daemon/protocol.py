@@ -3,14 +3,13 @@
 
 A request is ``{"v": 1, "verb": ..., ...}``; the answer ``{"ok": true,
 "result": ...}`` or ``{"ok": false, "error": {...}}``. After ``follow`` lines
-of events come until either side hangs up.
+of events come until either side hangs up. A request with ``"progress": true`` that takes
+a while is told each second that it is under way: ``{"progress": true}``.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 from uffdballoon import errors
@@ -21,21 +20,12 @@ MAX_LINE_BYTES = 64 << 10
 MAX_ANSWER_BYTES = 64 << 20
 
 
-def socket_path(pid: int) -> Path:
-    """Return where the manager of process ``pid`` listens."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if not runtime:
-        runtime = "/run" if os.geteuid() == 0 else f"/run/user/{os.geteuid()}"
-    return Path(runtime) / "uffdballoon" / f"{pid}.sock"
-
-
-def keeper_path(pid: int) -> Path:
-    """Return where the keeper of process ``pid`` listens."""
-    return socket_path(pid).with_suffix(".hold")
-
-
 def encode(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+
+
+PROGRESS = encode({"progress": True})
+"""What is told each second to who waits, and asked for it."""
 
 
 def decode_request(line: bytes) -> dict[str, Any]:
@@ -53,6 +43,11 @@ def decode_request(line: bytes) -> dict[str, Any]:
             hint="use the same uffdballoon for the manager and the verb",
         )
     return message
+
+
+def is_progress(line: bytes) -> bool:
+    """Tell whether a line says no more than that a request is under way."""
+    return line == PROGRESS
 
 
 def error_message(error: UffdballoonError) -> dict[str, Any]:

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Gpa = NewType("Gpa", int)
 """Guest-physical address, in bytes."""
@@ -61,6 +64,11 @@ class HvaRange:
     @classmethod
     def of(cls, start: int, size_bytes: int) -> HvaRange:
         return cls(Hva(start), Hva(start + size_bytes))
+
+    def pieces(self, size_bytes: int) -> Iterator[HvaRange]:
+        """Yield it in pieces of at most ``size_bytes``."""
+        for start in range(self.start, self.end, size_bytes):
+            yield HvaRange.of(start, min(size_bytes, self.end - start))
 
     def overlaps(self, other: HvaRange) -> bool:
         return self.start < other.end and other.start < self.end

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from uffdballoon.daemon import client
-from uffdballoon.daemon.protocol import socket_path
+from uffdballoon.daemon.runtime import socket_path
 from uffdballoon.errors import ControlError, LabError
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.granule import Granule

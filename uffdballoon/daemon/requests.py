@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a request asks for, read from its JSON; each raises UsageError for nonsense."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from uffdballoon.errors import RangeError, UsageError
+from uffdballoon.model.addresses import GpaRange, round_up
+from uffdballoon.model.granule import Granule
+from uffdballoon.model.sizes import format_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_RANGES = 1000
+_MOST_BYTES = 1 << 62  # more than any address space
+_MOST_NODE = 1 << 20
+_MOST_TID = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
+_MOST_SECONDS = 1e9
+
+
+def names_ranges(message: Mapping[str, Any]) -> bool:
+    """Tell whether a request says which memory it is about, and not just how much."""
+    return message.get("gpa") is not None or message.get("ranges") is not None
+
+
+def ranges_of(message: Mapping[str, Any], granule: Granule) -> list[GpaRange]:
+    """Read the ranges of guest memory: ``gpa`` and ``size``, or ``ranges`` of such pairs.
+
+    Raises RangeError for one that is not aligned to the granule.
+    """
+    rows = message.get("ranges")
+    if rows is None:
+        rows = [[message.get("gpa"), message.get("size")]]
+    if not isinstance(rows, list) or not 0 < len(rows) <= MAX_RANGES:
+        raise UsageError("those are no ranges", why=f"1 to {MAX_RANGES} pairs of gpa and size are")
+    return [_range_of(row, granule) for row in rows]
+
+
+def _range_of(row: object, granule: Granule) -> GpaRange:
+    if not isinstance(row, list) or [_is_whole(n, _MOST_BYTES) for n in row] != [True, True]:
+        raise UsageError("that is no range", why="gpa and size are whole numbers of bytes")
+    gpa, size = row
+    if gpa % granule.size_bytes:
+        raise RangeError(
+            f"gpa {gpa:#x} is not aligned to the granule",
+            why=f"granules are {format_size(granule.size_bytes)}; {gpa} is {gpa:#x}",
+            hint=f"hexadecimal begins with 0x; the next granule is at "
+            f"{round_up(gpa, granule.size_bytes):#x}",
+        )
+    return GpaRange.of(gpa, size)
+
+
+def node_of(message: Mapping[str, Any]) -> int | None:
+    """Read which NUMA node of the guest a request is about, if it says."""
+    node = message.get("node")
+    if node is not None and not _is_whole(node, _MOST_NODE):
+        raise UsageError("that is no node", why="a node is a number, 0 or more")
+    return node
+
+
+def part_of(message: Mapping[str, Any]) -> int | None:
+    """Read how many bytes of a node a request is about, None for all."""
+    return None if message.get("size") is None else size_of(message)
+
+
+def size_of(message: Mapping[str, Any]) -> int:
+    """Read a size in bytes."""
+    size: Any = message.get("size")
+    if not _is_whole(size, _MOST_BYTES):
+        raise UsageError("that is no size", why="a size is a whole number of bytes")
+    return int(size)
+
+
+def tid_of(message: Mapping[str, Any]) -> int | None:
+    """Read which thread a request is about, None for all."""
+    tid = message.get("tid")
+    if tid is not None and (tid == 0 or not _is_whole(tid, _MOST_TID)):
+        raise UsageError("that is no thread", why=f"a thread id is a number from 1 to {_MOST_TID}")
+    return tid
+
+
+def seconds_of(message: Mapping[str, Any]) -> float:
+    """Read a time that is long ago at most."""
+    seconds = message.get("recent_s")
+    if not isinstance(seconds, int | float) or not 0 <= seconds <= _MOST_SECONDS:
+        raise UsageError("that is no time", why="recent_s is a number of seconds, 0 or more")
+    return seconds
+
+
+def granule_of(message: Mapping[str, Any]) -> Granule:
+    """Read in which granule memory is taken or given."""
+    granule = message.get("granule")
+    try:
+        return Granule(granule)
+    except ValueError as error:
+        raise UsageError(
+            f"{granule!r} is no granule", why="granules are 4k, thp and huge2m"
+        ) from error
+
+
+def _is_whole(value: object, most: int) -> bool:
+    return type(value) is int and 0 <= value <= most
