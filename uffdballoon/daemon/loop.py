@@ -112,10 +112,11 @@ class Loop:
         self.close()
 
     def close(self) -> None:
-        """Put right what jobs are in the middle of, and forget all."""
+        """Put right what jobs are in the middle of, and forget all; unwatch() is no error then."""
         for running in self._jobs:
             self._guard(running.name, running.job.close)
         self._jobs.clear()
+        self._watched.clear()
         self._selector.close()
 
     def add(self, source: Source) -> None:
