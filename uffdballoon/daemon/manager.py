@@ -63,6 +63,7 @@ class Manager:
         self._fail_on_violation = fail_on_violation
         self._ending: Ending | None = None
         self._changes: list[object] = []
+        self._dropped = 0
         self._failures_told: dict[tuple[str, str], float] = {}
         self._verbs: dict[str, Callable[[dict[str, Any]], Any | Job[Any]]] = {
             "status": self._status,
@@ -97,6 +98,10 @@ class Manager:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Answer who is still there, and listen no more."""
         self._undo.close()
 
     def run(self) -> Ending:
@@ -157,7 +162,17 @@ class Manager:
             self._tell(event)
             if self._fail_on_violation and event["verdict"] == "violation":
                 self._end(Ending.VIOLATION)
+        self._tell_dropped()
         return bool(events)
+
+    def _tell_dropped(self) -> None:
+        """Say how many events came faster than we took them: nobody will be told of those."""
+        dropped = self._session.touch_counts().events_dropped
+        if dropped > self._dropped:
+            count = dropped - self._dropped
+            why = f"{count} event(s) came faster than the manager took them"
+            self._tell(notice("missed", why, count=count))
+            self._dropped = dropped
 
     def _drain_last(self) -> None:
         """Tell what came until the end; a guest that goes on touching does not hold us up."""

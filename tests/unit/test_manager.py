@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The manager over a session that does as it is told: what ends it, and what does not.
+
+The session is a stand-in, so that it can fail at will; a real one is in tests/system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from uffdballoon.daemon import client
+from uffdballoon.daemon.manager import Ending, Manager
+from uffdballoon.errors import ControlError, RangeError, UsageError
+from uffdballoon.session import ChangeReport, Session, Upkeep
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from uffdballoon.model.addresses import GpaRange
+    from uffdballoon.model.granule import Granule
+    from uffdballoon.model.job import Job
+
+PID = 4711
+_PATIENCE_S = 20.0
+_TOUCH = {"kind": "violation", "verdict": "violation", "action": "grant"}
+
+
+class _Session:
+    """What a manager needs of a session; fds that are ready when they are written to."""
+
+    def __init__(self) -> None:
+        self.target = SimpleNamespace(pid=PID)
+        self.fds = {
+            name: os.eventfd(0, os.EFD_NONBLOCK) for name in ("events", "target", "news", "monitor")
+        }
+        self.events: list[dict[str, Any]] = []
+        self.endless = False
+        self.dropped = 0
+        self.failure: Exception | None = None
+        self.took: list[str] = []
+        self.steps = 3
+
+    def close(self) -> None:
+        for fd in self.fds.values():
+            os.close(fd)
+
+    def event_fileno(self) -> int:
+        return self.fds["events"]
+
+    def target_fileno(self) -> int:
+        return self.fds["target"]
+
+    def news_fileno(self) -> int:
+        return self.fds["news"]
+
+    def monitor_fileno(self) -> int:
+        return self.fds["monitor"]
+
+    def drain_events(self) -> list[dict[str, Any]]:
+        if self.endless:
+            return [_TOUCH]
+        events, self.events = self.events, []
+        return events
+
+    def drain_monitor(self) -> list[dict[str, Any]]:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fds["monitor"])
+        return []
+
+    def touch_counts(self) -> SimpleNamespace:
+        return SimpleNamespace(events_dropped=self.dropped)
+
+    def keep_up(self) -> Upkeep:
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+        return Upkeep([], None)
+
+    def wait_for_upkeep(self) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while self.failure is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+    def status(self) -> dict[str, Any]:
+        return {"pid": PID}
+
+    def release(self, tid: int | None) -> int:
+        return tid or 0
+
+    def inflating(
+        self, spans: list[GpaRange], granule: Granule, *, guest_agreed: bool
+    ) -> Job[ChangeReport]:
+        assert (granule.value, guest_agreed) == ("4k", True)
+        name = hex(spans[0].start)
+        try:
+            for _ in range(self.steps):
+                self.took.append(name)
+                yield 0.0
+        finally:
+            self.took.append(f"{name} put right")
+        return ChangeReport(spans[0].size_bytes, spans[0].size_bytes, (), tuple(spans))
+
+
+class _Running:
+    """A manager, run by the main thread while the test asks from another one."""
+
+    def __init__(self, session: _Session, manager: Manager) -> None:
+        self.session = session
+        self.manager = manager
+
+    def during(self, act: Any) -> Ending:  # noqa: ANN401 - a function of no arguments
+        """Run the manager to its end, and ``act`` beside it; raise what that raises."""
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                act()
+            except BaseException as error:  # noqa: BLE001 - it is raised by the test's own thread
+                failed.append(error)
+                os.eventfd_write(self.session.fds["target"], 1)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        ending = self.manager.run()
+        self.manager.close()  # the last answers go out
+        thread.join()
+        for error in failed:
+            raise error
+        return ending
+
+
+@pytest.fixture
+def told() -> list[dict[str, Any]]:
+    return []
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Session]:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    session = _Session()
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def running(session: _Session, told: list[dict[str, Any]]) -> Iterator[_Running]:
+    with Manager(cast("Session", session), on_event=told.append) as manager:
+        yield _Running(session, manager)
+
+
+def _detach() -> None:
+    client.request(PID, "detach")
+
+
+def _inflate(gpa: int) -> Any:  # noqa: ANN401 - JSON
+    return client.request(PID, "inflate", gpa=gpa, size=4096, granule="4k", guest_agreed=True)
+
+
+def test_it_ends_detached(running: _Running) -> None:
+    assert running.during(_detach) is Ending.DETACHED
+
+
+def test_it_ends_on_a_signal_and_gives_the_handlers_back(session: _Session) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Manager(cast("Session", session), on_event=lambda _: None) as manager:
+        running = _Running(session, manager)
+        assert running.during(lambda: os.kill(os.getpid(), signal.SIGTERM)) is Ending.SIGNAL
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_it_ends_with_the_target(running: _Running) -> None:
+    ended = running.during(lambda: os.eventfd_write(running.session.fds["target"], 1))
+    assert ended is Ending.TARGET_GONE
+
+
+def test_it_ends_at_a_violation_if_it_is_to(session: _Session, told: list[dict[str, Any]]) -> None:
+    session.events = [_TOUCH]
+    with Manager(cast("Session", session), on_event=told.append, fail_on_violation=True) as manager:
+        assert manager.run() is Ending.VIOLATION
+    assert told == [_TOUCH]
+
+
+@pytest.mark.parametrize("end", [_detach, lambda: os.kill(os.getpid(), signal.SIGTERM)])
+def test_a_guest_that_touches_without_end_holds_up_nobody(running: _Running, end: Any) -> None:  # noqa: ANN401
+    running.session.endless = True
+    os.eventfd_write(running.session.fds["events"], 1)
+
+    def ask() -> None:
+        assert client.request(PID, "status")["pid"] == PID
+        end()
+
+    running.during(ask)
+
+
+@pytest.mark.parametrize(
+    "failure", [RangeError("the windows are gone"), OSError(24, "Too many open files")]
+)
+def test_an_upkeep_that_fails_is_told_and_done_again(
+    running: _Running, told: list[dict[str, Any]], failure: Exception
+) -> None:
+    running.session.failure = failure
+
+    def ask() -> None:
+        running.session.wait_for_upkeep()
+        running.session.failure = failure
+        running.session.wait_for_upkeep()  # again, without having been asked to
+        _detach()
+
+    assert running.during(ask) is Ending.DETACHED
+    (event,) = told  # the second time it is the same failure
+    assert event["kind"] == "failed"
+    assert str(failure) in event["why"]
+
+
+def test_events_that_cannot_be_written_reach_those_who_follow(session: _Session) -> None:
+    session.events = [_TOUCH, _TOUCH]
+
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Manager(cast("Session", session), on_event=full) as manager:
+        seen: list[dict[str, Any]] = []
+
+        def ask() -> None:
+            seen.extend(client.request(PID, "events"))
+            _detach()
+
+        assert _Running(session, manager).during(ask) is Ending.DETACHED
+    assert [event["kind"] for event in seen].count("violation") == 2
+    (failed,) = (event for event in seen if event["kind"] == "failed")
+    assert "No space left on device" in failed["why"]
+
+
+def test_what_the_ring_dropped_is_told(running: _Running, told: list[dict[str, Any]]) -> None:
+    running.session.events = [_TOUCH]
+    running.session.dropped = 7
+    assert running.during(_detach) is Ending.DETACHED
+    assert [(event["kind"], event.get("count")) for event in told] == [
+        ("violation", None),
+        ("missed", 7),
+    ]
+
+
+@pytest.mark.parametrize("tid", [99999999999999999999, -1, 0, 1.5, "7", True])
+def test_a_thread_that_is_none_is_refused_and_nothing_else_happens(
+    running: _Running, tid: object
+) -> None:
+    def ask() -> None:
+        with pytest.raises(UsageError, match="no thread"):
+            client.request(PID, "release", tid=tid)
+        assert client.request(PID, "release", tid=12) == {"released": 12}
+        _detach()
+
+    assert running.during(ask) is Ending.DETACHED
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"gpa": 1 << 70, "size": 4096},
+        {"gpa": 0, "size": 1 << 70},
+        {"gpa": 0.5, "size": 4096},
+        {"ranges": []},
+        {"ranges": [[0]]},
+        {"ranges": [[0, True]]},
+        {"ranges": [[0, 4096]] * 1001},
+        {"ranges": "all"},
+        {"node": 1 << 70},
+        {"node": 0, "size": -1},
+    ],
+)
+def test_ranges_that_are_none_are_refused(running: _Running, what: dict[str, object]) -> None:
+    def ask() -> None:
+        with pytest.raises(UsageError):
+            client.request(PID, "inflate", granule="4k", guest_agreed=True, **what)
+        _detach()
+
+    assert running.during(ask) is Ending.DETACHED
+
+
+def test_changes_come_one_after_the_other_and_others_are_served_meanwhile(
+    running: _Running,
+) -> None:
+    running.session.steps = 200
+    done: list[str] = []
+
+    def ask() -> None:
+        threads = [
+            threading.Thread(target=lambda gpa=gpa: done.append(_inflate(gpa)))
+            for gpa in (0x1000, 0x2000)
+        ]
+        for thread in threads:
+            thread.start()
+            assert client.request(PID, "status")["pid"] == PID
+        for thread in threads:
+            thread.join()
+        _detach()
+
+    assert running.during(ask) is Ending.DETACHED
+    assert len(done) == 2
+    took = running.session.took
+    middle = len(took) // 2
+    assert len(set(took[: middle - 1])) == 1
+    assert len(set(took[middle:-1])) == 1
+
+
+def test_a_change_that_is_under_way_when_it_ends_is_put_right(
+    session: _Session, told: list[dict[str, Any]]
+) -> None:
+    session.steps = 1 << 30
+    with Manager(cast("Session", session), on_event=told.append) as manager:
+
+        def ask() -> None:
+            def inflate() -> None:
+                with pytest.raises(ControlError, match="hung up"):
+                    _inflate(0x1000)
+
+            asking.append(threading.Thread(target=inflate))
+            asking[0].start()
+            deadline = time.monotonic() + _PATIENCE_S
+            while not session.took:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            _detach()
+
+        asking: list[threading.Thread] = []
+        assert _Running(session, manager).during(ask) is Ending.DETACHED
+    asking[0].join()
+    assert session.took[-1] == "0x1000 put right"
+
+
+def test_a_manager_that_cannot_be_made_leaves_no_socket(
+    session: _Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def fail() -> int:
+        raise RangeError("no")
+
+    monkeypatch.setattr(session, "news_fileno", fail)
+    with pytest.raises(RangeError):
+        Manager(cast("Session", session), on_event=lambda _: None)
+    assert list((tmp_path / "uffdballoon").iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
