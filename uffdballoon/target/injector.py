@@ -377,6 +377,8 @@ class _Tracer:
         try:
             return outcome.result()
         except BaseException:
+            # Where it was our wait that was interrupted (Ctrl-C) the job goes to its end.
+            self._jobs.put(None)
             self._thread.join()
             raise
 
