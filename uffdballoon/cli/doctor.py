@@ -11,7 +11,13 @@ import click
 
 from uffdballoon.cli.output import print_json, print_table
 from uffdballoon.cli.types import PID
-from uffdballoon.errors import ExitCode, UffdballoonError, UnsupportedError
+from uffdballoon.errors import (
+    ExitCode,
+    PermissionDeniedError,
+    QmpError,
+    UffdballoonError,
+    UnsupportedError,
+)
 from uffdballoon.host.jobs import ATTACH
 from uffdballoon.host.privileges import Capability, with_lacking
 from uffdballoon.host.probes import (
@@ -22,7 +28,9 @@ from uffdballoon.host.probes import (
     probe_host,
 )
 from uffdballoon.host.uffd import DEVICE
+from uffdballoon.model.sizes import format_size
 from uffdballoon.session import look_at
+from uffdballoon.target.private_file import why_refused
 from uffdballoon.target.process import Target
 from uffdballoon.target.readiness import refuse_unless_ready
 from uffdballoon.target.seccomp import ZAPS, Permits, look_at_filters
@@ -41,14 +49,15 @@ _ATTACH_TO_OTHERS = job_name(ATTACH)
 
 @click.command()
 @click.option("--pid", type=PID, help="Say also what stands in the way of attaching to it.")
+@click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of that QEMU, as for attach.")
 @click.option("--json", "as_json", is_flag=True)
-def doctor(pid: int | None, *, as_json: bool) -> int:
+def doctor(pid: int | None, *, qmp: str | None, as_json: bool) -> int:
     """Say what works here, and for each lack what to do.
 
     Ends with 0 when the main job can be done, else 3 (permission) or 4 (this kernel cannot).
     """
     probes = sorted(probe_host(), key=lambda probe: (probe.ok, not probe.essential))
-    probes += _target_probes(pid) if pid is not None else []
+    probes += _target_probes(pid, qmp) if pid is not None else []
     code = _verdict(probes, of_one=pid is not None)
     if as_json:
         print_json({"exit_code": int(code), "probes": [dataclasses.asdict(p) for p in probes]})
@@ -86,7 +95,7 @@ def _verdict(probes: list[Probe], *, of_one: bool) -> ExitCode:
     return ExitCode.PERMISSION if denied else ExitCode.UNSUPPORTED
 
 
-def _target_probes(pid: int) -> list[Probe]:
+def _target_probes(pid: int, qmp: str | None) -> list[Probe]:
     with Target.open(pid) as target:
         refused = target.access_refused()
         access = Probe(
@@ -97,15 +106,15 @@ def _target_probes(pid: int) -> list[Probe]:
             fix=with_lacking(Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH),
             essential=True,
         )
-        return [access] if refused else [access, *_looks(target)]
+        return [access] if refused else [access, *_looks(target, qmp)]
 
 
-def _looks(target: Target) -> list[Probe]:
+def _looks(target: Target, qmp: str | None) -> list[Probe]:
     pid = target.pid
     confined = target.confinement()
     ready = _refusal(lambda: refuse_unless_ready(pid))
     busy = _refusal(target.refuse_if_busy)
-    unsuitable = _unsuitable(target)
+    ram, unsuitable = _look_at_ram(target, qmp)
     permits: Permits | None = None
     unlooked: UffdballoonError | None = None
     if ready is None:
@@ -136,6 +145,7 @@ def _looks(target: Target) -> list[Probe]:
             fix=busy.hint if busy else "",
             essential=True,
         ),
+        ram,
         *([] if ready else _filter_probes(pid, confined, permits, unlooked)),
         Probe(
             f"{pid}: confinement",
@@ -219,8 +229,28 @@ def _filter_probes(
     return found
 
 
-def _unsuitable(target: Target) -> list[Finding]:
+def _look_at_ram(target: Target, qmp: str | None) -> tuple[Probe, list[Finding]]:
+    """Say whether `attach`, with the same monitor, knows the guest's RAM and can take it."""
+    name = f"{target.pid}: guest RAM"
     try:
-        return look_at(target, None).unsuitable
-    except UnsupportedError:  # its RAM cannot be told without the monitor; the rest can
-        return judge(gather(target))
+        looked = look_at(target, qmp)
+    except (PermissionDeniedError, QmpError, UnsupportedError) as error:
+        probe = Probe(
+            name,
+            ok=False,
+            detail=f"{error.what}: {error.why}",
+            errno=error.errno,
+            fix=error.hint,
+            essential=True,
+        )
+        return probe, judge(gather(target))
+    refusals = [why for block in looked.layout.blocks if (why := why_refused(target.pid, block))]
+    found = f"{format_size(looked.layout.allocated_bytes)}, by {looked.layout.source}"
+    probe = Probe(
+        name,
+        not refusals,
+        "; ".join(refusals) or found,
+        fix="`attach` says what to do about each",
+        essential=True,
+    )
+    return probe, looked.unsuitable
