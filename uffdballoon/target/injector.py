@@ -263,9 +263,9 @@ class Injector:
                 pid=target.pid,
             )
         _refuse_shadow_stack(target.pid, has_one=target.confinement().shadow_stack)
-        refuse_unless_ready(target.pid)
         self.target = target
         self.idle = idle
+        refuse_unless_ready(target.pid, self.tids)
         self.main_stops = 0
         self._gadgets = _gadgets_of(target)
         self._tracer: _Tracer | None = None
