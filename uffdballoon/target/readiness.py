@@ -65,7 +65,7 @@ def does_not_stop_error(pid: int, tid: int) -> UffdballoonError:
     return TargetBusyError(
         f"thread {tid} of process {pid} does not stop",
         why=why,
-        hint=f"see /proc/{pid}/task/{tid}/stack for what it waits for, and attach again later",
+        hint=f"see /proc/{pid}/task/{tid}/stack for what it waits for, and try again later",
         pid=pid,
     )
 
@@ -76,7 +76,7 @@ def traced_error(pid: int, state: ThreadState, tid: int) -> TargetBusyError:
         f"{_named(pid, tid)} is traced already",
         why=f"its tracer is process {state.tracer_pid} (a debugger, strace?){stopped}, "
         "and there can be only one",
-        hint=f"end or detach process {state.tracer_pid}, then attach again",
+        hint=f"end or detach process {state.tracer_pid}, then try again",
         pid=pid,
     )
 
@@ -86,7 +86,7 @@ def frozen_error(pid: int, switch: Path, tid: int) -> TargetBusyError:
     return TargetBusyError(
         f"{_named(pid, tid)} is frozen",
         why=f"{switch} says so, and no thread in it can be borrowed meanwhile",
-        hint=f"thaw it (echo {thawed} > {switch}), and attach again",
+        hint=f"thaw it (echo {thawed} > {switch}), and try again",
         pid=pid,
     )
 
