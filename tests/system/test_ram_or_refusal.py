@@ -208,6 +208,25 @@ def _chroot_option(root: Path) -> list[str]:
     return ["-run-with", f"chroot={root}"]
 
 
+def test_no_configuration_file_is_read_below_the_root_that_qemu_went_to_later(
+    tmp_path: Path,
+) -> None:
+    config, root = tmp_path / "vm.conf", tmp_path / "root"
+    _write_config(config, "192M")
+    decoys = [root / str(config).lstrip("/"), root / "etc/qemu/qemu.conf"]
+    for decoy in decoys:
+        decoy.parent.mkdir(parents=True)
+        _write_config(decoy, "128M")
+    chroot = _chroot_option(root)
+    # Of the size and kind that the wrong file has.
+    other = ("-object", "memory-backend-memfd,id=other,size=128M")
+    with PausedQemu("-readconfig", str(config), *chroot, *other) as qemu:
+        assert "another root directory" in _refusal(qemu)
+    with PausedQemu("-m", "64", *chroot) as qemu:
+        found = joined(layout_of(qemu, by_monitor=False))
+        assert found == joined(layout_of(qemu, by_monitor=True))
+
+
 def _write_config(path: Path, size: str) -> None:
     path.write_text(
         f'# written by a test\n[machine]\n  type = "q35"\n\n[memory]\n  size = "{size}"\n\n'
