@@ -272,6 +272,8 @@ def test_the_file_that_qemu_reads_by_itself_is_read(tmp_path: Path) -> None:
     dimm += ["-device", "pc-dimm,memdev=d"]
     options = QemuOptions(binary=str(program))
     with PausedQemu(*dimm, options=options) as qemu:
+        if root_of(qemu.pid) != "/":
+            pytest.skip("this QEMU is run by chroot(1), with an /etc of its own")
         found = joined(layout_of(qemu, by_monitor=False))
         assert found == joined(layout_of(qemu, by_monitor=True))[: len(found)]
         assert sum(stretch.size_bytes for stretch in found) > 255 << 20
