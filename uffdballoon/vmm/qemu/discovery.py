@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UnsupportedError
@@ -31,8 +32,9 @@ _USER_CONFIGS = (
     "/etc/kvm/qemu.conf",
     "/usr/local/etc/qemu/qemu.conf",
 )
-# QEMU, system/vl.c: os_daemonize() goes to the root directory, and -chroot to another
-_MOVING = frozenset({"-daemonize", "--daemonize", "-chroot", "--chroot", "-run-with", "--run-with"})
+# QEMU, system/vl.c: os_daemonize() goes to the root directory, and -chroot to another root
+_MOVING = frozenset({"-daemonize", "--daemonize"})
+_CHROOT = frozenset({"-chroot", "--chroot", "-run-with", "--run-with"})
 
 
 def discover(pid: int, cmdline: Sequence[str], facts: MonitorFacts | None) -> Layout:
@@ -51,10 +53,23 @@ def discover(pid: int, cmdline: Sequence[str], facts: MonitorFacts | None) -> La
 def options_of(pid: int, cmdline: Sequence[str]) -> MemoryOptions:
     """Read the command line of a QEMU, with the configuration files that it read."""
     has_moved = bool(_MOVING & set(cmdline))
+    if not _CHROOT & set(cmdline):
+        return parse_cmdline(
+            cmdline,
+            lambda path: read_unchanged_file(pid, path, has_moved=has_moved),
+            [path for path in _USER_CONFIGS if is_there(pid, path)],
+        )
+    # It read them before: the root that it had then was ours, if anybody can tell.
     return parse_cmdline(
-        cmdline,
-        lambda path: read_unchanged_file(pid, path, has_moved=has_moved),
-        [path for path in _USER_CONFIGS if is_there(pid, path)],
+        cmdline, _refuse_old_root, [path for path in _USER_CONFIGS if Path(path).exists()]
+    )
+
+
+def _refuse_old_root(path: str) -> str:
+    raise UnsupportedError(
+        f"{path} cannot be read as QEMU read it",
+        why="QEMU has gone to another root directory since (chroot)",
+        hint="give its monitor with --qmp PATH",
     )
 
 

@@ -113,8 +113,8 @@ def judge(evidence: Evidence) -> list[Finding]:
             Finding(
                 "locked",
                 f"{evidence.locked_bytes >> 20} MiB of QEMU's memory are locked (mem-lock): of "
-                "private memory `inflate` frees what it takes, but the kernel refuses QEMU what "
-                "the guest's own balloon gives up, which stays there",
+                "private memory `inflate` frees what it takes, of huge pages whole ones alone, but "
+                "the kernel refuses QEMU what the guest's own balloon gives up, which stays there",
                 refuses=False,
             )
         )
