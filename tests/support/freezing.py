@@ -48,6 +48,20 @@ class FreezingGroup:
     def freeze(self, pid: int) -> None:
         """Put a process into it, and wait until it is frozen."""
         (self._inner / "cgroup.procs").write_text(str(pid))
+        self._freeze()
+
+    def freeze_thread(self, pid: int, tid: int) -> None:
+        """Freeze one thread of a process, whose others go on."""
+        if self._is_v2:
+            (self._inner.parent / "cgroup.procs").write_text(str(pid))
+            (self._inner / "cgroup.type").write_text("threaded")
+            (self._inner / "cgroup.threads").write_text(str(tid))
+            self.switch = self._inner / self.switch.name
+        else:
+            (self._inner / "tasks").write_text(str(tid))
+        self._freeze()
+
+    def _freeze(self) -> None:
         self.switch.write_text("1" if self._is_v2 else "FROZEN")
         deadline = time.monotonic() + _PATIENCE_S
         while not self._is_frozen():
@@ -60,9 +74,16 @@ class FreezingGroup:
     def remove(self) -> None:
         """Thaw it, and put whoever is left in it into the group above."""
         self.thaw()
-        for pid in (self._inner / "cgroup.procs").read_text().split():
-            with contextlib.suppress(ProcessLookupError):
-                (self._home / "cgroup.procs").write_text(pid)
+        threads = "cgroup.threads" if self._is_v2 else "tasks"
+        for group in (self._inner, self._inner.parent):
+            if self._is_v2 and (group / "cgroup.type").read_text().strip() == "threaded":
+                continue  # its threads move with their process
+            for pid in (group / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    (self._home / "cgroup.procs").write_text(pid)
+            for tid in (group / threads).read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    (self._home / threads).write_text(tid)
         remove_cgroup(self._inner)
         remove_cgroup(self._inner.parent)
 

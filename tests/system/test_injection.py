@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import random
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,32 @@ pytestmark = [
     pytest.mark.needs_root,
 ]
 
+_PATIENCE_S = 20.0
+_INTERRUPTED = """
+import signal, sys, threading, time
+from uffdballoon.target.injector import Injector
+from uffdballoon.target.obtain import obtain_userfaultfd
+from uffdballoon.target.process import Target
+
+def interrupt(remote):
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    while not caught.is_set():
+        time.sleep(0.001)
+    print("done", flush=True)
+
+caught = threading.Event()
+def catch(number, frame):
+    caught.set()
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, catch)
+with Target.open(int(sys.argv[1]), any_process=True) as target, Injector(target) as injector:
+    try:
+        injector.run(interrupt)
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(obtain_userfaultfd(injector).method)
+"""
 _KILLS = 70  # for each of three modes: more than 200 in all
 
 
@@ -63,6 +90,22 @@ def test_attaching_leaves_registers_mask_fds_and_maps_as_they_were(
     before = victim.resources()
     for _ in range(20):
         assert _attach_once(victim.pid, method) == method
+    victim.wait_for_turns()
+    assert victim.broken() == 0
+    assert victim.resources() == before
+
+
+def test_who_is_interrupted_while_a_call_runs_does_not_wait_for_ever(victim: Victim) -> None:
+    """As by Ctrl-C in an attach: the call goes to its end, and so does the attach."""
+    before = victim.resources()
+    with subprocess.Popen(
+        [sys.executable, "-c", _INTERRUPTED, str(victim.pid)], stdout=subprocess.PIPE, text=True
+    ) as manager:
+        try:
+            said, _ = manager.communicate(timeout=_PATIENCE_S)
+        finally:
+            manager.kill()
+    assert said.split() == ["done", "interrupted", "direct"]
     victim.wait_for_turns()
     assert victim.broken() == 0
     assert victim.resources() == before

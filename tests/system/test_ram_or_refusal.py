@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -21,7 +22,6 @@ from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from uffdballoon.model.ram import Layout
 
@@ -208,6 +208,25 @@ def _chroot_option(root: Path) -> list[str]:
     return ["-run-with", f"chroot={root}"]
 
 
+def test_no_configuration_file_is_read_below_the_root_that_qemu_went_to_later(
+    tmp_path: Path,
+) -> None:
+    config, root = tmp_path / "vm.conf", tmp_path / "root"
+    _write_config(config, "192M")
+    decoys = [root / str(config).lstrip("/"), root / "etc/qemu/qemu.conf"]
+    for decoy in decoys:
+        decoy.parent.mkdir(parents=True)
+        _write_config(decoy, "128M")
+    chroot = _chroot_option(root)
+    # Of the size and kind that the wrong file has.
+    other = ("-object", "memory-backend-memfd,id=other,size=128M")
+    with PausedQemu("-readconfig", str(config), *chroot, *other) as qemu:
+        assert "another root directory" in _refusal(qemu)
+    with PausedQemu("-m", "64", *chroot) as qemu:
+        found = joined(layout_of(qemu, by_monitor=False))
+        assert found == joined(layout_of(qemu, by_monitor=True))
+
+
 def _write_config(path: Path, size: str) -> None:
     path.write_text(
         f'# written by a test\n[machine]\n  type = "q35"\n\n[memory]\n  size = "{size}"\n\n'
@@ -236,6 +255,49 @@ def test_the_configuration_file_is_read_as_the_target_sees_it(tmp_path: Path) ->
         assert "cannot be read" in _refusal(qemu)
         with Target.open(qemu.pid) as target:
             assert look_at(target, str(qemu.qmp_path))[0].allocated_bytes == 192 << 20
+
+
+def test_the_file_that_qemu_reads_by_itself_is_read(tmp_path: Path) -> None:
+    config = tmp_path / "etc" / "qemu" / "qemu.conf"
+    config.parent.mkdir(parents=True)
+    _write_config(config, "256M")
+    program = tmp_path / "qemu"
+    program.write_text(
+        "#!/bin/sh\nexec unshare --mount -- sh -c "
+        f'\'mount --bind {tmp_path}/etc /etc && exec qemu-system-x86_64 "$@"\' sh "$@"\n'
+    )
+    program.chmod(0o755)
+    # As large as RAM is by default, and of a kind with it.
+    dimm = ["-m", "slots=2,maxmem=1G", "-object", "memory-backend-memfd,id=d,size=128M"]
+    dimm += ["-device", "pc-dimm,memdev=d"]
+    options = QemuOptions(binary=str(program))
+    with PausedQemu(*dimm, options=options) as qemu:
+        if root_of(qemu.pid) != "/":
+            pytest.skip("this QEMU is run by chroot(1), with an /etc of its own")
+        found = joined(layout_of(qemu, by_monitor=False))
+        assert found == joined(layout_of(qemu, by_monitor=True))[: len(found)]
+        assert sum(stretch.size_bytes for stretch in found) > 255 << 20
+        _write_config(config, "192M")
+        assert "changed after" in _refusal(qemu)
+    with PausedQemu("-no-user-config", "-m", "64", options=options) as qemu:
+        found = joined(layout_of(qemu, by_monitor=False))
+        assert found == joined(layout_of(qemu, by_monitor=True))
+
+
+def test_a_file_whose_name_another_one_has_got_since_is_not_taken_for_ram() -> None:
+    memory = Path(f"/dev/shm/uffdballoon-named-again-{os.getpid()}")  # noqa: S108
+    try:
+        with PausedQemu(
+            *("-m", "64M,slots=2,maxmem=1G", "-machine", "memory-backend=r", "-object"),
+            f"memory-backend-file,id=r,size=64M,mem-path={memory},share=on",
+        ) as qemu:
+            memory.unlink()
+            memory.touch()
+            plugged = {"qom-type": "memory-backend-file", "id": "d", "size": 64 << 20}
+            qemu.monitor.execute("object-add", **plugged, **{"mem-path": str(memory)}, share=True)
+            assert _refusal(qemu).startswith("2 of its mappings")
+    finally:
+        memory.unlink(missing_ok=True)
 
 
 def test_the_backend_of_an_old_machine_type_is_recognised_by_its_path() -> None:

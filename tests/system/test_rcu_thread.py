@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.killing import kill_amid
+from tests.support.paused import PausedQemu
 from tests.support.resources import becomes, resources_of, traced_threads
 from uffdballoon.lab.qemu import Accel, Qemu, QemuOptions
 from uffdballoon.session import Session, SessionOptions
@@ -21,6 +23,7 @@ from uffdballoon.vmm.qemu.threads import find_rcu_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from uffdballoon.target.injector import RemoteThread
 
@@ -87,6 +90,17 @@ def _attach_often(qemu: Qemu, attaches: int) -> None:
         _attach_once(qemu.pid)
     assert resources_of(qemu.pid) == before
     _plug_and_unplug(qemu)
+
+
+def test_it_is_found_where_qemu_was_run_by_a_link_and_renamed_itself(tmp_path: Path) -> None:
+    """A thread has the name of the link, which the main one gives up by -name process=."""
+    program = shutil.which("qemu-system-x86_64")
+    assert program
+    link = tmp_path / "kvm"
+    link.symlink_to(program)
+    options = QemuOptions(binary=str(link))
+    with PausedQemu("-name", "web1,process=web1", options=options) as qemu:
+        _attach_once(qemu.pid)
 
 
 def test_attaching_stops_no_other_thread(qemu: Qemu) -> None:

@@ -295,6 +295,7 @@ def test_doctor_and_attach_refuse_for_the_same_reason(
         Session(SessionOptions(pid=qemu.pid))
     told = CliRunner().invoke(doctor, ["--pid", str(qemu.pid), "--json"], standalone_mode=False)
     assert refused.value.why in told.output.replace("\\n", "")
+    assert told.return_value == refused.value.exit_code
     qemu.guest.ping()
 
 

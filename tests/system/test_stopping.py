@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,20 +11,24 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from click.testing import CliRunner
 from ptrace.binding import func as ptrace_requests
 
 from tests.support.filters import build_filtered
 from tests.support.freezing import FreezingGroup, freezing_group
 from tests.support.victim import Victim, build_victim
-from uffdballoon.errors import TargetBusyError, TargetGoneError
+from uffdballoon.cli.doctor import doctor
+from uffdballoon.errors import ExitCode, TargetBusyError, TargetGoneError, UffdballoonError
 from uffdballoon.lab.qemu import Memory, Qemu, QemuOptions
 from uffdballoon.session import Session, SessionOptions
 from uffdballoon.target import injector
 from uffdballoon.target.injector import Injector
 from uffdballoon.target.obtain import obtain_userfaultfd
 from uffdballoon.target.process import Target
+from uffdballoon.target.ptrace import seize
 from uffdballoon.target.readiness import refuse_unless_ready, thread_state
 from uffdballoon.target.seccomp import look_at_filters
+from uffdballoon.vmm.qemu.threads import find_rcu_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -155,6 +160,59 @@ def test_a_qemu_that_was_frozen_answers_after_the_refused_attach(
     wait_until_let_go(qemu.pid)
     with Session(SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path))):
         pass
+
+
+def borrowed_of(qemu: Qemu) -> int:
+    with Target.open(qemu.pid) as target:
+        thread = find_rcu_thread(target).thread
+    assert thread is not None
+    return thread.tid
+
+
+def check_refused_alike(qemu: Qemu, says: str) -> UffdballoonError:
+    """Have an attach refused, with what `doctor` says as well; return how."""
+    with pytest.raises(TargetBusyError, match=says) as refused:
+        Session(SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path)))
+    told = CliRunner().invoke(doctor, ["--pid", str(qemu.pid), "--json"], standalone_mode=False)
+    lacks = [p["detail"] for p in json.loads(told.stdout)["probes"] if not p["ok"]]
+    assert refused.value.why in lacks
+    assert told.return_value == ExitCode.UNSUPPORTED
+    return refused.value
+
+
+@pytest.mark.needs_qemu
+def test_a_thread_to_borrow_that_alone_is_frozen_is_named_by_doctor_and_attach(
+    group: FreezingGroup, start_qemu: Callable[[QemuOptions], Qemu]
+) -> None:
+    qemu = start_qemu(QemuOptions(memory=Memory(size_bytes=128 << 20)))
+    tid = borrowed_of(qemu)
+    group.freeze_thread(qemu.pid, tid)
+    try:
+        refused = check_refused_alike(qemu, f"thread {tid} of process {qemu.pid} is frozen")
+        assert str(group.switch) in refused.hint
+        qemu.guest.ping()
+    finally:
+        group.thaw()  # under v1 QEMU could not be ended either
+    with Session(SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path))):
+        qemu.guest.ping()
+
+
+@pytest.mark.needs_qemu
+def test_a_thread_to_borrow_that_alone_is_traced_is_named_by_doctor_and_attach(
+    start_qemu: Callable[[QemuOptions], Qemu],
+) -> None:
+    """As by `strace -p` of that thread."""
+    qemu = start_qemu(QemuOptions(memory=Memory(size_bytes=128 << 20)))
+    tid = borrowed_of(qemu)
+    tracer = seize(qemu.pid, tid)
+    try:
+        refused = check_refused_alike(qemu, f"thread {tid} of process {qemu.pid} is traced")
+        assert f"process {os.getpid()} (a debugger" in refused.why
+    finally:
+        tracer.interrupt()
+        tracer.detach()
+    with Session(SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path))):
+        qemu.guest.ping()
 
 
 def test_a_thread_that_sleeps_uninterruptibly_is_named_and_let_go(filtered: Path) -> None:

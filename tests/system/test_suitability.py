@@ -11,11 +11,14 @@ import struct
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support.manager import Command
+from tests.support.paused import PausedQemu
+from uffdballoon.errors import ExitCode
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.ram import Backing
 from uffdballoon.session import look_at
@@ -24,7 +27,6 @@ from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -103,6 +105,55 @@ def test_a_process_that_maps_the_memory_is_found(
         assert f"process {holder.pid}" in said_by_all(qemu, "shared-elsewhere")
         holder.communicate()
     qemu.guest.ping()
+
+
+def test_a_guest_whose_memory_others_have_a_copy_of_is_refused() -> None:
+    memory = Path(f"/dev/shm/uffdballoon-template-{os.getpid()}")  # noqa: S108
+    ram = f"memory-backend-file,id=r,size=64M,mem-path={memory}"
+    arguments = ("-m", "64", "-machine", "memory-backend=r", "-object")
+    command = Command()
+    try:
+        with PausedQemu(*arguments, f"{ram},share=on") as qemu:
+            for shared in ("off", "on"):
+                with PausedQemu(*arguments, f"{ram},share={shared}") as other:
+                    attach = command.run("attach", qemu.pid, "--qmp", qemu.qmp_path)
+                    assert attach.returncode == ExitCode.UNSUPPORTED
+                    assert f"process {other.pid}" in attach.stderr
+                    assert "--allow shared-elsewhere" in attach.stderr
+                    doctor = command.run("doctor", "--pid", qemu.pid)
+                    assert doctor.returncode == ExitCode.UNSUPPORTED
+            with command.attached(qemu.pid, "--qmp", qemu.qmp_path):
+                assert command.run("detach", qemu.pid).returncode == 0
+    finally:
+        memory.unlink()
+
+
+def test_doctor_refuses_ram_that_attach_refuses(tmp_path: Path) -> None:
+    command = Command()
+    dimm = ("-m", "64M,slots=2,maxmem=1G", "-object", "memory-backend-ram,id=d,size=64M")
+    with PausedQemu(*dimm, "-device", "pc-dimm,memdev=d") as qemu:
+        _refuse_alike(command, qemu)
+        path = ("--qmp", str(qemu.qmp_path))
+        assert command.run("doctor", "--pid", qemu.pid, *path).returncode == 0
+    with PausedQemu("-m", "64", "-mem-path", str(tmp_path)) as qemu:
+        _refuse_alike(command, qemu)
+    template = Path(f"/dev/shm/uffdballoon-private-{os.getpid()}")  # noqa: S108
+    backend = f"memory-backend-file,id=r,size=64M,mem-path={template}"
+    try:
+        with PausedQemu("-m", "64", "-M", "memory-backend=r", "-object", backend) as qemu:
+            _refuse_alike(command, qemu)
+    finally:
+        template.unlink()
+
+
+def _refuse_alike(command: Command, qemu: PausedQemu) -> None:
+    attach = command.run("attach", qemu.pid)
+    doctor = command.run("doctor", "--pid", qemu.pid, "--json")
+    assert attach.returncode == doctor.returncode == ExitCode.UNSUPPORTED
+    (ram,) = (p for p in json.loads(doctor.stdout)["probes"] if "guest RAM" in p["name"])
+    assert not ram["ok"]
+    (why,) = (line for line in attach.stderr.splitlines() if line.startswith("why:"))
+    assert why.removeprefix("why:").strip() in ram["detail"]
 
 
 def test_a_vhost_user_device_is_told_of(

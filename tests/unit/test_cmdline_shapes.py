@@ -183,3 +183,16 @@ def test_a_configuration_file_that_cannot_be_read_is_refused_with_its_reason() -
     assert options.ram_bytes is None
     assert not options.machine
     assert "it is gone" in why_unclear(options)
+
+
+def test_of_two_files_that_qemu_may_have_read_by_itself_none_is_chosen() -> None:
+    text = '[memory]\n  size = "2G"\n'
+    arguments = ["kvm", "-m", "maxmem=8G"]
+    options = parse_cmdline(arguments, lambda _: text, ["/etc/qemu/qemu.conf"])
+    assert (options.ram_bytes, options.max_bytes) == (2 * _G, 8 * _G)
+    assert not why_unclear(options)
+    options = parse_cmdline(arguments, lambda _: text, ["/etc/qemu/qemu.conf", "/etc/kvm/x"])
+    assert "/etc/kvm/x" in why_unclear(options)
+    options = parse_cmdline([*arguments, "-no-user-config"], lambda _: text, ["x", "y"])
+    assert options.ram_bytes == 128 << 20
+    assert not why_unclear(options)

@@ -59,3 +59,10 @@ def test_files_are_told_apart_by_the_name_of_their_backend(root: str, seen_in: s
     }
     assert (starts["a"], starts["b"]) == ([0x7F1000000000], [0x7F1020000000])
     assert starts["c"] == [0x7F1000000000, 0x7F1020000000]
+
+
+def test_a_mapping_of_another_kind_is_not_ram_though_it_is_the_only_one_of_its_size() -> None:
+    options = parse_cmdline(["qemu", "-m", "256"])
+    others = [m for m in _MAPPINGS if m.span.start != _ANON]
+    assert [c.span.start for c in candidates(others, _SIZE)] == [_MEMFD]
+    assert match(options, others, _SIZE, "") == []

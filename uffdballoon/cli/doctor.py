@@ -5,24 +5,35 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from uffdballoon.cli.output import print_json, print_table
 from uffdballoon.cli.types import PID
-from uffdballoon.errors import ExitCode, UffdballoonError, UnsupportedError
+from uffdballoon.errors import (
+    ExitCode,
+    MonitorBusyError,
+    PermissionDeniedError,
+    QmpError,
+    UffdballoonError,
+    UnsupportedError,
+    UsageError,
+)
 from uffdballoon.host.jobs import ATTACH
 from uffdballoon.host.privileges import Capability, with_lacking
 from uffdballoon.host.probes import (
     ATTACH_TO_OWN,
     Probe,
     job_name,
+    may_anybody_use_userfaultfd,
     may_use_userfaultfd,
     probe_host,
 )
 from uffdballoon.host.uffd import DEVICE
+from uffdballoon.model.sizes import format_size
 from uffdballoon.session import look_at
+from uffdballoon.target.private_file import why_refused
 from uffdballoon.target.process import Target
 from uffdballoon.target.readiness import refuse_unless_ready
 from uffdballoon.target.seccomp import ZAPS, Permits, look_at_filters
@@ -41,14 +52,21 @@ _ATTACH_TO_OTHERS = job_name(ATTACH)
 
 @click.command()
 @click.option("--pid", type=PID, help="Say also what stands in the way of attaching to it.")
+@click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of that QEMU, as for attach.")
 @click.option("--json", "as_json", is_flag=True)
-def doctor(pid: int | None, *, as_json: bool) -> int:
+def doctor(pid: int | None, *, qmp: str | None, as_json: bool) -> int:
     """Say what works here, and for each lack what to do.
 
     Ends with 0 when the main job can be done, else 3 (permission) or 4 (this kernel cannot).
     """
+    if qmp is not None and pid is None:
+        raise UsageError(
+            "--qmp goes with --pid",
+            why="a monitor is asked about its own QEMU",
+            hint="give the pid of that QEMU, too",
+        )
     probes = sorted(probe_host(), key=lambda probe: (probe.ok, not probe.essential))
-    probes += _target_probes(pid) if pid is not None else []
+    probes += _target_probes(pid, qmp) if pid is not None else []
     code = _verdict(probes, of_one=pid is not None)
     if as_json:
         print_json({"exit_code": int(code), "probes": [dataclasses.asdict(p) for p in probes]})
@@ -86,7 +104,7 @@ def _verdict(probes: list[Probe], *, of_one: bool) -> ExitCode:
     return ExitCode.PERMISSION if denied else ExitCode.UNSUPPORTED
 
 
-def _target_probes(pid: int) -> list[Probe]:
+def _target_probes(pid: int, qmp: str | None) -> list[Probe]:
     with Target.open(pid) as target:
         refused = target.access_refused()
         access = Probe(
@@ -97,21 +115,22 @@ def _target_probes(pid: int) -> list[Probe]:
             fix=with_lacking(Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH),
             essential=True,
         )
-        return [access] if refused else [access, *_looks(target)]
+        return [access] if refused else [access, *_looks(target, qmp)]
 
 
-def _looks(target: Target) -> list[Probe]:
+def _looks(target: Target, qmp: str | None) -> list[Probe]:
     pid = target.pid
     confined = target.confinement()
-    ready = _refusal(lambda: refuse_unless_ready(pid))
+    tids = _borrowed(target)
+    ready = _refusal(lambda: refuse_unless_ready(pid, tids))
     busy = _refusal(target.refuse_if_busy)
-    unsuitable = _unsuitable(target)
+    # A frozen QEMU answers on no monitor, and is refused in any case.
+    ram = _look_at_ram(target, None if ready else qmp)
     permits: Permits | None = None
     unlooked: UffdballoonError | None = None
     if ready is None:
         try:
-            idle = find_rcu_thread(target).thread
-            permits = look_at_filters(pid, target.pidfd, (idle.tid, pid) if idle else (pid,))
+            permits = look_at_filters(pid, target.pidfd, tids)
             permits.refuse_unless_any(pid)
         except UffdballoonError as error:
             unlooked = error
@@ -136,7 +155,9 @@ def _looks(target: Target) -> list[Probe]:
             fix=busy.hint if busy else "",
             essential=True,
         ),
+        *ram.probes,
         *([] if ready else _filter_probes(pid, confined, permits, unlooked)),
+        *([] if permits is None else _zap_probes(pid, permits, needed=ram.is_zapped)),
         Probe(
             f"{pid}: confinement",
             ok=True,
@@ -153,7 +174,7 @@ def _looks(target: Target) -> list[Probe]:
                 else "",
                 essential=finding.refuses,
             )
-            for finding in unsuitable
+            for finding in ram.unsuitable
         ),
     ]
 
@@ -181,9 +202,8 @@ def _filter_probes(
                 essential=True,
             )
         ]
-    privileged = bool(confined.capabilities & _CAP_SYS_PTRACE)
     refused = "" if permits.may("direct") else str(permits.refusals["direct"])
-    lacking = refused or ("" if privileged else "it has no CAP_SYS_PTRACE")
+    lacking = refused or _lacks_privilege(confined)
     fix = f"{with_lacking(Capability.DAC_READ_SEARCH)}, or give this user access to {DEVICE}"
     if not permits.may("passed"):
         fix = f"{permits.refusals['passed']}; let it hold CAP_SYS_PTRACE"
@@ -197,16 +217,6 @@ def _filter_probes(
             essential=True,
         )
     ]
-    if ZAPS in permits.refusals:
-        found.append(
-            Probe(
-                f"{pid}: zaps of private memory",
-                ok=False,
-                detail=str(permits.refusals[ZAPS]),
-                errno=errno.EPERM,
-                fix="shared memory (memory-backend-memfd,share=on) needs none",
-            )
-        )
     if permits.filters:
         found.append(
             Probe(
@@ -219,8 +229,78 @@ def _filter_probes(
     return found
 
 
-def _unsuitable(target: Target) -> list[Finding]:
+def _lacks_privilege(confined: Confinement) -> str:
+    """Say what userfaultfd(2) lacks there; empty where it is allowed (userfaultfd(2), EPERM)."""
+    if may_anybody_use_userfaultfd():
+        return ""
+    if not confined.capabilities & _CAP_SYS_PTRACE:
+        return "it has no CAP_SYS_PTRACE"
+    if "user" in confined.foreign_namespaces:  # it counts in that namespace and below
+        return "its CAP_SYS_PTRACE is of another user namespace"
+    return ""
+
+
+def _zap_probes(pid: int, permits: Permits, *, needed: bool) -> list[Probe]:
+    """Tell of a refusal to zap; ``needed`` says that this guest's memory is zapped by calls."""
+    if ZAPS not in permits.refusals:
+        return []
+    return [
+        Probe(
+            f"{pid}: zaps of private memory",
+            ok=False,
+            detail=str(permits.refusals[ZAPS]),
+            errno=errno.EPERM,
+            fix="shared memory (memory-backend-memfd,share=on) needs none",
+            essential=needed,
+        )
+    ]
+
+
+def _borrowed(target: Target) -> tuple[int, ...]:
+    """Return the threads that `attach` may stop."""
+    idle = find_rcu_thread(target).thread
+    return (target.pid,) if idle is None else (idle.tid, target.pid)
+
+
+class _Ram(NamedTuple):
+    """What is said of the guest's RAM; ``is_zapped``: injected calls are what drops some of it."""
+
+    probes: list[Probe]
+    unsuitable: list[Finding]
+    is_zapped: bool = False
+
+
+def _look_at_ram(target: Target, qmp: str | None) -> _Ram:
+    """Say whether `attach`, with the same monitor, knows the guest's RAM and can take it."""
+    name = f"{target.pid}: guest RAM"
     try:
-        return look_at(target, None).unsuitable
-    except UnsupportedError:  # its RAM cannot be told without the monitor; the rest can
-        return judge(gather(target))
+        looked = look_at(target, qmp)
+    except MonitorBusyError as busy:  # `attach` goes on without
+        held = Probe(f"{target.pid}: monitor", ok=False, detail=_told(busy), fix=busy.hint)
+        without = _look_at_ram(target, None)
+        return without._replace(probes=[held, *without.probes])
+    except (PermissionDeniedError, QmpError, UnsupportedError) as error:
+        probe = Probe(
+            name,
+            ok=False,
+            detail=_told(error),
+            errno=error.errno,
+            fix=error.hint,
+            essential=True,
+        )
+        return _Ram([probe], judge(gather(target)))
+    blocks = looked.layout.blocks
+    refusals = [why for block in blocks if (why := why_refused(target.pid, block))]
+    found = f"{format_size(looked.layout.allocated_bytes)}, by {looked.layout.source}"
+    probe = Probe(
+        name,
+        not refusals,
+        "; ".join(refusals) or found,
+        fix="`attach` says what to do about each",
+        essential=True,
+    )
+    return _Ram([probe], looked.unsuitable, not all(block.shared for block in blocks))
+
+
+def _told(error: UffdballoonError) -> str:
+    return f"{error.what}: {error.why}"

@@ -200,9 +200,12 @@ def _attach_to_own() -> Probe:
 
 def may_use_userfaultfd() -> bool:
     """Tell whether a target without privileges can have one: by the device, or by sysctl."""
-    return os.access(DEVICE, os.R_OK, effective_ids=True) or bool(
-        _read_number("/proc/sys/vm/unprivileged_userfaultfd")
-    )
+    return os.access(DEVICE, os.R_OK, effective_ids=True) or may_anybody_use_userfaultfd()
+
+
+def may_anybody_use_userfaultfd() -> bool:
+    """Tell whether userfaultfd(2) needs no privilege here."""
+    return bool(_read_number("/proc/sys/vm/unprivileged_userfaultfd"))
 
 
 def probe_jobs() -> list[Probe]:

@@ -41,6 +41,17 @@ def read_unchanged_file(pid: int, path: str, *, has_moved: bool) -> str:
         raise _unreadable(pid, path, f"it cannot be read: {why}") from error
 
 
+def is_there(pid: int, path: str) -> bool:
+    """Tell whether a process sees a file at an absolute path; so it is when that cannot be told."""
+    try:
+        os.lstat(_resolve(pid, path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
+
+
 def root_of(pid: int) -> str:
     """Return the root directory of a process as it is seen from here; "/" when it cannot be told.
 

@@ -263,9 +263,9 @@ class Injector:
                 pid=target.pid,
             )
         _refuse_shadow_stack(target.pid, has_one=target.confinement().shadow_stack)
-        refuse_unless_ready(target.pid)
         self.target = target
         self.idle = idle
+        refuse_unless_ready(target.pid, self.tids)
         self.main_stops = 0
         self._gadgets = _gadgets_of(target)
         self._tracer: _Tracer | None = None
@@ -377,6 +377,8 @@ class _Tracer:
         try:
             return outcome.result()
         except BaseException:
+            # Where it was our wait that was interrupted (Ctrl-C) the job goes to its end.
+            self._jobs.put(None)
             self._thread.join()
             raise
 

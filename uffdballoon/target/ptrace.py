@@ -261,7 +261,7 @@ def _seize_error(pid: int, tid: int, number: int | None) -> UffdballoonError:
         )
     state = thread_state(pid, tid)
     if state.tracer_pid:
-        return traced_error(pid, state)
+        return traced_error(pid, state, tid)
     likely = who_refuses(pid)
     return PermissionDeniedError(
         f"not allowed to trace process {pid}",

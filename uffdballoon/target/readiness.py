@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uffdballoon.errors import TargetBusyError, UffdballoonError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _MOUNT_FIELDS = 5  # of mountinfo, up to the mount point; proc_pid_mountinfo(5)
 _FROZEN: tuple[str, ...] = ("1",)  # of cgroup v2's cgroup.freeze
@@ -37,21 +37,25 @@ class ThreadState:
     sleeps_at: str
 
 
-def refuse_unless_ready(pid: int, tid: int | None = None) -> None:
-    """Raise TargetBusyError for a process that is frozen, or a thread that has a tracer."""
-    state = thread_state(pid, tid or pid)
-    if state.tracer_pid:
-        raise traced_error(pid, state)
-    frozen = frozen_by(pid)
-    if frozen is not None:
-        raise frozen_error(pid, frozen)
+def refuse_unless_ready(pid: int, tids: Iterable[int] = ()) -> None:
+    """Raise TargetBusyError for threads, by default the main one, that are frozen or traced.
+
+    A tracer, and a cgroup, may have some threads of a process and not the others.
+    """
+    for tid in tids or (pid,):
+        state = thread_state(pid, tid)
+        if state.tracer_pid:
+            raise traced_error(pid, state, tid)
+        frozen = frozen_by(pid, tid)
+        if frozen is not None:
+            raise frozen_error(pid, frozen, tid)
 
 
 def does_not_stop_error(pid: int, tid: int) -> UffdballoonError:
     """Name why a thread that was asked to stop, or to go on, did not: as TargetBusyError."""
-    frozen = frozen_by(pid)
+    frozen = frozen_by(pid, tid)
     if frozen is not None:
-        return frozen_error(pid, frozen)
+        return frozen_error(pid, frozen, tid)
     state = thread_state(pid, tid)
     where = f", in {state.sleeps_at}" if state.sleeps_at else ""
     why = {
@@ -61,30 +65,34 @@ def does_not_stop_error(pid: int, tid: int) -> UffdballoonError:
     return TargetBusyError(
         f"thread {tid} of process {pid} does not stop",
         why=why,
-        hint=f"see /proc/{pid}/task/{tid}/stack for what it waits for, and attach again later",
+        hint=f"see /proc/{pid}/task/{tid}/stack for what it waits for, and try again later",
         pid=pid,
     )
 
 
-def traced_error(pid: int, state: ThreadState) -> TargetBusyError:
+def traced_error(pid: int, state: ThreadState, tid: int) -> TargetBusyError:
     stopped = " and keeps it stopped" if state.letter == "t" else ""
     return TargetBusyError(
-        f"process {pid} is traced already",
+        f"{_named(pid, tid)} is traced already",
         why=f"its tracer is process {state.tracer_pid} (a debugger, strace?){stopped}, "
         "and there can be only one",
-        hint=f"end or detach process {state.tracer_pid}, then attach again",
+        hint=f"end or detach process {state.tracer_pid}, then try again",
         pid=pid,
     )
 
 
-def frozen_error(pid: int, switch: Path) -> TargetBusyError:
+def frozen_error(pid: int, switch: Path, tid: int) -> TargetBusyError:
     thawed = "0" if switch.name == "cgroup.freeze" else "THAWED"
     return TargetBusyError(
-        f"process {pid} is frozen",
-        why=f"{switch} says so, and no thread of it can be borrowed meanwhile",
-        hint=f"thaw it (echo {thawed} > {switch}), and attach again",
+        f"{_named(pid, tid)} is frozen",
+        why=f"{switch} says so, and no thread in it can be borrowed meanwhile",
+        hint=f"thaw it (echo {thawed} > {switch}), and try again",
         pid=pid,
     )
+
+
+def _named(pid: int, tid: int) -> str:
+    return f"process {pid}" if tid == pid else f"thread {tid} of process {pid}"
 
 
 def thread_state(pid: int, tid: int) -> ThreadState:
@@ -113,18 +121,19 @@ def has_exited(pidfd: int) -> bool:
     return bool(poller.poll(0))
 
 
-def frozen_by(pid: int) -> Path | None:
-    """Return the file that freezes a process, cgroup v2's or v1's; None: it is not frozen.
+def frozen_by(pid: int, tid: int) -> Path | None:
+    """Return the file that freezes a thread, cgroup v2's or v1's; None: it is not frozen.
 
     A group is frozen with each of its ancestors (Documentation/admin-guide/cgroup-v2.rst,
-    cgroup.freeze; cgroup-v1/freezer-subsystem.rst). What is not visible here is not seen.
+    cgroup.freeze; cgroup-v1/freezer-subsystem.rst). A thread may be in a group of its own: of v1
+    in any, of v2 in a threaded one. What is not visible here is not seen.
     """
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_bytes().decode(errors="replace").split("\n")
+        groups = Path(f"/proc/{pid}/task/{tid}/cgroup").read_bytes().decode(errors="replace")
         mounts = Path("/proc/self/mountinfo").read_bytes().decode(errors="replace")
     except OSError:
         return None
-    for line in lines:
+    for line in groups.split("\n"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if number == "0" and not controllers:

@@ -30,6 +30,8 @@ _PVE = re.compile(r"\+pve\d+$", re.ASCII)
 _Q35 = re.compile(r"q35|ubuntu-q35|pc-q35-.+")
 _I440FX = re.compile(r"pc|ubuntu|pc-i440fx-.+|pc-[01]\..+|rhel[56]\..+")
 _JSON = frozenset({"object", "machine", "numa", "m"})
+# QEMU, system/vl.c: qemu_init(); the second is of before 5.0
+_NO_USER_CONFIG = frozenset({"no-user-config", "nodefconfig"})
 _ENCRYPTED = frozenset({"sev-guest", "sev-snp-guest", "tdx-guest"})
 
 
@@ -88,15 +90,25 @@ class MemoryOptions:
 
 
 def parse_cmdline(
-    arguments: Sequence[str], read_config: Callable[[str], str] | None = None
+    arguments: Sequence[str],
+    read_config: Callable[[str], str] | None = None,
+    user_configs: Sequence[str] = (),
 ) -> MemoryOptions:
     """Read what of a command line, its program's name included, is about memory.
 
     ``read_config`` returns the text of a file of -readconfig, or raises UffdballoonError;
     without it none is read, and that is a doubt. What cannot be read is one as well.
+    ``user_configs`` are files that are there and that QEMU may have read by itself, before its
+    options (system/vl.c: qemu_read_default_config_file()); of several it is not known which.
     """
     reading = _Reading()
-    for option in parse_options(arguments[1:] if _is_program(arguments) else arguments):
+    options = parse_options(arguments[1:] if _is_program(arguments) else arguments)
+    if not any(option.name in _NO_USER_CONFIG for option in options):
+        for path in user_configs:
+            reading.take_config(path, read_config, "QEMU's user")
+        if len(user_configs) > 1:
+            reading.doubts.append(f"which it read of {' and '.join(user_configs)} is not known")
+    for option in options:
         reading.take(option, read_config)
     if arguments and (other := _OTHER_ARCHITECTURE.fullmatch(PurePath(arguments[0]).name)):
         reading.doubts.append(f"where a guest of architecture {other[1]} has its RAM is not known")
@@ -139,9 +151,27 @@ class _Reading:
             case "mem-path":
                 self.mem_path = option.text
             case "readconfig":
-                self._take_config(option.text, read_config)
+                self.take_config(option.text, read_config)
             case _:
                 self._take_other(option)
+
+    def take_config(
+        self, path: str, read_config: Callable[[str], str] | None, read_by: str = "-readconfig"
+    ) -> None:
+        self.has_config = True
+        why = "it was not read"
+        try:
+            options = parse_config(read_config(path)) if read_config is not None else None
+            if read_config is not None:
+                why = "it is no configuration file of QEMU"
+        except UffdballoonError as error:
+            options, why = None, error.why or str(error)
+        if options is None:
+            self.is_whole = False
+            self.doubts.append(f"size and machine may stand in the file of {read_by} {path}: {why}")
+            return
+        for option in options:
+            self.take(option, None)
 
     def _take_object(self, values: Mapping[str, str]) -> None:
         kind, name = values.get("qom-type", ""), values.get("id", "")
@@ -157,24 +187,6 @@ class _Reading:
             )
         elif kind in _ENCRYPTED:
             self.doubts.append("the guest's memory is encrypted")
-
-    def _take_config(self, path: str, read_config: Callable[[str], str] | None) -> None:
-        self.has_config = True
-        why = "it was not read"
-        try:
-            options = parse_config(read_config(path)) if read_config is not None else None
-            if read_config is not None:
-                why = "it is no configuration file of QEMU"
-        except UffdballoonError as error:
-            options, why = None, error.why or str(error)
-        if options is None:
-            self.is_whole = False
-            self.doubts.append(
-                f"size and machine may stand in the file of -readconfig {path}: {why}"
-            )
-            return
-        for option in options:
-            self.take(option, None)
 
     def _take_other(self, option: Option) -> None:
         text = option.text

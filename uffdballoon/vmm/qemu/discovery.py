@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.host.mapped_file import mapped_file, page_bytes_of
 from uffdballoon.host.procfs import Mapping, read_mappings
-from uffdballoon.host.targetfiles import read_unchanged_file, root_of
+from uffdballoon.host.targetfiles import is_there, read_unchanged_file, root_of
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, Hva
 from uffdballoon.model.ram import Backing, Layout, RamBlock, Segment
 from uffdballoon.model.sizes import format_size
@@ -23,8 +24,17 @@ if TYPE_CHECKING:
     from uffdballoon.vmm.qemu.facts import MonitorFacts
 
 _SEVERAL = 2
-# QEMU, system/vl.c: os_daemonize() goes to the root directory, and -chroot to another
-_MOVING = frozenset({"-daemonize", "--daemonize", "-chroot", "--chroot", "-run-with", "--run-with"})
+# QEMU, system/vl.c: qemu_read_default_config_file(), in the directory that it was built for: by
+# default and Debian, Red Hat, Proxmox, and as upstream installs it
+_USER_CONFIGS = (
+    "/etc/qemu/qemu.conf",
+    "/etc/qemu-kvm/qemu.conf",
+    "/etc/kvm/qemu.conf",
+    "/usr/local/etc/qemu/qemu.conf",
+)
+# QEMU, system/vl.c: os_daemonize() goes to the root directory, and -chroot to another root
+_MOVING = frozenset({"-daemonize", "--daemonize"})
+_CHROOT = frozenset({"-chroot", "--chroot", "-run-with", "--run-with"})
 
 
 def discover(pid: int, cmdline: Sequence[str], facts: MonitorFacts | None) -> Layout:
@@ -43,7 +53,24 @@ def discover(pid: int, cmdline: Sequence[str], facts: MonitorFacts | None) -> La
 def options_of(pid: int, cmdline: Sequence[str]) -> MemoryOptions:
     """Read the command line of a QEMU, with the configuration files that it read."""
     has_moved = bool(_MOVING & set(cmdline))
-    return parse_cmdline(cmdline, lambda path: read_unchanged_file(pid, path, has_moved=has_moved))
+    if not _CHROOT & set(cmdline):
+        return parse_cmdline(
+            cmdline,
+            lambda path: read_unchanged_file(pid, path, has_moved=has_moved),
+            [path for path in _USER_CONFIGS if is_there(pid, path)],
+        )
+    # It read them before: the root that it had then was ours, if anybody can tell.
+    return parse_cmdline(
+        cmdline, _refuse_old_root, [path for path in _USER_CONFIGS if Path(path).exists()]
+    )
+
+
+def _refuse_old_root(path: str) -> str:
+    raise UnsupportedError(
+        f"{path} cannot be read as QEMU read it",
+        why="QEMU has gone to another root directory since (chroot)",
+        hint="give its monitor with --qmp PATH",
+    )
 
 
 def _from_monitor(

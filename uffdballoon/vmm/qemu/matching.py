@@ -56,10 +56,12 @@ def match(
     ``backend`` is the id of -object, or empty for the RAM that -m alone makes. ``root`` is the
     target's root directory as it is seen from here.
     """
-    found = candidates(mappings, size_bytes)
     made_by = options.backends.get(backend)
-    if len(found) > 1:
-        found = [c for c in found if _is_of_kind(options, backend, made_by, c.mapping)]
+    found = [
+        c
+        for c in candidates(mappings, size_bytes)
+        if _is_of_kind(options, backend, made_by, c.mapping)
+    ]
     if len(found) > 1:
         path = made_by.path if made_by else options.mem_path
         named = [c for c in found if path and _is_named(c.mapping, path, backend or "pc.ram", root)]
@@ -89,11 +91,11 @@ def _is_named(mapping: Mapping, path: str, name: str, root: str) -> bool:
     as seen from here (fs/proc/task_mmu.c: show_map_vma()), and ``path`` is the target's own: below
     its root, or, of a QEMU that went there later (-chroot), not.
     """
-    is_deleted = mapping.path.endswith(_DELETED)
     file = mapping.path.removesuffix(_DELETED)
     files = {file, file.removeprefix(root)} if file.startswith(f"{root}/") else {file}
     if path in files:
-        return not is_deleted
+        # One that was removed may be it as well: another may have got its name since.
+        return True
     made = {f"{path.rstrip('/')}/qemu_back_mem.{n}." for n in (name, f"_objects_{name}")}
     return any(
         file.startswith(head) and "/" not in file[len(head) :] for file in files for head in made

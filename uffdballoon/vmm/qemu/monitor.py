@@ -31,9 +31,11 @@ from qemu.qmp import (
     Runstate,
 )
 from qemu.qmp.error import ProtocolError
+from qemu.qmp.qmp_client import GreetingError
 
 from uffdballoon.core.relay import Relay
 from uffdballoon.errors import MonitorBusyError, QmpError
+from uffdballoon.target.readiness import thread_state
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -149,7 +151,7 @@ class Monitor:
             monitor.close()
             raise QmpError(
                 f"cannot connect to the monitor at {path}",
-                why=str(error),
+                why=_why_not(error),
                 hint="give the socket of -qmp unix:PATH,server=on,wait=off",
                 pid=pid,
             ) from error
@@ -309,7 +311,24 @@ def _peer_path(connection: socket.socket) -> str | None:
     return name if isinstance(name, str) and name.startswith("/") else None
 
 
+def _why_not(error: Exception) -> str:
+    """Say in one line why no session came about; the library's words have several."""
+    cause = error.exc if isinstance(error, ConnectError) else error
+    if isinstance(cause, EOFError):
+        return "it was closed at once: what listens there wants none, or is ending"
+    if isinstance(cause, (GreetingError, ValueError)):
+        return "what listens there is no QMP monitor (a human monitor, a serial line?)"
+    return " ".join(str(error).split())
+
+
 def _busy(path: str, pid: int) -> MonitorBusyError:
+    if thread_state(pid, pid).letter == "T":
+        return MonitorBusyError(
+            f"the monitor at {path} does not answer",
+            why=f"process {pid} is stopped by job control (SIGSTOP, Ctrl-Z)",
+            hint=f"let it go on (kill -CONT {pid}), or leave --qmp out",
+            pid=pid,
+        )
     return MonitorBusyError(
         f"the monitor at {path} does not answer",
         why="another client (libvirt?) is connected to it, and it serves one at a time",

@@ -24,6 +24,7 @@ from uffdballoon.errors import (
 )
 from uffdballoon.host.procfs import locked_bytes_of, read_mappings
 from uffdballoon.host.uffd import Feature, query_features
+from uffdballoon.target.process import is_vmm
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -66,13 +67,15 @@ class Evidence:
     """What there is to be judged: devices, fds and the like, by whoever told of them.
 
     ``drivers`` maps what the command line or the monitor calls a device (or netdev) to its id.
-    ``encrypted`` is how that is known; ``mappers`` are other processes that map the RAM.
+    ``encrypted`` is how that is known; ``mappers`` are other processes that share the RAM, and
+    ``owners`` those to which its contents belong as well: another VMM, or who has a private copy.
     """
 
     drivers: Mapping[str, str] = field(default_factory=dict)
     fds: Collection[str] = ()
     encrypted: str = ""
     mappers: Sequence[int] = ()
+    owners: Sequence[int] = ()
     locked_bytes: int = 0
     sees_fills: bool = True
 
@@ -104,32 +107,42 @@ def judge(evidence: Evidence) -> list[Finding]:
                 refuses=True,
             )
         )
-    outside = _outside(evidence)
-    if outside:
-        findings.append(
-            Finding(
-                "shared-elsewhere",
-                f"other processes use the guest's memory through mappings of their own ({outside}"
-                "): what they read or write there is not trapped"
-                + (
-                    ", keeps memory, and is judged when the guest touches it"
-                    if evidence.sees_fills
-                    else ", nor is it when the guest touches it, as this kernel has no minor faults"
-                ),
-                refuses=not evidence.sees_fills,
-            )
-        )
+    findings += _elsewhere(evidence)
     if evidence.locked_bytes:
         findings.append(
             Finding(
                 "locked",
                 f"{evidence.locked_bytes >> 20} MiB of QEMU's memory are locked (mem-lock): of "
-                "private memory `inflate` frees what it takes, but the kernel refuses QEMU what "
-                "the guest's own balloon gives up, which stays there",
+                "private memory `inflate` frees what it takes, of huge pages whole ones alone, but "
+                "the kernel refuses QEMU what the guest's own balloon gives up, which stays there",
                 refuses=False,
             )
         )
     return findings
+
+
+def _elsewhere(evidence: Evidence) -> list[Finding]:
+    told = []
+    outside = _outside(evidence)
+    if outside:
+        told.append(
+            f"other processes use the guest's memory through mappings of their own ({outside}"
+            "): what they read or write there is not trapped"
+            + (
+                ", keeps memory, and is judged when the guest touches it"
+                if evidence.sees_fills
+                else ", nor is it when the guest touches it, as this kernel has no minor faults"
+            )
+        )
+    if evidence.owners:
+        owners = ", ".join(f"process {pid}" for pid in evidence.owners)
+        told.insert(
+            0,
+            f"the guest's memory belongs to others as well ({owners}): another guest has it, or "
+            "a private copy of it, and loses what is dropped",
+        )
+    refuses = bool(evidence.owners) or not evidence.sees_fills
+    return [Finding("shared-elsewhere", "; ".join(told), refuses=refuses)] if told else []
 
 
 def gather(
@@ -151,11 +164,13 @@ def gather(
         sees_fills = not (Feature.MINOR_SHMEM | Feature.MINOR_HUGETLBFS) & ~query_features()
     except (OSError, UffdballoonError):
         sees_fills = True
+    mappers = other_mappers(target.pid, blocks)
     return Evidence(
         drivers=drivers,
         fds=fds,
         encrypted=encrypted,
-        mappers=tuple(other_mappers(target.pid, blocks)),
+        mappers=tuple(pid for pid, owns in mappers.items() if not owns),
+        owners=tuple(pid for pid, owns in mappers.items() if owns),
         locked_bytes=_locked_ram(target.pid, blocks),
         sees_fills=sees_fills,
     )
@@ -278,11 +293,15 @@ def _told_encryption(monitor: Answers) -> str:
     return ""
 
 
-def other_mappers(pid: int, blocks: Sequence[RamBlock]) -> list[int]:
-    """List the other processes that share a mapping of the files behind RAM blocks."""
+def other_mappers(pid: int, blocks: Sequence[RamBlock]) -> dict[int, bool]:
+    """Find the other processes that map the files behind shared RAM blocks.
+
+    The value says whether the contents are theirs, too: a VMM's, or those of a private mapping,
+    which shows the file wherever nothing was written. A device's process only borrows them.
+    """
     shared = [block for block in blocks if block.shared]
     if not shared:
-        return []
+        return {}
     files = {
         (mapping.device, mapping.inode)
         for mapping in read_mappings(pid)
@@ -290,18 +309,25 @@ def other_mappers(pid: int, blocks: Sequence[RamBlock]) -> list[int]:
         and any(mapping.span.start <= block.hva < mapping.span.end for block in shared)
     }
     inodes = [f" {inode} ".encode() for _, inode in files]
-    found = []
-    for entry in Path("/proc").iterdir():
+    found = {}
+    for entry in sorted(Path("/proc").iterdir()):
         if not entry.name.isdecimal() or int(entry.name) == pid:
             continue
+        other = int(entry.name)
         with contextlib.suppress(OSError, TargetGoneError, PermissionDeniedError):
             text = (entry / "maps").read_bytes()
-            if any(inode in text for inode in inodes) and any(
-                (mapping.device, mapping.inode) in files and mapping.shared
-                for mapping in read_mappings(int(entry.name))
-            ):
-                found.append(int(entry.name))
-    return sorted(found)
+            if not any(inode in text for inode in inodes):
+                continue
+            maps = [m for m in read_mappings(other) if (m.device, m.inode) in files]
+            if maps:
+                found[other] = not all(m.shared for m in maps) or _is_vmm(other)
+    return found
+
+
+def _is_vmm(pid: int) -> bool:
+    proc = Path(f"/proc/{pid}")
+    arguments = (proc / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    return is_vmm(str((proc / "exe").readlink()), tuple(arguments))
 
 
 def _named(evidence: Evidence, driver: re.Pattern[str] | None, fd: re.Pattern[str]) -> str:

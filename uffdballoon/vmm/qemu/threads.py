@@ -18,6 +18,8 @@ from uffdballoon.target.arch import x86_64 as arch
 from uffdballoon.target.injector import IdleThread
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from uffdballoon.target.process import Target, Thread
 
 _NAME = "call_rcu"
@@ -40,7 +42,9 @@ def find_rcu_thread(target: Target) -> Found:
     Raises TargetGoneError or PermissionDeniedError.
     """
     threads = target.threads()
-    thread, why = _choose(threads, Path(target.exe.removesuffix(" (deleted)")).name)
+    # A thread's first name is that of the file that was run, which may be a link to the program.
+    programs = (target.exe.removesuffix(" (deleted)"), *target.cmdline[:1])
+    thread, why = _choose(threads, [Path(program).name for program in programs])
     if thread is None:
         return Found(None, why)
     if thread.name != _NAME and _is_younger(target, thread, threads):
@@ -55,7 +59,7 @@ def find_rcu_thread(target: Target) -> Found:
     return Found(None, f"thread {thread.tid} does not sleep as an RCU thread does")
 
 
-def _choose(threads: list[Thread], program: str) -> tuple[Thread | None, str]:
+def _choose(threads: list[Thread], programs: Sequence[str]) -> tuple[Thread | None, str]:
     """Choose by name, else the first one born after the main one.
 
     It has the program's name even with debug-threads=on, which is read after its birth;
@@ -69,7 +73,7 @@ def _choose(threads: list[Thread], program: str) -> tuple[Thread | None, str]:
     if len(threads) < 2:  # noqa: PLR2004 - the main one and another
         return None, "it has no thread but the main one"
     first = threads[1]
-    if first.name not in (threads[0].name, program[:_COMM_BYTES]):
+    if first.name not in (threads[0].name, *(program[:_COMM_BYTES] for program in programs)):
         return None, f"its first-born thread is named {first.name!r}"
     return first, ""
 
