@@ -609,8 +609,11 @@ static void note_inflating(struct uffdb_engine *engine, uint64_t hva, uint64_t l
 int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 {
 	struct change change = {hva, len, 0};
-	int error;
+	int error = uffdb_ledger_check(engine->ledger, hva, len);
 
+	/* Before anything is armed for it. */
+	if (error)
+		return error;
 	pthread_mutex_lock(&engine->control);
 	note_inflating(engine, hva, len);
 	error = uffdb_windows_arm(engine->windows, hva, len);
@@ -670,8 +673,10 @@ static int64_t deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 
 int64_t uffdb_engine_deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 {
-	int64_t pages;
+	int64_t pages = uffdb_ledger_check(engine->ledger, hva, len);
 
+	if (pages)
+		return pages;
 	pthread_mutex_lock(&engine->control);
 	pages = deflate(engine, hva, len);
 	pthread_mutex_unlock(&engine->control);

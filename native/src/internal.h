@@ -74,6 +74,10 @@ uint64_t uffdb_touched_last(const struct uffdb_touched *touched, uint64_t hva, u
 /* ledger.c */
 const struct uffdb_block *uffdb_ledger_block(const struct uffdb_ledger *ledger, uint64_t hva);
 const struct uffdb_block *uffdb_ledger_blocks(const struct uffdb_ledger *ledger, size_t *nr);
+/* How large a page of it is, in bytes: the least that can be given up or answered. */
+uint64_t uffdb_block_page(const struct uffdb_block *block);
+/* Is a range made of whole pages of one RAM block? 0; -ENOENT outside, or empty; -EINVAL. */
+int uffdb_ledger_check(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len);
 /* Number of 2 MiB blocks of the address space that a RAM block reaches into. */
 uint64_t uffdb_block_units(const struct uffdb_block *block);
 /* Where the contract's state is kept for whoever comes after us; NULL without a file. */

@@ -292,6 +292,20 @@ const struct uffdb_block *uffdb_ledger_blocks(const struct uffdb_ledger *ledger,
 	return ledger->blocks;
 }
 
+uint64_t uffdb_block_page(const struct uffdb_block *block)
+{
+	return block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;
+}
+
+int uffdb_ledger_check(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len)
+{
+	const struct uffdb_block *block = uffdb_ledger_block(ledger, hva);
+
+	if (!block || !len || len > block->hva + block->size - hva)
+		return -ENOENT;
+	return hva % uffdb_block_page(block) || len % uffdb_block_page(block) ? -EINVAL : 0;
+}
+
 /* Which bits of word @word lie in pages [first, last)? */
 static uint64_t word_mask(uint64_t word, uint64_t first, uint64_t last)
 {
@@ -586,6 +600,8 @@ int uffdb_ledger_next(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t 
 
 	if (index < 0)
 		return -ENOENT;
+	if (end <= hva)
+		return 0;
 	block = &ledger->blocks[index];
 	if (end > block->hva + block->size)
 		end = block->hva + block->size;
