@@ -8,14 +8,21 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "again.h"
+#include "clock.h"
+#include "counter.h"
+#include "ledger.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "signals.h"
+#include "uffdballoon.h"
 
 #define MOST_HELD_BYTES (4ull << 20) /* that are looked at and zapped in one go */
 #define HOLD_POLL_NS	1000000
-#define NS_PER_S	1000000000l
 
 enum uffdb_contents uffdb_contents(const struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 {
@@ -38,7 +45,7 @@ static uint64_t page_size(const struct uffdb_engine *engine, uint64_t hva)
 {
 	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, hva);
 
-	return block && block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;
+	return block ? uffdb_block_page(block) : UFFDB_PAGE;
 }
 
 /* Put one more behind the others, or to the last of them. */
@@ -95,12 +102,7 @@ static bool hold(struct uffdb_engine *engine)
 
 		/* The signal may come just before the read() that it shall end: repeat it. */
 		pthread_kill(engine->thread, UFFDB_WAKE_SIGNAL);
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += HOLD_POLL_NS;
-		if (until.tv_nsec >= NS_PER_S) {
-			until.tv_nsec -= NS_PER_S;
-			until.tv_sec++;
-		}
+		until = uffdb_timespec(uffdb_now_ns(CLOCK_MONOTONIC) + HOLD_POLL_NS);
 		if (!sem_clockwait(&engine->held, CLOCK_MONOTONIC, &until))
 			return true;
 	}

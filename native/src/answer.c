@@ -2,7 +2,13 @@
 /* How a fault is answered: one ioctl, and nobody left asleep whatever comes of it. */
 #include <errno.h>
 
+#include "clock.h"
+#include "counter.h"
 #include "engine.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 /* A walk through memory is met halfway: each fill that continues the last is twice as large. */
 #define AROUND_FIRST  (4 * UFFDB_PAGE)

@@ -3,6 +3,12 @@
 #include <errno.h>
 
 #include "engine.h"
+#include "ledger.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "touched.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define BATCH 512
 

@@ -8,7 +8,20 @@
 #include <semaphore.h>
 #include <time.h>
 
-#include "internal.h"
+#include "clock.h"
+#include "counter.h"
+#include "histogram.h"
+#include "ledger.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "placement.h"
+#include "process.h"
+#include "ring.h"
+#include "roles.h"
+#include "signals.h"
+#include "thread_ids.h"
+#include "touched.h"
+#include "windows.h"
 
 #define UFFDB_BATCH	 64
 #define UFFDB_MAX_PARKED 4096 /* a thread waits for one page at a time; no more are held */
@@ -124,13 +137,6 @@ struct uffdb_engine {
 	_Atomic uint64_t slipped_writes, exists, retried, gone, failed, together, around_pages;
 	_Atomic uint64_t events_posted, events_dropped, moves, parked_now, zapped_again;
 };
-
-static inline void uffdb_count(_Atomic uint64_t *counter, uint64_t more)
-{
-	/* The fault loop is the only writer: no need for a locked addition. */
-	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more,
-			      memory_order_relaxed);
-}
 
 /*
  * fault_engine.c: make a call on the loop's thread, between two batches, and wait for it. Every

@@ -10,28 +10,34 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "clock.h"
+#include "counter.h"
 #include "engine.h"
+#include "histogram.h"
 #include "kernel_compat.h"
+#include "ledger.h"
 #include "observe.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "placement.h"
 #include "relay.h"
+#include "ring.h"
+#include "roles.h"
+#include "signals.h"
+#include "thread_ids.h"
+#include "touched.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define STOP_POLL_NS 1000000
 #define TURN_POLL_NS 20000
-#define NS_PER_S     1000000000ull
-
-uint64_t uffdb_now_ns(clockid_t clock)
-{
-	struct timespec now;
-
-	clock_gettime(clock, &now);
-	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
-}
 
 /*
  * Was this fault of a write-protected page answered together with another
@@ -371,8 +377,8 @@ static bool call_is_done(struct uffdb_engine *engine)
 
 	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_nsec += STOP_POLL_NS;
-	if (until.tv_nsec >= (long)NS_PER_S) {
-		until.tv_nsec -= (long)NS_PER_S;
+	if (until.tv_nsec >= (long)UFFDB_NS_PER_S) {
+		until.tv_nsec -= (long)UFFDB_NS_PER_S;
 		until.tv_sec++;
 	}
 	sem_clockwait(&engine->call_done, CLOCK_MONOTONIC, &until);

@@ -12,9 +12,18 @@
  * its RAM (mlockall(), by -overcommit mem-lock=on), what holds memory was refused.
  */
 #include <errno.h>
+#include <stdatomic.h>
 
 #include "again.h"
+#include "clock.h"
+#include "counter.h"
+#include "ledger.h"
 #include "observe.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "process.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define LOOK_AGAIN_NS 200000000ull
 #define RANGES	      256
@@ -145,8 +154,7 @@ static void judge_late(struct uffdb_engine *engine, void *argument)
 static void judge_range(struct uffdb_engine *engine, const struct uffdb_range *range)
 {
 	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, range->start);
-	bool hugetlb = block->flags & UFFDB_BLOCK_HUGETLB;
-	uint64_t size = hugetlb ? UFFDB_HUGE : UFFDB_PAGE;
+	uint64_t size = uffdb_block_page(block);
 
 	for (uint64_t at = range->start; at < range->start + range->len; at += size) {
 		struct late late = {.page = {at, size}};

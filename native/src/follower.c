@@ -12,18 +12,22 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "engine.h"
 #include "observe.h"
+#include "signals.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define FOLLOW_MS 10		/* between two looks while the balloon moves */
 #define QUIET_NS  300000000ull	/* so long without news: what moved is told */
 #define SCAN_NS	  1000000000ull /* between two scans */
 #define TIDY_NS	  1000000000ull /* between two looks for empty windows */
 #define MS_PER_S  1000
-#define NS_PER_MS 1000000ull
 
 struct progress {
 	uint64_t inflated, deflated, resyncs;
@@ -76,7 +80,7 @@ static bool differ(const struct progress *a, const struct progress *b)
 
 static int until_ms(uint64_t due_ns, uint64_t now_ns)
 {
-	return due_ns <= now_ns ? 0 : (int)((due_ns - now_ns) / NS_PER_MS + 1);
+	return due_ns <= now_ns ? 0 : (int)((due_ns - now_ns) / UFFDB_NS_PER_MS + 1);
 }
 
 /* How long to sleep at most; -1: until somebody wakes us. */

@@ -4,12 +4,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "clock.h"
+#include "counter.h"
 #include "engine.h"
-
-#define NS_PER_S 1000000000ull
+#include "ring.h"
+#include "touched.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 /* What waits for the controlling side does not wait for ever: it may have died in part. */
-#define PATIENCE_NS (10 * NS_PER_S)
+#define PATIENCE_NS (10 * UFFDB_NS_PER_S)
 
 /*
  * Tell of a touch. Before its answer, so that whoever sees the guest go on
@@ -120,7 +124,8 @@ static uint64_t throttle(struct uffdb_engine *engine, const struct uffdb_rung *r
 {
 	uint64_t now = uffdb_now_ns(CLOCK_MONOTONIC);
 	uint64_t burst = rung->burst_bytes > touch->size ? rung->burst_bytes : touch->size;
-	__uint128_t gained = (__uint128_t)(now - engine->tokens_ns) * rung->bytes_per_s / NS_PER_S;
+	__uint128_t gained =
+		(__uint128_t)(now - engine->tokens_ns) * rung->bytes_per_s / UFFDB_NS_PER_S;
 
 	if (!engine->tokens_ns || gained + engine->tokens >= burst) {
 		engine->tokens = burst;
@@ -128,13 +133,13 @@ static uint64_t throttle(struct uffdb_engine *engine, const struct uffdb_rung *r
 	} else if (gained) {
 		/* What makes less than a token stays in the clock. */
 		engine->tokens += (uint64_t)gained;
-		engine->tokens_ns += (uint64_t)(gained * NS_PER_S / rung->bytes_per_s);
+		engine->tokens_ns += (uint64_t)(gained * UFFDB_NS_PER_S / rung->bytes_per_s);
 	}
 	if (engine->tokens >= touch->size) {
 		engine->tokens -= touch->size;
 		return 0;
 	}
-	return (uint64_t)((__uint128_t)(touch->size - engine->tokens) * NS_PER_S /
+	return (uint64_t)((__uint128_t)(touch->size - engine->tokens) * UFFDB_NS_PER_S /
 			  rung->bytes_per_s) +
 	       1;
 }

@@ -10,19 +10,22 @@
  * allocator (virtio_balloon_handle_report()).
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
+#include "clock.h"
+#include "counter.h"
 #include "engine.h"
+#include "ledger.h"
 #include "observe.h"
-
-static uint64_t page_size(const struct uffdb_block *block)
-{
-	return block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;
-}
+#include "pagemap.h"
+#include "pages.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 static bool is_whole_page(const struct uffdb_block *block, uint64_t hva, uint64_t len)
 {
-	return len == page_size(block) && !(hva & (len - 1));
+	return len == uffdb_block_page(block) && !(hva & (len - 1));
 }
 
 /*
@@ -176,7 +179,7 @@ static void on_discard(struct uffdb_engine *engine, const struct uffdb_change *g
 	/* What is in the balloon already is no free page: it is our own zap that is seen. */
 	if (is_whole_page(block, given->hva, given->len))
 		on_inflate(engine, given);
-	else if (given->len > page_size(block) &&
+	else if (given->len > uffdb_block_page(block) &&
 		 uffdb_ledger_test(engine->ledger, given->hva) <= 0)
 		uffdb_count(&engine->observer->reported_bytes, given->len);
 }

@@ -4,8 +4,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "internal.h"
 #include "kernel_compat.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "uffdballoon.h"
 
 #define PAGEMAP_PRESENT (1ull << 63)
 #define PAGEMAP_SWAPPED (1ull << 62)

@@ -6,12 +6,16 @@
  */
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "clock.h"
+#include "counter.h"
 #include "engine.h"
+#include "signals.h"
+#include "uffdballoon.h"
 
-#define NS_PER_S 1000000000ull
 #define AGAIN_NS 1000000 /* the signal may come just before the read() that it shall end */
 
 int uffdb_parking_init(struct uffdb_engine *engine)
@@ -58,8 +62,7 @@ static void set_timer(struct uffdb_engine *engine)
 	}
 	if (!first)
 		when.it_interval.tv_nsec = 0; /* and a value of 0: disarmed */
-	when.it_value.tv_sec = (time_t)(first / NS_PER_S);
-	when.it_value.tv_nsec = (long)(first % NS_PER_S);
+	when.it_value = uffdb_timespec(first);
 	for (int i = 0; engine->timer_made && i < UFFDB_RETRIES; i++)
 		if (!timer_settime(engine->deadline_timer, TIMER_ABSTIME, &when, NULL))
 			break;

@@ -11,7 +11,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "process.h"
+#include "uffdballoon.h"
 
 /* struct uffdb_range is handed to the kernel as it is. */
 _Static_assert(sizeof(struct uffdb_range) == sizeof(struct iovec), "64-bit only");

@@ -15,7 +15,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bitmap.h"
+#include "clock.h"
 #include "engine.h"
+#include "ledger.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define PAGES	  (UFFDB_HUGE / UFFDB_PAGE)
 #define MAX_BATCH 16 /* blocks a call, which holds the lock of the mappings: some 4 ms */
@@ -328,11 +335,11 @@ static void take_marks(struct uffdb_reclaimer *reclaimer, size_t index, enum sta
 {
 	struct reach *reach = &reclaimer->reaches[index];
 
-	for (uint64_t word = 0; word * 64 < reach->units; word++) {
+	for (uint64_t word = 0; word * UFFDB_WORD_BITS < reach->units; word++) {
 		uint64_t bits = uffdb_ledger_take_marks(reclaimer->ledger, index, word);
 
 		for (; bits && can_pin(reach); bits &= bits - 1) {
-			uint64_t unit = word * 64 + (uint64_t)__builtin_ctzll(bits);
+			uint64_t unit = uffdb_lowest_bit(word, bits);
 
 			set_state(reclaimer, reach, unit, state);
 			reach->tries[unit] = 0;

@@ -16,28 +16,31 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "clock.h"
+#include "ledger.h"
 #include "relay.h"
+#include "signals.h"
+#include "uffdballoon.h"
 
 /* As QEMU's JSON writer puts it; within a string its quotes would be escaped. */
 static const char RESET[] = "\"event\": \"RESET\"";
 static const char SECONDS[] = "\"seconds\": ";
 static const char MICROSECONDS[] = "\"microseconds\": ";
 
-#define CHUNK	      4096	    /* no event is longer */
-#define AHEAD	      65536	    /* that the loop looks at, before it is taken */
-#define DIGITS	      24	    /* of a number, with its end */
-#define PATIENCE_NS   20000000ull   /* that a touch waits at most for the rest of a line */
-#define REST_MS	      10	    /* until the rest of a line is looked for */
-#define LOOK_MS	      100	    /* whether we shall end, while QEMU reads nothing */
-#define CLOCK_STEP_NS 10000000ll    /* that CLOCK_REALTIME was set by somebody */
-#define NS_PER_S      1000000000ull /* and the next */
+#define CHUNK	      4096	  /* no event is longer */
+#define AHEAD	      65536	  /* that the loop looks at, before it is taken */
+#define DIGITS	      24	  /* of a number, with its end */
+#define PATIENCE_NS   20000000ull /* that a touch waits at most for the rest of a line */
+#define REST_MS	      10	  /* until the rest of a line is looked for */
+#define LOOK_MS	      100	  /* whether we shall end, while QEMU reads nothing */
+#define CLOCK_STEP_NS 10000000ll  /* that CLOCK_REALTIME was set by somebody */
 #define NS_PER_US     1000ull
 
 struct uffdb_relay {
@@ -91,7 +94,7 @@ static uint64_t time_of(struct uffdb_relay *relay, const char *line, size_t nr)
 
 	if (was_clock_set(relay, (int64_t)(real_ns - now_ns)) || seconds < 0 || microseconds < 0)
 		return now_ns;
-	told_ns = (uint64_t)seconds * NS_PER_S + (uint64_t)microseconds * NS_PER_US;
+	told_ns = (uint64_t)seconds * UFFDB_NS_PER_S + (uint64_t)microseconds * NS_PER_US;
 	age_ns = real_ns - told_ns;
 	return told_ns > real_ns || age_ns >= now_ns ? now_ns : now_ns - age_ns;
 }

@@ -4,7 +4,11 @@
  * the middle of is put right before anybody who waits is woken; the loop is not running yet.
  */
 #include "engine.h"
+#include "ledger.h"
 #include "observe.h"
+#include "pagemap.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define RANGES 256
 
@@ -31,7 +35,7 @@ static bool is_zero_read(const struct resumption *of, uint64_t hva)
 static void give_back(struct uffdb_engine *engine, const struct uffdb_range *range, void *argument)
 {
 	const struct resumption *of = argument;
-	uint64_t size = of->block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;
+	uint64_t size = uffdb_block_page(of->block);
 
 	for (uint64_t at = range->start; at < range->start + range->len; at += size) {
 		if ((!of->all && !is_within(&of->inflating, at)) || is_zero_read(of, at))

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "ring.h"
+#include "uffdballoon.h"
 
 _Static_assert(sizeof(struct uffdb_event) == 64, "one cache line a record");
 

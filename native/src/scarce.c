@@ -4,7 +4,9 @@
  * The touch is held and its thread waits; it is tried again now and then, for nothing tells of a
  * page that came back. Letting the thread fault on its own would be a SIGBUS or a storm.
  */
+#include "clock.h"
 #include "engine.h"
+#include "uffdballoon.h"
 
 #define AGAIN_NS 20000000ull
 

@@ -4,6 +4,7 @@
  * record does, and needs no event for each thread; it needs CAP_BPF, and the initial pid namespace.
  */
 #include "trace.h"
+#include "uffdballoon.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -13,6 +13,7 @@
 #include <linux/falloc.h>
 #include <linux/perf_event.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -21,8 +22,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "clock.h"
 #include "trace.h"
+#include "uffdballoon.h"
 
 #define INIT_PID_NAMESPACE 0xEFFFFFFCu /* PROC_PID_INIT_INO of include/linux/proc_ns.h */
 #define BUSY_PATIENCE_NS   1000000000ull

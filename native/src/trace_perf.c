@@ -26,8 +26,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "clock.h"
 #include "records.h"
+#include "uffdballoon.h"
 
 #define ADVICE_FILTER "behavior==3||behavior==4||behavior==9||behavior==24"
 #define MAX_PASSES    16  /* over the list of threads, while it changes */

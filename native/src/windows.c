@@ -5,10 +5,15 @@
  * neighbours, but for those of huge pages.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
-#include "internal.h"
+#include "ledger.h"
+#include "pagemap.h"
+#include "pages.h"
 #include "planner.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 /*
  * A RAM block, and the planner's units that it is: 2 MiB blocks of the address space, or larger
