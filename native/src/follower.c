@@ -18,6 +18,8 @@
 
 #include "clock.h"
 #include "engine.h"
+#include "follow.h"
+#include "follower.h"
 #include "observe.h"
 #include "signals.h"
 #include "uffdballoon.h"
@@ -107,7 +109,7 @@ static bool is_due(uint64_t *due_ns, uint64_t period_ns, uint64_t now_ns)
 	return true;
 }
 
-static void hush(struct follower *follower)
+static void hush_bell(struct follower *follower)
 {
 	struct uffdb_trace *trace = follower->engine->config.trace;
 
@@ -146,13 +148,13 @@ static bool is_traced(struct follower *follower)
 	return follower->traced != before;
 }
 
-static void look(struct follower *follower)
+static void look_and_tidy(struct follower *follower)
 {
 	struct uffdb_engine *engine = follower->engine;
 	uint64_t now_ns = uffdb_now_ns(CLOCK_MONOTONIC);
 
 	pthread_mutex_lock(&engine->control);
-	hush(follower);
+	hush_bell(follower);
 	if (is_due(&follower->scan_ns, SCAN_NS, now_ns))
 		uffdb_scan(engine);
 	follower->busy = follow_once(follower);
@@ -227,7 +229,7 @@ static void *follow_loop(void *argument)
 		take_ring(engine->wake_fd);
 		if (atomic_load(&engine->stop_following))
 			break;
-		look(&follower);
+		look_and_tidy(&follower);
 		tell(&follower);
 	}
 	return NULL;

@@ -173,6 +173,12 @@ struct uffdb_contract *uffdb_ledger_contract(struct uffdb_ledger *ledger)
 	return ledger->shared ? &ledger->shared->contract : NULL;
 }
 
+void uffdb_ledger_keep_contract(struct uffdb_ledger *ledger, const struct uffdb_contract *contract)
+{
+	if (ledger->shared)
+		ledger->shared->contract = *contract;
+}
+
 struct uffdb_range *uffdb_ledger_inflating(struct uffdb_ledger *ledger)
 {
 	return ledger->shared ? &ledger->shared->inflating : NULL;

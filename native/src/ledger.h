@@ -17,6 +17,8 @@ int uffdb_ledger_check(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t
 uint64_t uffdb_block_units(const struct uffdb_block *block);
 /* Where the contract's state is kept for whoever comes after us; NULL without a file. */
 struct uffdb_contract *uffdb_ledger_contract(struct uffdb_ledger *ledger);
+/* Keep it there. */
+void uffdb_ledger_keep_contract(struct uffdb_ledger *ledger, const struct uffdb_contract *contract);
 /* The same, of what is being taken by uffdb_engine_inflate() and not zapped yet; empty: nothing. */
 struct uffdb_range *uffdb_ledger_inflating(struct uffdb_ledger *ledger);
 /* The same, of the monitor. */

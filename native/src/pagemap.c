@@ -77,7 +77,7 @@ static bool is_memory(uint64_t entry)
 	       (entry & PAGEMAP_SWAPPED && (entry & SWAP_TYPE) != MARKER);
 }
 
-static int append(struct uffdb_range *out, int found, size_t nr, uint64_t start, uint64_t len)
+static int add_range(struct uffdb_range *out, int found, size_t nr, uint64_t start, uint64_t len)
 {
 	if (found && out[found - 1].start + out[found - 1].len == start) {
 		out[found - 1].len += len;
@@ -110,7 +110,7 @@ static int add_entries(int fd, uint64_t *next, uint64_t end, struct uffdb_range 
 
 			if (!is_memory(entries[i]))
 				continue;
-			more = append(out, found, nr, *next, UFFDB_PAGE);
+			more = add_range(out, found, nr, *next, UFFDB_PAGE);
 			if (more < 0)
 				return found;
 			found = more;
@@ -135,7 +135,7 @@ static int scan_memory(int fd, uint64_t start, uint64_t end, struct uffdb_range 
 		uint64_t at = regions[i].start;
 
 		if (regions[i].categories & PAGE_IS_PRESENT) {
-			int more = append(out, found, nr, at, regions[i].end - at);
+			int more = add_range(out, found, nr, at, regions[i].end - at);
 
 			found = more < 0 ? found : more;
 			at = more < 0 ? at : regions[i].end;

@@ -13,4 +13,7 @@ bool uffdb_read_text(int dir_fd, const char *path, char *text, size_t room);
 /* What a process keeps from being discarded by mlock(), in bytes; 0 when it cannot be told. */
 int64_t uffdb_locked_bytes(int pid);
 
+/* End a process, whatever it does. */
+void uffdb_process_kill(int pidfd);
+
 #endif

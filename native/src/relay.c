@@ -115,7 +115,7 @@ static void look_at_line(struct uffdb_relay *relay, const char *line, size_t nr)
 }
 
 /* Whole lines, or a piece of one that is longer than any event. */
-static void look_at(struct uffdb_relay *relay, const char *bytes, size_t nr)
+static void look_at_lines(struct uffdb_relay *relay, const char *bytes, size_t nr)
 {
 	while (nr) {
 		const char *stop = memchr(bytes, '\n', nr);
@@ -172,7 +172,7 @@ static size_t look_on(struct uffdb_relay *relay, const char *bytes, size_t nr)
 	size_t whole = whole_lines(relay, bytes, nr);
 
 	if (whole > relay->looked) {
-		look_at(relay, bytes + relay->looked, whole - relay->looked);
+		look_at_lines(relay, bytes + relay->looked, whole - relay->looked);
 		relay->looked = whole;
 	}
 	return whole;
@@ -257,7 +257,7 @@ int uffdb_relay_note_in(struct uffdb_relay *relay, int memory)
 	return 0;
 }
 
-static void release(struct uffdb_relay *relay)
+static void free_relay(struct uffdb_relay *relay)
 {
 	if (relay->notes)
 		uffdb_ledger_unmap_notes(relay->notes);
@@ -299,7 +299,7 @@ int uffdb_relay_create(int monitor, int client, int memory, struct uffdb_relay *
 	relay->client = client;
 	error = start(relay, memory);
 	if (error) {
-		release(relay);
+		free_relay(relay);
 		return error;
 	}
 	*out = relay;
@@ -324,7 +324,7 @@ void uffdb_relay_destroy(struct uffdb_relay *relay)
 	if (relay->client >= 0)
 		close(relay->client);
 	close(relay->monitor);
-	release(relay);
+	free_relay(relay);
 }
 
 /* Look at what is in the socket; false when there may be more, or the rest of a line is to come. */

@@ -438,7 +438,7 @@ static bool put_up_again(struct bpf_trace *trace)
 	return true;
 }
 
-static uint64_t drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *argument)
+static uint64_t bpf_drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *argument)
 {
 	struct bpf_trace *trace = (struct bpf_trace *)of;
 	uint64_t taken, lost;
@@ -462,12 +462,12 @@ static uint64_t drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *argum
 	return taken;
 }
 
-static int get_fd(const struct uffdb_trace *of)
+static int bpf_get_fd(const struct uffdb_trace *of)
 {
 	return ((const struct bpf_trace *)of)->ring_fd;
 }
 
-static void hush(struct uffdb_trace *of)
+static void bpf_hush(struct uffdb_trace *of)
 {
 	struct bpf_trace *trace = (struct bpf_trace *)of;
 
@@ -475,7 +475,7 @@ static void hush(struct uffdb_trace *of)
 	atomic_store(&trace->shared->bell_is_up, 0);
 }
 
-static int quiet(struct uffdb_trace *of)
+static int bpf_quiet(struct uffdb_trace *of)
 {
 	struct bpf_trace *trace = (struct bpf_trace *)of;
 
@@ -490,7 +490,7 @@ static void unmap(const void *mapped, size_t bytes)
 		munmap((void *)(uintptr_t)mapped, bytes);
 }
 
-static void destroy(struct uffdb_trace *of)
+static void bpf_destroy(struct uffdb_trace *of)
 {
 	struct bpf_trace *trace = (struct bpf_trace *)of;
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -507,11 +507,11 @@ static void destroy(struct uffdb_trace *of)
 
 static const struct uffdb_trace_source BPF = {
 	.name = "bpf",
-	.drain = drain,
-	.fd = get_fd,
-	.hush = hush,
-	.quiet = quiet,
-	.destroy = destroy,
+	.drain = bpf_drain,
+	.fd = bpf_get_fd,
+	.hush = bpf_hush,
+	.quiet = bpf_quiet,
+	.destroy = bpf_destroy,
 };
 
 static int begin(const struct uffdb_trace_config *config, struct bpf_trace **out)

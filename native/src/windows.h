@@ -24,6 +24,8 @@ int uffdb_windows_create(const struct uffdb_windows_config *config, struct uffdb
 void uffdb_windows_destroy(struct uffdb_windows *windows);
 int uffdb_windows_arm(struct uffdb_windows *windows, uint64_t hva, uint64_t len);
 int uffdb_windows_trim(struct uffdb_windows *windows, uint64_t hva, uint64_t len);
+/* Lift the protection of what stays registered; the rest was lifted with its registration. */
+int uffdb_windows_unprotect(struct uffdb_windows *windows, uint64_t hva, uint64_t len);
 /* Unregister what is not armed, whoever registered it. */
 int uffdb_windows_drop_unknown(struct uffdb_windows *windows, const struct uffdb_block *block);
 /* Some pages of a block are not ballooned any more: the one of these that any thread may call. */
