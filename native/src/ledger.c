@@ -111,7 +111,7 @@ static bool is_of_these(const struct uffdb_ledger *ledger)
 }
 
 /* Put the bitmaps of an empty ledger into a file, or find them there. */
-static int lie_in_file(struct uffdb_ledger *ledger, int fd)
+static int put_in_file(struct uffdb_ledger *ledger, int fd)
 {
 	uint64_t bytes = SHARED_PAGES * UFFDB_PAGE, at = bytes;
 	struct stat status;
@@ -159,7 +159,7 @@ int uffdb_ledger_create_in(int fd, const struct uffdb_block *blocks, size_t nr,
 
 	if (error)
 		return error;
-	error = lie_in_file(ledger, fd);
+	error = put_in_file(ledger, fd);
 	if (error) {
 		uffdb_ledger_destroy(ledger);
 		return error;
@@ -315,7 +315,7 @@ int uffdb_ledger_check(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t
 	return hva % uffdb_block_page(block) || len % uffdb_block_page(block) ? -EINVAL : 0;
 }
 
-static void mark(struct uffdb_ledger *ledger, size_t index, uint64_t page)
+static void mark_unit(struct uffdb_ledger *ledger, size_t index, uint64_t page)
 {
 	const struct uffdb_block *block = &ledger->blocks[index];
 	uint64_t unit = (block->hva + page * UFFDB_PAGE) / UFFDB_HUGE - block->hva / UFFDB_HUGE;
@@ -353,8 +353,8 @@ static int64_t change_pages(struct uffdb_ledger *ledger, uint64_t hva, uint64_t 
 		changed += (uint64_t)__builtin_popcountll(mask);
 		if (set && mask) {
 			/* A word may reach into a second 2 MiB block. */
-			mark(ledger, (size_t)index, uffdb_lowest_bit(word, mask));
-			mark(ledger, (size_t)index, uffdb_highest_bit(word, mask));
+			mark_unit(ledger, (size_t)index, uffdb_lowest_bit(word, mask));
+			mark_unit(ledger, (size_t)index, uffdb_highest_bit(word, mask));
 		}
 	}
 	if (set) {
@@ -520,7 +520,7 @@ void uffdb_ledger_mark(struct uffdb_ledger *ledger, const struct uffdb_range *ra
 		return;
 	first = (range->start - ledger->blocks[index].hva) / UFFDB_PAGE;
 	for (uint64_t page = 0; page < range->len / UFFDB_PAGE; page++)
-		mark(ledger, (size_t)index, first + page);
+		mark_unit(ledger, (size_t)index, first + page);
 }
 
 bool uffdb_ledger_is_marked(const struct uffdb_ledger *ledger)

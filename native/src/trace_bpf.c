@@ -123,7 +123,7 @@ static void store(struct program *program, int size, int to, int off, int from)
 	emit(program, (uint8_t)(BPF_STX | BPF_MEM | size), to, from, off, 0);
 }
 
-static void call(struct program *program, int helper)
+static void emit_call(struct program *program, int helper)
 {
 	emit(program, BPF_JMP | BPF_CALL, 0, 0, 0, helper);
 }
@@ -159,7 +159,7 @@ static void out_if(struct program *program, int condition, int reg, int value)
 /* Go on only for a call of the target. */
 static void only_target(struct program *program, int pid)
 {
-	call(program, BPF_FUNC_get_current_pid_tgid);
+	emit_call(program, BPF_FUNC_get_current_pid_tgid);
 	emit(program, BPF_ALU64 | BPF_RSH | BPF_K, BPF_REG_0, 0, 0, 32);
 	out_if(program, BPF_JNE, BPF_REG_0, pid);
 }
@@ -184,7 +184,7 @@ static void finish(const struct bpf_trace *trace, struct program *program, struc
 	load_map(program, BPF_REG_1, BPF_PSEUDO_MAP_FD, trace->ring_fd, 0);
 	set(program, BPF_REG_2, sizeof(struct record));
 	set(program, BPF_REG_3, 0);
-	call(program, BPF_FUNC_ringbuf_reserve);
+	emit_call(program, BPF_FUNC_ringbuf_reserve);
 	lost = jump(program, BPF_JEQ, BPF_REG_0, 0);
 	move(program, BPF_REG_9, BPF_REG_0);
 	store_argument(program, BPF_DW, shape.start, offsetof(struct record, start));
@@ -199,22 +199,22 @@ static void finish(const struct bpf_trace *trace, struct program *program, struc
 	     offsetof(struct shared, bell_is_up), BPF_XCHG);
 	set(program, BPF_REG_8, BPF_RB_NO_WAKEUP);
 	silent = jump(program, BPF_JEQ, BPF_REG_1, 0);
-	call(program, BPF_FUNC_ktime_get_ns);
+	emit_call(program, BPF_FUNC_ktime_get_ns);
 	store(program, BPF_DW, BPF_REG_7, offsetof(struct shared, at_least_ns), BPF_REG_0);
 	set(program, BPF_REG_8, BPF_RB_FORCE_WAKEUP);
 	land(program, silent);
-	call(program, BPF_FUNC_jiffies64);
+	emit_call(program, BPF_FUNC_jiffies64);
 	load(program, BPF_DW, BPF_REG_1, BPF_REG_7, offsetof(struct shared, tick));
 	same = jump_if_equal(program, BPF_REG_0, BPF_REG_1);
 	store(program, BPF_DW, BPF_REG_7, offsetof(struct shared, tick), BPF_REG_0);
-	call(program, BPF_FUNC_ktime_get_ns);
+	emit_call(program, BPF_FUNC_ktime_get_ns);
 	store(program, BPF_DW, BPF_REG_7, offsetof(struct shared, at_least_ns), BPF_REG_0);
 	land(program, same);
 	load(program, BPF_DW, BPF_REG_1, BPF_REG_7, offsetof(struct shared, at_least_ns));
 	store(program, BPF_DW, BPF_REG_9, offsetof(struct record, time_ns), BPF_REG_1);
 	move(program, BPF_REG_1, BPF_REG_9);
 	move(program, BPF_REG_2, BPF_REG_8);
-	call(program, BPF_FUNC_ringbuf_submit);
+	emit_call(program, BPF_FUNC_ringbuf_submit);
 	program->outs[program->nr_outs++] = jump(program, BPF_JA, 0, 0);
 	land(program, lost);
 	load_map(program, BPF_REG_7, BPF_PSEUDO_MAP_VALUE, trace->shared_fd, 0);
