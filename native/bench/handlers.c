@@ -14,9 +14,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "../src/internal.h"
 #include "../src/kernel_compat.h"
+#include "../src/pages.h"
+#include "../src/signals.h"
 #include "bench.h"
+#include "uffdballoon.h"
 
 #define STOP_POLL_NS 1000000
 

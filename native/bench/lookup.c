@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* The ledger at the size of large guests. */
 #include <errno.h>
-#include <time.h>
 
-#include "../src/internal.h"
+#include "../src/clock.h"
+#include "../src/ledger.h"
+#include "../src/pages.h"
 #include "bench.h"
-
-#define NS_PER_S 1000000000ull
+#include "uffdballoon.h"
 
 /* splitmix64: even, fast, and the same everywhere. */
 static uint64_t next_random(uint64_t *state)
@@ -45,13 +45,11 @@ int64_t uffdb_bench_scatter(struct uffdb_ledger *ledger, uint64_t fragments, uin
 uint64_t uffdb_bench_lookups(const struct uffdb_ledger *ledger, uint64_t count, uint64_t span,
 			     bool dependent)
 {
-	struct timespec begin, end;
 	size_t nr;
 	const struct uffdb_block *block = uffdb_ledger_blocks(ledger, &nr);
 	uint64_t pages = (span && span < block->size ? span : block->size) / UFFDB_PAGE;
-	uint64_t state = 1, found = 0;
+	uint64_t state = 1, found = 0, begin = uffdb_now_ns(CLOCK_MONOTONIC);
 
-	clock_gettime(CLOCK_MONOTONIC, &begin);
 	for (uint64_t i = 0; i < count; i++) {
 		uint64_t page = below(next_random(&state), pages);
 
@@ -59,8 +57,6 @@ uint64_t uffdb_bench_lookups(const struct uffdb_ledger *ledger, uint64_t count, 
 		if (dependent)
 			state += found;
 	}
-	clock_gettime(CLOCK_MONOTONIC, &end);
 	/* A result that is used, so that nothing is left out. */
-	return (uint64_t)(end.tv_sec - begin.tv_sec) * NS_PER_S + (uint64_t)end.tv_nsec -
-	       (uint64_t)begin.tv_nsec + (found == UINT64_MAX);
+	return uffdb_now_ns(CLOCK_MONOTONIC) - begin + (found == UINT64_MAX);
 }

@@ -2,21 +2,13 @@
 /* The planner over a ledger of any size, with nothing to register in. */
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
-#include "../src/internal.h"
+#include "../src/clock.h"
+#include "../src/ledger.h"
+#include "../src/pages.h"
 #include "../src/planner.h"
 #include "bench.h"
-
-#define NS_PER_S 1000000000ull
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
-}
+#include "uffdballoon.h"
 
 static int count_call(void *calls, uint64_t first, uint64_t last)
 {
@@ -79,10 +71,10 @@ static int time_changes(struct uffdb_planner *planner, const struct uffdb_ledger
 	for (uint64_t i = 0; !error && i < nr; i++) {
 		/* Knuth's multiplier: all over the block, in no order. */
 		uint64_t unit = (uint64_t)((__uint128_t)(i * 0x9e3779b97f4a7c15ull) * units >> 64);
-		uint64_t begin = now_ns();
+		uint64_t begin = uffdb_now_ns(CLOCK_MONOTONIC);
 
 		error = change_one(planner, ledger, block, unit);
-		took[i] = now_ns() - begin;
+		took[i] = uffdb_now_ns(CLOCK_MONOTONIC) - begin;
 		if (uffdb_planner_windows(planner) > result->most_windows)
 			result->most_windows = uffdb_planner_windows(planner);
 	}
@@ -107,13 +99,13 @@ int uffdb_bench_plan(const struct uffdb_ledger *ledger, uint64_t budget, uint64_
 	if (nr != 1 || !changes)
 		return -EINVAL;
 	*result = (struct uffdb_bench_plan){.changes = changes};
-	begin = now_ns();
+	begin = uffdb_now_ns(CLOCK_MONOTONIC);
 	error = uffdb_planner_create(block->size / UFFDB_HUGE, budget, &ops, &planner);
 	if (error)
 		return error;
 	mark_all(planner, ledger, block);
 	error = uffdb_planner_replan(planner);
-	result->scratch_ns = now_ns() - begin;
+	result->scratch_ns = uffdb_now_ns(CLOCK_MONOTONIC) - begin;
 	result->windows = result->most_windows = uffdb_planner_windows(planner);
 	result->needed_bytes = uffdb_planner_needed(planner) * UFFDB_HUGE;
 	result->armed_bytes = uffdb_planner_armed(planner) * UFFDB_HUGE;

@@ -682,8 +682,9 @@ void uffdb_engine_stop(struct uffdb_engine *engine);
  *
  * Context: one controlling thread; the fault loop may run. So are those below.
  * Return: number of pages that were not ballooned; -EBUSY, -ENOMEM as
- *         uffdb_uffd_register(), and then nothing more is armed than before;
- *         -ENOENT outside of the RAM blocks.
+ *         uffdb_uffd_register(); -ENOENT outside of the RAM blocks; -EINVAL when it
+ *         is not whole pages, of 2 MiB with UFFDB_BLOCK_HUGETLB. Then nothing more is
+ *         armed than before.
  */
 int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
 
@@ -702,7 +703,8 @@ void uffdb_engine_inflated(struct uffdb_engine *engine);
  * Who was held there goes on. Blocks without a ballooned page left are
  * unregistered; the kernel's own fault path, with THP, serves them again.
  *
- * Return: number of pages that were ballooned, or -errno.
+ * Return: number of pages that were ballooned; -ENOENT, -EINVAL as uffdb_engine_inflate(), and
+ *         then nothing was changed; another -errno.
  */
 int64_t uffdb_engine_deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
 

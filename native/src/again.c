@@ -8,14 +8,22 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "again.h"
+#include "clock.h"
+#include "counters.h"
+#include "engine.h"
+#include "ledger.h"
+#include "mailbox.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "signals.h"
+#include "uffdballoon.h"
 
 #define MOST_HELD_BYTES (4ull << 20) /* that are looked at and zapped in one go */
-#define HOLD_POLL_NS	1000000
-#define NS_PER_S	1000000000l
 
 enum uffdb_contents uffdb_contents(const struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 {
@@ -38,12 +46,12 @@ static uint64_t page_size(const struct uffdb_engine *engine, uint64_t hva)
 {
 	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, hva);
 
-	return block && block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;
+	return block ? uffdb_block_page(block) : UFFDB_PAGE;
 }
 
 /* Put one more behind the others, or to the last of them. */
-static bool append(struct uffdb_range *ranges, uint32_t *nr, size_t room, uint64_t hva,
-		   uint64_t len)
+static bool queue_range(struct uffdb_range *ranges, uint32_t *nr, size_t room, uint64_t hva,
+			uint64_t len)
 {
 	if (*nr && ranges[*nr - 1].start + ranges[*nr - 1].len == hva) {
 		ranges[*nr - 1].len += len;
@@ -58,7 +66,7 @@ static bool append(struct uffdb_range *ranges, uint32_t *nr, size_t room, uint64
 bool uffdb_zap_again(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 {
 	uint32_t nr = engine->nr_again;
-	bool kept = append(engine->again, &nr, UFFDB_MAX_AGAIN, hva, len);
+	bool kept = queue_range(engine->again, &nr, UFFDB_MAX_AGAIN, hva, len);
 
 	engine->nr_again = nr;
 	return kept;
@@ -72,51 +80,6 @@ static bool is_unused(const struct uffdb_engine *engine, uint64_t hva, uint64_t 
 	       uffdb_contents(engine, hva, len) == UFFDB_ALL_ZEROS;
 }
 
-static void wait_until_let_go(struct uffdb_engine *engine, void *argument)
-{
-	(void)argument;
-	uffdb_end_turn(engine); /* whoever holds us may read the counters meanwhile */
-	sem_post(&engine->held);
-	/* Woken by uffdb_engine_go_on(). */
-	while (sem_wait(&engine->go_on))
-		;
-	uffdb_begin_turn(engine);
-}
-
-/* False when there is no loop to be held: nothing is granted then. */
-static bool hold(struct uffdb_engine *engine)
-{
-	if (!engine->running)
-		return false;
-	pthread_mutex_lock(&engine->calling);
-	atomic_store_explicit(&engine->call, wait_until_let_go, memory_order_release);
-	while (!atomic_load(&engine->stopped)) {
-		struct timespec until;
-
-		/* The signal may come just before the read() that it shall end: repeat it. */
-		pthread_kill(engine->thread, UFFDB_WAKE_SIGNAL);
-		clock_gettime(CLOCK_MONOTONIC, &until);
-		until.tv_nsec += HOLD_POLL_NS;
-		if (until.tv_nsec >= NS_PER_S) {
-			until.tv_nsec -= NS_PER_S;
-			until.tv_sec++;
-		}
-		if (!sem_clockwait(&engine->held, CLOCK_MONOTONIC, &until))
-			return true;
-	}
-	atomic_store(&engine->call, NULL);
-	pthread_mutex_unlock(&engine->calling);
-	return false;
-}
-
-static void let_go(struct uffdb_engine *engine)
-{
-	sem_post(&engine->go_on);
-	while (sem_wait(&engine->call_done))
-		;
-	pthread_mutex_unlock(&engine->calling);
-}
-
 /* Move what is still unused from the queue to @out, as much as may be held up for. */
 static uint32_t take_unused(struct uffdb_engine *engine, struct uffdb_range *out, size_t room)
 {
@@ -128,7 +91,7 @@ static uint32_t take_unused(struct uffdb_engine *engine, struct uffdb_range *out
 		uint64_t size = page_size(engine, range->start);
 
 		if (is_unused(engine, range->start, size) &&
-		    !append(out, &nr, room, range->start, size))
+		    !queue_range(out, &nr, room, range->start, size))
 			break;
 		looked_at += size;
 		range->start += size;
@@ -150,15 +113,15 @@ size_t uffdb_engine_hold_zeros(struct uffdb_engine *engine, struct uffdb_range *
 		return 0;
 	pthread_mutex_lock(&engine->control);
 	while (!found && engine->nr_again) {
-		engine->holds_loop = hold(engine);
+		engine->holds_loop = uffdb_hold_loop(engine);
 		found = take_unused(engine, out, nr);
 		if (!found && engine->holds_loop)
-			let_go(engine);
+			uffdb_let_loop_go(engine);
 	}
 	if (!found)
 		pthread_mutex_unlock(&engine->control);
 	for (uint32_t i = 0; i < found; i++) {
-		uffdb_count(&engine->zapped_again, out[i].len / UFFDB_PAGE);
+		uffdb_count(&engine->counters.zapped_again, out[i].len / UFFDB_PAGE);
 		uffdb_ledger_mark(engine->ledger, &out[i]); /* a huge page may keep it now */
 	}
 	return found;
@@ -167,7 +130,7 @@ size_t uffdb_engine_hold_zeros(struct uffdb_engine *engine, struct uffdb_range *
 void uffdb_engine_go_on(struct uffdb_engine *engine)
 {
 	if (engine->holds_loop)
-		let_go(engine);
+		uffdb_let_loop_go(engine);
 	engine->holds_loop = false;
 	pthread_mutex_unlock(&engine->control);
 }

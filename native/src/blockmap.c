@@ -3,6 +3,12 @@
 #include <errno.h>
 
 #include "engine.h"
+#include "ledger.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "touched.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define BATCH 512
 
@@ -53,7 +59,7 @@ static int walk_memory(const struct grid *grid, int pagemap_fd, uint64_t start, 
 static void add_known(const struct uffdb_engine *engine, struct uffdb_cell *cell, uint64_t start,
 		      uint64_t end)
 {
-	uint64_t touched_ns = uffdb_touched_last(engine->touched, start, end - start);
+	uint64_t touched_ns = uffdb_touched_last(engine->events.touched, start, end - start);
 
 	cell->pages += (uint16_t)((end - start) / UFFDB_PAGE);
 	cell->ballooned += (uint16_t)uffdb_ledger_count(engine->ledger, start, end - start);

@@ -12,16 +12,18 @@
 #include <linux/capability.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "clock.h"
+#include "signals.h"
+#include "uffdballoon.h"
 
 #define PATIENCE_NS 5000000000ull
 #define PAUSE_NS    1000000
-#define NS_PER_S    1000000000ull
 
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 static _Atomic uint64_t kept;
@@ -75,24 +77,16 @@ static int holds_more(int tid, uint64_t keep)
 	return permitted & ~keep || inheritable;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
-}
-
 static int drop_of(int tid, uint64_t keep)
 {
 	const struct timespec pause = {.tv_nsec = PAUSE_NS};
-	uint64_t deadline_ns = now_ns() + PATIENCE_NS;
+	uint64_t deadline_ns = uffdb_now_ns(CLOCK_MONOTONIC) + PATIENCE_NS;
 	int more;
 
 	if (syscall(SYS_tgkill, getpid(), tid, UFFDB_DROP_SIGNAL))
 		return errno == ESRCH ? 0 : -errno;
 	while ((more = holds_more(tid, keep)) > 0) {
-		if (now_ns() > deadline_ns)
+		if (uffdb_now_ns(CLOCK_MONOTONIC) > deadline_ns)
 			return -ETIMEDOUT;
 		nanosleep(&pause, NULL);
 	}

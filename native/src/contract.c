@@ -3,7 +3,7 @@
  * What a touch means. tests/support/contract.py is the reference; the two
  * are held against each other on generated histories.
  */
-#include "internal.h"
+#include "uffdballoon.h"
 
 void uffdb_contract_reset(struct uffdb_contract *contract, uint64_t now_ns)
 {

@@ -12,9 +12,22 @@
  * its RAM (mlockall(), by -overcommit mem-lock=on), what holds memory was refused.
  */
 #include <errno.h>
+#include <stdatomic.h>
 
 #include "again.h"
+#include "clock.h"
+#include "counters.h"
+#include "engine.h"
+#include "follow.h"
+#include "judge.h"
+#include "ledger.h"
+#include "mailbox.h"
 #include "observe.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "process.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define LOOK_AGAIN_NS 200000000ull
 #define RANGES	      256
@@ -42,7 +55,8 @@ int uffdb_in_ballooned(struct uffdb_engine *engine, const struct uffdb_range *in
 	return 0;
 }
 
-static void refuse(struct uffdb_engine *engine, const struct uffdb_range *range, void *argument)
+static void note_refusal(struct uffdb_engine *engine, const struct uffdb_range *range,
+			 void *argument)
 {
 	(void)argument;
 	uffdb_observe_refusal(engine, range);
@@ -50,7 +64,7 @@ static void refuse(struct uffdb_engine *engine, const struct uffdb_range *range,
 
 static void take_refused(struct uffdb_engine *engine, void *argument)
 {
-	uffdb_in_ballooned(engine, argument, uffdb_resident, refuse, NULL);
+	uffdb_in_ballooned(engine, argument, uffdb_resident, note_refusal, NULL);
 }
 
 static bool is_locked(struct uffdb_engine *engine, uint64_t hva)
@@ -69,7 +83,7 @@ static void suspect(struct uffdb_engine *engine, const struct uffdb_range *range
 
 	(void)argument;
 	if (is_locked(engine, range->start)) {
-		uffdb_engine_on_loop(engine, take_refused, &refused);
+		uffdb_call_on_loop(engine, take_refused, &refused);
 		/* The next are refused as well, and no touch of them would be trapped. */
 		uffdb_windows_look_at_armed(engine->windows);
 		return;
@@ -80,20 +94,22 @@ static void suspect(struct uffdb_engine *engine, const struct uffdb_range *range
 }
 
 /* A read before the window was there: zeros were right, but what follows must be trapped. */
-static void protect(struct uffdb_engine *engine, const struct uffdb_range *range, void *argument)
+static void protect_late_read(struct uffdb_engine *engine, const struct uffdb_range *range,
+			      void *argument)
 {
 	(void)argument;
 	if (!uffdb_uffd_writeprotect(engine->config.uffd, range->start, range->len, true))
 		uffdb_count(&engine->observer->late_reads, range->len / UFFDB_PAGE);
 }
 
-static int look_at(void *argument, const struct uffdb_range *range)
+static int look_at_range(void *argument, const struct uffdb_range *range)
 {
 	struct uffdb_engine *engine = argument;
 	int error = uffdb_in_ballooned(engine, range, uffdb_resident, suspect, NULL);
 
 	if (!error && engine->config.write_protect)
-		error = uffdb_in_ballooned(engine, range, uffdb_loose_zero_pages, protect, NULL);
+		error = uffdb_in_ballooned(engine, range, uffdb_loose_zero_pages, protect_late_read,
+					   NULL);
 	/* An older kernel cannot tell zero pages; they hold memory for it, and are suspected. */
 	return error == -ENOTTY || error == -EINVAL ? 0 : error;
 }
@@ -145,8 +161,7 @@ static void judge_late(struct uffdb_engine *engine, void *argument)
 static void judge_range(struct uffdb_engine *engine, const struct uffdb_range *range)
 {
 	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, range->start);
-	bool hugetlb = block->flags & UFFDB_BLOCK_HUGETLB;
-	uint64_t size = hugetlb ? UFFDB_HUGE : UFFDB_PAGE;
+	uint64_t size = uffdb_block_page(block);
 
 	for (uint64_t at = range->start; at < range->start + range->len; at += size) {
 		struct late late = {.page = {at, size}};
@@ -157,7 +172,7 @@ static void judge_range(struct uffdb_engine *engine, const struct uffdb_range *r
 			contents = uffdb_contents(engine, at, size);
 		late.unused = contents == UFFDB_ALL_ZEROS;
 		late.absent = contents == UFFDB_NOT_TO_BE_READ;
-		uffdb_engine_on_loop(engine, judge_late, &late);
+		uffdb_call_on_loop(engine, judge_late, &late);
 		if (late.later)
 			engine->observer->suspects = true;
 	}
@@ -182,7 +197,7 @@ static void look_again(struct uffdb_engine *engine)
 	}
 }
 
-static void nothing(struct uffdb_engine *engine, void *argument)
+static void only_drain(struct uffdb_engine *engine, void *argument)
 {
 	(void)engine;
 	(void)argument;
@@ -197,7 +212,7 @@ static void note_delay(struct uffdb_engine *engine, uint64_t since_ns)
 }
 
 /* What is newly armed is looked at, unless a look is still to be repeated. */
-static int look(struct uffdb_engine *engine, bool *looked)
+static int look_at_new(struct uffdb_engine *engine, bool *looked)
 {
 	struct uffdb_observer *observer = engine->observer;
 	int error;
@@ -211,7 +226,7 @@ static int look(struct uffdb_engine *engine, bool *looked)
 			return 0;
 		look_again(engine);
 	}
-	error = uffdb_windows_look(engine->windows, look_at, engine, looked);
+	error = uffdb_windows_look(engine->windows, look_at_range, engine, looked);
 	if (observer->suspects)
 		observer->look_again_ns = uffdb_now_ns(CLOCK_MONOTONIC) + LOOK_AGAIN_NS;
 	return error;
@@ -226,7 +241,7 @@ int uffdb_follow(struct uffdb_engine *engine)
 	if (engine->observer) {
 		/* Every call on the loop comes after a drain; of what it finds we need no word. */
 		uffdb_windows_expect(engine->windows, true);
-		uffdb_engine_on_loop(engine, nothing, NULL);
+		uffdb_call_on_loop(engine, only_drain, NULL);
 		uffdb_windows_expect(engine->windows, false);
 		armed = uffdb_windows_arm_fresh(engine->windows, &since_ns);
 		if (armed < 0)
@@ -234,7 +249,7 @@ int uffdb_follow(struct uffdb_engine *engine)
 		if (armed)
 			note_delay(engine, since_ns);
 		if (engine->config.pagemap_fd >= 0) {
-			error = look(engine, &looked);
+			error = look_at_new(engine, &looked);
 			if (error)
 				return error;
 		}
@@ -255,7 +270,8 @@ int uffdb_engine_follow(struct uffdb_engine *engine)
 	return tidied < 0 ? tidied : followed || tidied;
 }
 
-static void take_back(struct uffdb_engine *engine, const struct uffdb_range *range, void *argument)
+static void take_back_present(struct uffdb_engine *engine, const struct uffdb_range *range,
+			      void *argument)
 {
 	(void)argument;
 	uffdb_ledger_clear(engine->ledger, range->start, range->len);
@@ -275,13 +291,13 @@ static void take_gone(struct uffdb_engine *engine, void *argument)
 
 	/* In a window the loop alone fills, and it is here: what came back since the scan is seen.
 	 */
-	uffdb_in_ballooned(engine, &gone->range, uffdb_resident, take_back, NULL);
+	uffdb_in_ballooned(engine, &gone->range, uffdb_resident, take_back_present, NULL);
 	/*
 	 * Zeros that are there: a page that was given up and read since, which is to take it
 	 * back where scans serve (cap); or one of zeros that was never given up, and that a
 	 * split or KSM has mapped to the zero page.
 	 */
-	uffdb_in_ballooned(engine, &gone->range, uffdb_loose_zero_pages, take_back, NULL);
+	uffdb_in_ballooned(engine, &gone->range, uffdb_loose_zero_pages, take_back_present, NULL);
 	for (uint64_t at = gone->range.start; at < gone->range.start + gone->range.len;
 	     at = (at / UFFDB_HUGE + 1) * UFFDB_HUGE)
 		uffdb_windows_note_inflate(engine->windows, at, now);
@@ -298,7 +314,7 @@ static int64_t all_gone(struct uffdb_engine *engine, uint64_t start, uint64_t en
 
 	while (start < end && uffdb_ledger_next(seen, start, end, &gone.range) > 0) {
 		uffdb_ledger_clear(seen, gone.range.start, gone.range.len);
-		uffdb_engine_on_loop(engine, take_gone, &gone);
+		uffdb_call_on_loop(engine, take_gone, &gone);
 		pages += gone.pages;
 		start = gone.range.start + gone.range.len;
 	}

@@ -12,18 +12,24 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "clock.h"
 #include "engine.h"
+#include "follow.h"
+#include "follower.h"
 #include "observe.h"
+#include "signals.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define FOLLOW_MS 10		/* between two looks while the balloon moves */
 #define QUIET_NS  300000000ull	/* so long without news: what moved is told */
 #define SCAN_NS	  1000000000ull /* between two scans */
 #define TIDY_NS	  1000000000ull /* between two looks for empty windows */
 #define MS_PER_S  1000
-#define NS_PER_MS 1000000ull
 
 struct progress {
 	uint64_t inflated, deflated, resyncs;
@@ -76,7 +82,7 @@ static bool differ(const struct progress *a, const struct progress *b)
 
 static int until_ms(uint64_t due_ns, uint64_t now_ns)
 {
-	return due_ns <= now_ns ? 0 : (int)((due_ns - now_ns) / NS_PER_MS + 1);
+	return due_ns <= now_ns ? 0 : (int)((due_ns - now_ns) / UFFDB_NS_PER_MS + 1);
 }
 
 /* How long to sleep at most; -1: until somebody wakes us. */
@@ -103,7 +109,7 @@ static bool is_due(uint64_t *due_ns, uint64_t period_ns, uint64_t now_ns)
 	return true;
 }
 
-static void hush(struct follower *follower)
+static void hush_bell(struct follower *follower)
 {
 	struct uffdb_trace *trace = follower->engine->config.trace;
 
@@ -142,13 +148,13 @@ static bool is_traced(struct follower *follower)
 	return follower->traced != before;
 }
 
-static void look(struct follower *follower)
+static void look_and_tidy(struct follower *follower)
 {
 	struct uffdb_engine *engine = follower->engine;
 	uint64_t now_ns = uffdb_now_ns(CLOCK_MONOTONIC);
 
 	pthread_mutex_lock(&engine->control);
-	hush(follower);
+	hush_bell(follower);
 	if (is_due(&follower->scan_ns, SCAN_NS, now_ns))
 		uffdb_scan(engine);
 	follower->busy = follow_once(follower);
@@ -223,7 +229,7 @@ static void *follow_loop(void *argument)
 		take_ring(engine->wake_fd);
 		if (atomic_load(&engine->stop_following))
 			break;
-		look(&follower);
+		look_and_tidy(&follower);
 		tell(&follower);
 	}
 	return NULL;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* How fragmented a balloon is: see uffdballoon/model/fragments.py for what is made of it. */
-#include "internal.h"
+#include "pages.h"
+#include "uffdballoon.h"
 
 static void add_run(struct uffdb_fragments *out, uint64_t first, uint64_t pages)
 {

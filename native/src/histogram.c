@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "internal.h"
+#include <stdatomic.h>
+
+#include "histogram.h"
+#include "uffdballoon.h"
 
 #define STEP_BITS 4
 _Static_assert(1 << STEP_BITS == UFFDB_HISTOGRAM_STEPS, "steps");

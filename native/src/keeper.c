@@ -16,10 +16,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "clock.h"
+#include "uffdballoon.h"
 
 #define MOST_OPEN (UFFDB_MOST_KEPT + 3)
-#define NS_PER_MS 1000000ull
 
 static void close_all_but(const int *kept, size_t nr_kept)
 {
@@ -117,7 +117,7 @@ static int left_ms(uint64_t deadline_ns)
 {
 	uint64_t now_ns = uffdb_now_ns(CLOCK_MONOTONIC);
 
-	return now_ns >= deadline_ns ? 0 : (int)((deadline_ns - now_ns) / NS_PER_MS + 1);
+	return now_ns >= deadline_ns ? 0 : (int)((deadline_ns - now_ns) / UFFDB_NS_PER_MS + 1);
 }
 
 /*

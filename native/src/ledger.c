@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,9 +8,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "bitmap.h"
+#include "ledger.h"
+#include "pages.h"
+#include "uffdballoon.h"
 
-#define WORD_PAGES   64ull
 #define MAGIC	     0x3372646c62646675ull /* of this layout */
 #define SHARED_MOST  64			   /* blocks whose ledger can be shared */
 #define SHARED_PAGES 1			   /* before the bitmaps */
@@ -108,7 +111,7 @@ static bool is_of_these(const struct uffdb_ledger *ledger)
 }
 
 /* Put the bitmaps of an empty ledger into a file, or find them there. */
-static int share(struct uffdb_ledger *ledger, int fd)
+static int put_in_file(struct uffdb_ledger *ledger, int fd)
 {
 	uint64_t bytes = SHARED_PAGES * UFFDB_PAGE, at = bytes;
 	struct stat status;
@@ -156,7 +159,7 @@ int uffdb_ledger_create_in(int fd, const struct uffdb_block *blocks, size_t nr,
 
 	if (error)
 		return error;
-	error = share(ledger, fd);
+	error = put_in_file(ledger, fd);
 	if (error) {
 		uffdb_ledger_destroy(ledger);
 		return error;
@@ -168,6 +171,12 @@ int uffdb_ledger_create_in(int fd, const struct uffdb_block *blocks, size_t nr,
 struct uffdb_contract *uffdb_ledger_contract(struct uffdb_ledger *ledger)
 {
 	return ledger->shared ? &ledger->shared->contract : NULL;
+}
+
+void uffdb_ledger_keep_contract(struct uffdb_ledger *ledger, const struct uffdb_contract *contract)
+{
+	if (ledger->shared)
+		ledger->shared->contract = *contract;
 }
 
 struct uffdb_range *uffdb_ledger_inflating(struct uffdb_ledger *ledger)
@@ -262,7 +271,7 @@ void uffdb_ledger_destroy(struct uffdb_ledger *ledger)
 }
 
 /* Index of the block that holds @hva, or -1. */
-static ssize_t find(const struct uffdb_ledger *ledger, uint64_t hva)
+static ssize_t find_block(const struct uffdb_ledger *ledger, uint64_t hva)
 {
 	size_t low = 0, high = ledger->nr;
 
@@ -281,7 +290,7 @@ static ssize_t find(const struct uffdb_ledger *ledger, uint64_t hva)
 
 const struct uffdb_block *uffdb_ledger_block(const struct uffdb_ledger *ledger, uint64_t hva)
 {
-	ssize_t index = find(ledger, hva);
+	ssize_t index = find_block(ledger, hva);
 
 	return index < 0 ? NULL : &ledger->blocks[index];
 }
@@ -292,34 +301,36 @@ const struct uffdb_block *uffdb_ledger_blocks(const struct uffdb_ledger *ledger,
 	return ledger->blocks;
 }
 
-/* Which bits of word @word lie in pages [first, last)? */
-static uint64_t word_mask(uint64_t word, uint64_t first, uint64_t last)
+uint64_t uffdb_block_page(const struct uffdb_block *block)
 {
-	uint64_t base = word * WORD_PAGES, mask = ~0ull;
-
-	if (first > base)
-		mask &= ~0ull << (first - base);
-	if (last < base + WORD_PAGES)
-		mask &= ~0ull >> (base + WORD_PAGES - last);
-	return mask;
+	return block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;
 }
 
-static void mark(struct uffdb_ledger *ledger, size_t index, uint64_t page)
+int uffdb_ledger_check(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len)
+{
+	const struct uffdb_block *block = uffdb_ledger_block(ledger, hva);
+
+	if (!block || !len || len > block->hva + block->size - hva)
+		return -ENOENT;
+	return hva % uffdb_block_page(block) || len % uffdb_block_page(block) ? -EINVAL : 0;
+}
+
+static void mark_unit(struct uffdb_ledger *ledger, size_t index, uint64_t page)
 {
 	const struct uffdb_block *block = &ledger->blocks[index];
 	uint64_t unit = (block->hva + page * UFFDB_PAGE) / UFFDB_HUGE - block->hva / UFFDB_HUGE;
 	_Atomic uint64_t *bits = &ledger->marks[index].words[unit / 64];
 
 	/* Most pages are neighbours of one that was set just before. */
-	if (atomic_load_explicit(bits, memory_order_relaxed) >> (unit % 64) & 1)
+	if (uffdb_bit(ledger->marks[index].words, unit))
 		return;
 	atomic_fetch_or(bits, 1ull << (unit % 64));
 	atomic_store(&ledger->any_marked, true);
 }
 
-static int64_t change(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len, bool set)
+static int64_t change_pages(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len, bool set)
 {
-	ssize_t index = find(ledger, hva);
+	ssize_t index = find_block(ledger, hva);
 	const struct uffdb_block *block;
 	uint64_t first, last, changed = 0;
 
@@ -330,22 +341,20 @@ static int64_t change(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len, b
 		return -ENOENT;
 	first = (hva - block->hva) / UFFDB_PAGE;
 	last = first + len / UFFDB_PAGE;
-	for (uint64_t word = first / WORD_PAGES; word * WORD_PAGES < last; word++) {
+	for (uint64_t word = first / UFFDB_WORD_BITS; word * UFFDB_WORD_BITS < last; word++) {
 		_Atomic uint64_t *bits = &ledger->bitmaps[index].words[word];
-		uint64_t mask = word_mask(word, first, last), was;
+		uint64_t mask = uffdb_word_mask(word, first, last), was;
 
 		/* Clearing what was never set would commit memory for nothing. */
-		if (!set && !(atomic_load_explicit(bits, memory_order_relaxed) & mask))
+		if (!set && !(uffdb_word(bits, 0) & mask))
 			continue;
 		was = set ? atomic_fetch_or(bits, mask) : atomic_fetch_and(bits, ~mask);
 		mask &= set ? ~was : was;
 		changed += (uint64_t)__builtin_popcountll(mask);
 		if (set && mask) {
 			/* A word may reach into a second 2 MiB block. */
-			mark(ledger, (size_t)index,
-			     word * WORD_PAGES + (uint64_t)__builtin_ctzll(mask));
-			mark(ledger, (size_t)index,
-			     word * WORD_PAGES + 63 - (uint64_t)__builtin_clzll(mask));
+			mark_unit(ledger, (size_t)index, uffdb_lowest_bit(word, mask));
+			mark_unit(ledger, (size_t)index, uffdb_highest_bit(word, mask));
 		}
 	}
 	if (set) {
@@ -360,23 +369,25 @@ static int64_t change(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len, b
 
 int64_t uffdb_ledger_set(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len)
 {
-	return change(ledger, hva, len, true);
+	return change_pages(ledger, hva, len, true);
 }
 
 int64_t uffdb_ledger_clear(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len)
 {
-	return change(ledger, hva, len, false);
+	return change_pages(ledger, hva, len, false);
 }
 
 int uffdb_ledger_test(const struct uffdb_ledger *ledger, uint64_t hva)
 {
-	ssize_t index = find(ledger, hva);
+	ssize_t index = find_block(ledger, hva);
 	uint64_t page;
 
 	if (index < 0)
 		return -ENOENT;
 	page = (hva - ledger->blocks[index].hva) / UFFDB_PAGE;
-	return (int)(ledger->bitmaps[index].words[page / WORD_PAGES] >> (page % WORD_PAGES) & 1);
+	return (int)(ledger->bitmaps[index].words[page / UFFDB_WORD_BITS] >>
+			     (page % UFFDB_WORD_BITS) &
+		     1);
 }
 
 uint64_t uffdb_ledger_pages(const struct uffdb_ledger *ledger)
@@ -396,7 +407,7 @@ uint64_t uffdb_ledger_node_pages(const struct uffdb_ledger *ledger, uint32_t nod
 
 uint64_t uffdb_ledger_count(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len)
 {
-	ssize_t index = find(ledger, hva);
+	ssize_t index = find_block(ledger, hva);
 	const struct uffdb_block *block;
 	uint64_t first, last, count = 0;
 
@@ -407,11 +418,10 @@ uint64_t uffdb_ledger_count(const struct uffdb_ledger *ledger, uint64_t hva, uin
 		len = block->hva + block->size - hva;
 	first = (hva - block->hva) / UFFDB_PAGE;
 	last = first + len / UFFDB_PAGE;
-	for (uint64_t word = first / WORD_PAGES; word * WORD_PAGES < last; word++) {
-		uint64_t bits = atomic_load_explicit(&ledger->bitmaps[index].words[word],
-						     memory_order_relaxed);
+	for (uint64_t word = first / UFFDB_WORD_BITS; word * UFFDB_WORD_BITS < last; word++) {
+		uint64_t bits = uffdb_word(ledger->bitmaps[index].words, word);
 
-		count += (uint64_t)__builtin_popcountll(bits & word_mask(word, first, last));
+		count += (uint64_t)__builtin_popcountll(bits & uffdb_word_mask(word, first, last));
 	}
 	return count;
 }
@@ -442,7 +452,7 @@ void uffdb_ledger_tally(const struct uffdb_ledger *ledger, uint64_t hva, uint64_
 static bool is_same(const struct uffdb_ledger *a, const struct uffdb_ledger *b, uint64_t hva,
 		    uint64_t end)
 {
-	ssize_t index = find(a, hva);
+	ssize_t index = find_block(a, hva);
 	uint64_t start, first, last;
 
 	if (index < 0)
@@ -450,13 +460,11 @@ static bool is_same(const struct uffdb_ledger *a, const struct uffdb_ledger *b, 
 	start = a->blocks[index].hva;
 	first = (hva - start) / UFFDB_PAGE;
 	last = (end - start) / UFFDB_PAGE;
-	for (uint64_t word = first / WORD_PAGES; word * WORD_PAGES < last; word++) {
-		uint64_t left =
-			atomic_load_explicit(&a->bitmaps[index].words[word], memory_order_relaxed);
-		uint64_t right =
-			atomic_load_explicit(&b->bitmaps[index].words[word], memory_order_relaxed);
+	for (uint64_t word = first / UFFDB_WORD_BITS; word * UFFDB_WORD_BITS < last; word++) {
+		uint64_t left = uffdb_word(a->bitmaps[index].words, word);
+		uint64_t right = uffdb_word(b->bitmaps[index].words, word);
 
-		if ((left ^ right) & word_mask(word, first, last))
+		if ((left ^ right) & uffdb_word_mask(word, first, last))
 			return false;
 	}
 	return true;
@@ -505,14 +513,14 @@ uint64_t uffdb_block_units(const struct uffdb_block *block)
 
 void uffdb_ledger_mark(struct uffdb_ledger *ledger, const struct uffdb_range *range)
 {
-	ssize_t index = find(ledger, range->start);
+	ssize_t index = find_block(ledger, range->start);
 	uint64_t first;
 
 	if (index < 0)
 		return;
 	first = (range->start - ledger->blocks[index].hva) / UFFDB_PAGE;
 	for (uint64_t page = 0; page < range->len / UFFDB_PAGE; page++)
-		mark(ledger, (size_t)index, first + page);
+		mark_unit(ledger, (size_t)index, first + page);
 }
 
 bool uffdb_ledger_is_marked(const struct uffdb_ledger *ledger)
@@ -530,22 +538,7 @@ uint64_t uffdb_ledger_take_marks(struct uffdb_ledger *ledger, size_t index, uint
 	_Atomic uint64_t *bits = &ledger->marks[index].words[word];
 
 	/* The mapping has no memory where nothing was ever marked. */
-	return atomic_load_explicit(bits, memory_order_relaxed) ? atomic_exchange(bits, 0) : 0;
-}
-
-/* The first page in [page, last) whose bit is @value, or @last. */
-static uint64_t seek(const struct bitmap *bitmap, uint64_t page, uint64_t last, bool value)
-{
-	while (page < last) {
-		uint64_t word = page / WORD_PAGES, bits;
-
-		bits = atomic_load_explicit(&bitmap->words[word], memory_order_relaxed);
-		bits = (value ? bits : ~bits) & word_mask(word, page, last);
-		if (bits)
-			return word * WORD_PAGES + (uint64_t)__builtin_ctzll(bits);
-		page = (word + 1) * WORD_PAGES;
-	}
-	return last;
+	return uffdb_word(bits, 0) ? atomic_exchange(bits, 0) : 0;
 }
 
 /* Return: how many bits are set in the copy. */
@@ -554,11 +547,11 @@ static uint64_t copy_bitmap(const struct bitmap *from, struct bitmap *to)
 	uint64_t count = 0;
 
 	for (size_t word = 0; word < from->bytes / sizeof(uint64_t); word++) {
-		uint64_t bits = atomic_load_explicit(&from->words[word], memory_order_relaxed);
+		uint64_t bits = uffdb_word(from->words, word);
 
 		count += (uint64_t)__builtin_popcountll(bits);
 		/* What is zero is not written to: it would commit memory. */
-		if (bits != atomic_load_explicit(&to->words[word], memory_order_relaxed))
+		if (bits != uffdb_word(to->words, word))
 			atomic_store_explicit(&to->words[word], bits, memory_order_relaxed);
 	}
 	return count;
@@ -580,20 +573,23 @@ void uffdb_ledger_copy(const struct uffdb_ledger *from, struct uffdb_ledger *to)
 int uffdb_ledger_next(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t end,
 		      struct uffdb_range *out)
 {
-	ssize_t index = find(ledger, hva);
+	ssize_t index = find_block(ledger, hva);
 	const struct uffdb_block *block;
 	uint64_t first, last;
 
 	if (index < 0)
 		return -ENOENT;
+	if (end <= hva)
+		return 0;
 	block = &ledger->blocks[index];
 	if (end > block->hva + block->size)
 		end = block->hva + block->size;
 	last = (end - block->hva) / UFFDB_PAGE;
-	first = seek(&ledger->bitmaps[index], (hva - block->hva) / UFFDB_PAGE, last, true);
+	first = uffdb_seek_bit(ledger->bitmaps[index].words, (hva - block->hva) / UFFDB_PAGE, last,
+			       true);
 	if (first >= last)
 		return 0;
-	last = seek(&ledger->bitmaps[index], first, last, false);
+	last = uffdb_seek_bit(ledger->bitmaps[index].words, first, last, false);
 	*out = (struct uffdb_range){block->hva + first * UFFDB_PAGE, (last - first) * UFFDB_PAGE};
 	return 1;
 }

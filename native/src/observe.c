@@ -10,19 +10,23 @@
  * allocator (virtio_balloon_handle_report()).
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
+#include "clock.h"
+#include "counters.h"
 #include "engine.h"
+#include "ledger.h"
 #include "observe.h"
-
-static uint64_t page_size(const struct uffdb_block *block)
-{
-	return block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;
-}
+#include "pagemap.h"
+#include "pages.h"
+#include "settle.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 static bool is_whole_page(const struct uffdb_block *block, uint64_t hva, uint64_t len)
 {
-	return len == page_size(block) && !(hva & (len - 1));
+	return len == uffdb_block_page(block) && !(hva & (len - 1));
 }
 
 /*
@@ -35,7 +39,7 @@ static void protect_if_filled(struct uffdb_engine *engine, const struct uffdb_ch
 {
 	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, given->hva);
 
-	if (given->time_ns > engine->last_fill_ns || !engine->config.write_protect)
+	if (given->time_ns > engine->answerer.last_fill_ns || !engine->config.write_protect)
 		return;
 	if (block->flags & UFFDB_BLOCK_SHARED &&
 	    !uffdb_holds_memory(engine->config.pagemap_fd, given->hva))
@@ -63,7 +67,7 @@ static void note_arrival(struct uffdb_observer *observer, uint64_t hva, uint64_t
 	observer->last_hva = hva;
 }
 
-static int64_t inflate(struct uffdb_engine *engine, const struct uffdb_change *given)
+static int64_t take_given(struct uffdb_engine *engine, const struct uffdb_change *given)
 {
 	struct uffdb_observer *observer = engine->observer;
 	int64_t pages = uffdb_ledger_set(engine->ledger, given->hva, given->len);
@@ -76,7 +80,7 @@ static int64_t inflate(struct uffdb_engine *engine, const struct uffdb_change *g
 	return pages;
 }
 
-static int64_t deflate(struct uffdb_engine *engine, const struct uffdb_change *taken)
+static int64_t give_taken(struct uffdb_engine *engine, const struct uffdb_change *taken)
 {
 	struct uffdb_observer *observer = engine->observer;
 	int64_t pages = uffdb_ledger_clear(engine->ledger, taken->hva, taken->len);
@@ -85,14 +89,13 @@ static int64_t deflate(struct uffdb_engine *engine, const struct uffdb_change *t
 		uffdb_ledger_clear(observer->doubtful, taken->hva, taken->len);
 	if (pages > 0)
 		uffdb_windows_note_change(engine->windows, taken->hva);
-	if (engine->nr_parked)
-		uffdb_unpark_range(engine, taken->hva, taken->len, true);
+	uffdb_let_go(engine, taken->hva, taken->len);
 	return pages;
 }
 
 static void on_inflate(struct uffdb_engine *engine, const struct uffdb_change *given)
 {
-	int64_t pages = inflate(engine, given);
+	int64_t pages = take_given(engine, given);
 
 	remember(engine->observer, given);
 	if (pages > 0) {
@@ -103,7 +106,7 @@ static void on_inflate(struct uffdb_engine *engine, const struct uffdb_change *g
 
 static void on_deflate(struct uffdb_engine *engine, const struct uffdb_change *taken)
 {
-	int64_t pages = deflate(engine, taken);
+	int64_t pages = give_taken(engine, taken);
 
 	remember(engine->observer, taken);
 	if (pages > 0)
@@ -117,7 +120,7 @@ void uffdb_observe_refusal(struct uffdb_engine *engine, const struct uffdb_range
 		.hva = range->start,
 		.len = range->len,
 	};
-	int64_t pages = deflate(engine, &kept);
+	int64_t pages = give_taken(engine, &kept);
 
 	remember(engine->observer, &kept);
 	uffdb_count(&engine->observer->inflated, pages > 0 ? -(uint64_t)pages : 0);
@@ -163,7 +166,7 @@ void uffdb_observe_on(struct uffdb_engine *engine, bool missed)
 		return;
 	}
 	/* Another engine may have filled what is told of next, or not have come to look at it. */
-	engine->last_fill_ns = uffdb_now_ns(CLOCK_MONOTONIC);
+	engine->answerer.last_fill_ns = uffdb_now_ns(CLOCK_MONOTONIC);
 	atomic_store(&engine->observer->look_everywhere, true);
 }
 
@@ -176,7 +179,7 @@ static void on_discard(struct uffdb_engine *engine, const struct uffdb_change *g
 	/* What is in the balloon already is no free page: it is our own zap that is seen. */
 	if (is_whole_page(block, given->hva, given->len))
 		on_inflate(engine, given);
-	else if (given->len > page_size(block) &&
+	else if (given->len > uffdb_block_page(block) &&
 		 uffdb_ledger_test(engine->ledger, given->hva) <= 0)
 		uffdb_count(&engine->observer->reported_bytes, given->len);
 }
@@ -257,8 +260,8 @@ void uffdb_observe_unmapping(struct uffdb_engine *engine, uint64_t start, uint64
 			continue;
 		uffdb_ledger_clear(engine->ledger, from, to - from);
 		uffdb_windows_note_change(engine->windows, from);
-		uffdb_unpark_range(engine, from, to - from, true);
-		uffdb_count(&engine->gone, (to - from) / UFFDB_PAGE);
+		uffdb_let_go(engine, from, to - from);
+		uffdb_count(&engine->counters.gone, (to - from) / UFFDB_PAGE);
 	}
 }
 
@@ -289,9 +292,9 @@ void uffdb_observe_again(struct uffdb_engine *engine, uint64_t at_ns)
 		if (change->time_ns <= at_ns)
 			continue;
 		if (change->inflate)
-			inflate(engine, change);
+			take_given(engine, change);
 		else
-			deflate(engine, change);
+			give_taken(engine, change);
 	}
 }
 

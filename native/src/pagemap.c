@@ -4,14 +4,18 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include "internal.h"
 #include "kernel_compat.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "uffdballoon.h"
 
 #define PAGEMAP_PRESENT (1ull << 63)
 #define PAGEMAP_SWAPPED (1ull << 62)
+#define PAGEMAP_FILE	(1ull << 61) /* of a file, or shared */
 #define PAGEMAP_UFFD_WP (1ull << 57)
-#define SWAP_TYPE	0x1full /* of an entry that is swapped out */
-#define MARKER		31ull	/* the last type: SWP_PTE_MARKER of include/linux/swap.h */
+#define PAGEMAP_OWN	(1ull << 56) /* mapped once, here: PM_MMAP_EXCLUSIVE, Linux 4.2 */
+#define SWAP_TYPE	0x1full	     /* of an entry that is swapped out */
+#define MARKER		31ull	     /* the last type: SWP_PTE_MARKER of include/linux/swap.h */
 #define BATCH		512
 
 /* What holds memory of its own; a marker in the page table looks swapped out as well. */
@@ -73,7 +77,7 @@ static bool is_memory(uint64_t entry)
 	       (entry & PAGEMAP_SWAPPED && (entry & SWAP_TYPE) != MARKER);
 }
 
-static int append(struct uffdb_range *out, int found, size_t nr, uint64_t start, uint64_t len)
+static int add_range(struct uffdb_range *out, int found, size_t nr, uint64_t start, uint64_t len)
 {
 	if (found && out[found - 1].start + out[found - 1].len == start) {
 		out[found - 1].len += len;
@@ -106,7 +110,7 @@ static int add_entries(int fd, uint64_t *next, uint64_t end, struct uffdb_range 
 
 			if (!is_memory(entries[i]))
 				continue;
-			more = append(out, found, nr, *next, UFFDB_PAGE);
+			more = add_range(out, found, nr, *next, UFFDB_PAGE);
 			if (more < 0)
 				return found;
 			found = more;
@@ -131,7 +135,7 @@ static int scan_memory(int fd, uint64_t start, uint64_t end, struct uffdb_range 
 		uint64_t at = regions[i].start;
 
 		if (regions[i].categories & PAGE_IS_PRESENT) {
-			int more = append(out, found, nr, at, regions[i].end - at);
+			int more = add_range(out, found, nr, at, regions[i].end - at);
 
 			found = more < 0 ? found : more;
 			at = more < 0 ? at : regions[i].end;
@@ -148,12 +152,45 @@ static int scan_memory(int fd, uint64_t start, uint64_t end, struct uffdb_range 
 	return found;
 }
 
+static int read_entry(int fd, uint64_t hva, uint64_t *entry)
+{
+	ssize_t got = pread(fd, entry, sizeof(*entry), (off_t)(hva / UFFDB_PAGE * sizeof(*entry)));
+
+	if (got < 0)
+		return -errno;
+	return got == sizeof(*entry) ? 0 : -ESRCH; /* its memory is gone */
+}
+
+/*
+ * As HOLDS_MEMORY, of one page, where there is no PAGEMAP_SCAN (before Linux 6.7): the zero page
+ * counts no mappings, and is of no file. Nor does KSM's page count as its own; whoever writes to
+ * that gets one.
+ */
+static int is_own_memory(int fd, uint64_t hva)
+{
+	uint64_t entry;
+	int error = read_entry(fd, hva, &entry);
+
+	if (error)
+		return error;
+	if (entry & PAGEMAP_PRESENT)
+		return !!(entry & (PAGEMAP_FILE | PAGEMAP_OWN));
+	return !!(entry & PAGEMAP_SWAPPED);
+}
+
+/* What a kernel says that does not know a request: of all pagemap's, or of this one's flags. */
+static bool is_unknown(int error)
+{
+	return error == -ENOTTY || error == -EINVAL;
+}
+
 int uffdb_holds_memory(int pagemap_fd, uint64_t hva)
 {
 	struct uffdb_range found;
 	uint64_t next;
+	int held = scan(pagemap_fd, HOLDS_MEMORY, hva, hva + UFFDB_PAGE, &found, 1, &next);
 
-	return scan(pagemap_fd, HOLDS_MEMORY, hva, hva + UFFDB_PAGE, &found, 1, &next);
+	return is_unknown(held) ? is_own_memory(pagemap_fd, hva) : held;
 }
 
 int uffdb_loose_zero_pages(int pagemap_fd, uint64_t start, uint64_t end, struct uffdb_range *out,
@@ -215,10 +252,9 @@ bool uffdb_is_gone(int pagemap_fd)
 
 static bool has_flag(int pagemap_fd, uint64_t hva, uint64_t flag)
 {
-	off_t at = (off_t)(hva / UFFDB_PAGE * sizeof(uint64_t));
 	uint64_t entry;
 
-	return pread(pagemap_fd, &entry, sizeof(entry), at) == sizeof(entry) && entry & flag;
+	return !read_entry(pagemap_fd, hva, &entry) && entry & flag;
 }
 
 bool uffdb_is_present(int pagemap_fd, uint64_t hva)
@@ -243,7 +279,7 @@ int uffdb_resident(int pagemap_fd, uint64_t start, uint64_t end, struct uffdb_ra
 {
 	int found = scan_memory(pagemap_fd, start, end, out, nr, next);
 
-	if (found == -ENOTTY || found == -EINVAL) {
+	if (is_unknown(found)) {
 		*next = start;
 		return add_entries(pagemap_fd, next, end, out, 0, nr);
 	}
@@ -263,7 +299,7 @@ int uffdb_sized_memory(int pagemap_fd, uint64_t start, uint64_t end, struct uffd
 	for (int i = 0; i < found; i++)
 		out[i] = (struct uffdb_memory){regions[i].start, regions[i].end - regions[i].start,
 					       regions[i].categories & PAGE_IS_HUGE};
-	if (found != -ENOTTY && found != -EINVAL)
+	if (!is_unknown(found))
 		return found;
 	*next = start;
 	found = add_entries(pagemap_fd, next, end, ranges, 0, nr);

@@ -17,7 +17,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "placement.h"
+#include "procstat.h"
+#include "uffdballoon.h"
 
 #define LOOK_EVERY	256
 #define STREAK		4	/* a single fault from elsewhere is no reason to move */
@@ -71,17 +73,15 @@ static struct uffdb_placed_thread *slot_of(struct uffdb_placement *placement, ui
 
 static int cpu_of(int stat_fd)
 {
-	char text[1024], *field;
+	const char *field;
+	char text[1024];
 	ssize_t size = pread(stat_fd, text, sizeof(text) - 1, 0);
 
 	if (size <= 0)
 		return -1;
 	text[size] = 0;
-	/* The second field is a name in parentheses that may hold anything. */
-	field = strrchr(text, ')');
-	for (int i = 2; field && i < PROCESSOR_FIELD; i++)
-		field = strchr(field + 1, ' ');
-	return field ? atoi(field + 1) : -1;
+	field = uffdb_stat_field(text, PROCESSOR_FIELD);
+	return field ? atoi(field) : -1;
 }
 
 static bool bind_to(struct uffdb_placement *placement, int cpu)
@@ -100,7 +100,7 @@ static bool bind_to(struct uffdb_placement *placement, int cpu)
 	return true;
 }
 
-static bool go(struct uffdb_placement *placement, bool following)
+static bool switch_mode(struct uffdb_placement *placement, bool following)
 {
 	placement->following = following;
 	placement->samples = 0;
@@ -113,7 +113,7 @@ static bool go(struct uffdb_placement *placement, bool following)
  * After a trial: keep to the other way if it is twice as good. Less may be luck,
  * since a thread that may run anywhere may run in the right place for a while.
  */
-static bool conclude(struct uffdb_placement *placement)
+static bool end_trial(struct uffdb_placement *placement)
 {
 	if (placement->round_trip_ns < placement->cost_before_ns / 2) {
 		placement->prefers = placement->following;
@@ -123,12 +123,12 @@ static bool conclude(struct uffdb_placement *placement)
 	}
 	if (placement->patience < PATIENCE_MOST)
 		placement->patience *= 4;
-	return go(placement, placement->prefers);
+	return switch_mode(placement, placement->prefers);
 }
 
 /* Learn what a round trip costs; true when the way was changed and we were moved with it. */
-static bool learn(struct uffdb_placement *placement, struct uffdb_placed_thread *thread,
-		  uint64_t read_ns)
+static bool update_cost(struct uffdb_placement *placement, struct uffdb_placed_thread *thread,
+			uint64_t read_ns)
 {
 	uint64_t *cost = &placement->round_trip_ns;
 	uint64_t round_trip = read_ns - thread->answered_ns;
@@ -141,20 +141,20 @@ static bool learn(struct uffdb_placement *placement, struct uffdb_placed_thread 
 	if (++placement->samples < TRIAL)
 		return false;
 	if (placement->following != placement->prefers)
-		return conclude(placement);
+		return end_trial(placement);
 	/* What was chosen turned out worse than what it was chosen over. */
 	if (!placement->following && *cost > placement->cost_before_ns)
 		placement->prefers = true;
 	else if (placement->samples < placement->patience)
 		return false;
-	return go(placement, !placement->following);
+	return switch_mode(placement, !placement->following);
 }
 
 bool uffdb_placement_follow(struct uffdb_placement *placement, uint32_t tid, uint64_t read_ns,
 			    uint64_t answered_ns)
 {
 	struct uffdb_placed_thread *thread = slot_of(placement, tid);
-	bool moved = learn(placement, thread, read_ns);
+	bool moved = update_cost(placement, thread, read_ns);
 
 	thread->answered_ns = answered_ns;
 	if (!placement->following)

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "bitmap.h"
 #include "planner.h"
+#include "uffdballoon.h"
 
-#define WORD_UNITS   64ull
 #define LENGTHS	     4096 /* gaps are counted by length up to here, longer ones together */
 #define ASKED_LENGTH 512  /* whether a longer gap is populated takes too long to find out */
 #define ASKED	     128  /* and so do more of them, at one change */
@@ -23,7 +25,7 @@ struct uffdb_planner {
 	uint64_t working; /* the budget, or less once the kernel had no room */
 	uint64_t windows, nr_armed, nr_needed;
 	size_t words;
-	uint64_t *needed, *armed;
+	_Atomic uint64_t *needed, *armed;
 	size_t nr_barriers;
 	uint64_t barriers[BARRIERS];
 	uint32_t lengths[LENGTHS];
@@ -32,64 +34,25 @@ struct uffdb_planner {
 
 /* ---- bitmaps ---- */
 
-static bool test(const uint64_t *map, uint64_t unit)
+/* Which units of word @word are not absorbed, of [first, last)? Absorbed: armed, not needed. */
+static uint64_t not_absorbed(const struct uffdb_planner *planner, uint64_t word, uint64_t first,
+			     uint64_t last)
 {
-	return map[unit / WORD_UNITS] >> (unit % WORD_UNITS) & 1;
+	uint64_t absorbed = uffdb_word(planner->armed, word) & ~uffdb_word(planner->needed, word);
+
+	return ~absorbed & uffdb_word_mask(word, first, last);
 }
 
-static uint64_t mask_of(uint64_t word, uint64_t first, uint64_t last)
-{
-	uint64_t base = word * WORD_UNITS, mask = ~0ull;
-
-	if (first > base)
-		mask &= ~0ull << (first - base);
-	if (last < base + WORD_UNITS)
-		mask &= ~0ull >> (base + WORD_UNITS - last);
-	return mask;
-}
-
-/* Set or clear [first, last); return how many bits changed. */
-static uint64_t fill(uint64_t *map, uint64_t first, uint64_t last, bool value)
-{
-	uint64_t changed = 0;
-
-	for (uint64_t word = first / WORD_UNITS; word * WORD_UNITS < last; word++) {
-		uint64_t mask = mask_of(word, first, last);
-
-		changed += (uint64_t)__builtin_popcountll((value ? ~map[word] : map[word]) & mask);
-		if (value)
-			map[word] |= mask;
-		else
-			map[word] &= ~mask;
-	}
-	return changed;
-}
-
-/* The first unit in [at, last) whose bit is @value, or @last. */
-static uint64_t next(const uint64_t *map, uint64_t at, uint64_t last, bool value)
-{
-	while (at < last) {
-		uint64_t word = at / WORD_UNITS;
-		uint64_t bits = (value ? map[word] : ~map[word]) & mask_of(word, at, last);
-
-		if (bits)
-			return word * WORD_UNITS + (uint64_t)__builtin_ctzll(bits);
-		at = (word + 1) * WORD_UNITS;
-	}
-	return last;
-}
-
-/* Where the run of absorbed units (armed, not needed) that ends before @at begins. */
+/* Where the run of absorbed units that ends before @at begins. */
 static uint64_t absorbed_before(const struct uffdb_planner *planner, uint64_t at)
 {
 	while (at > 0) {
-		uint64_t word = (at - 1) / WORD_UNITS;
-		uint64_t other = ~(planner->armed[word] & ~planner->needed[word]) &
-				 mask_of(word, word * WORD_UNITS, at);
+		uint64_t word = (at - 1) / UFFDB_WORD_BITS;
+		uint64_t other = not_absorbed(planner, word, word * UFFDB_WORD_BITS, at);
 
 		if (other)
-			return word * WORD_UNITS + WORD_UNITS - (uint64_t)__builtin_clzll(other);
-		at = word * WORD_UNITS;
+			return uffdb_highest_bit(word, other) + 1;
+		at = word * UFFDB_WORD_BITS;
 	}
 	return 0;
 }
@@ -98,13 +61,12 @@ static uint64_t absorbed_before(const struct uffdb_planner *planner, uint64_t at
 static uint64_t absorbed_after(const struct uffdb_planner *planner, uint64_t at)
 {
 	while (at < planner->units) {
-		uint64_t word = at / WORD_UNITS;
-		uint64_t other = ~(planner->armed[word] & ~planner->needed[word]) &
-				 mask_of(word, at, planner->units);
+		uint64_t word = at / UFFDB_WORD_BITS;
+		uint64_t other = not_absorbed(planner, word, at, planner->units);
 
 		if (other)
-			return word * WORD_UNITS + (uint64_t)__builtin_ctzll(other);
-		at = (word + 1) * WORD_UNITS;
+			return uffdb_lowest_bit(word, other);
+		at = (word + 1) * UFFDB_WORD_BITS;
 	}
 	return planner->units;
 }
@@ -121,7 +83,7 @@ int uffdb_planner_create(uint64_t units, uint64_t budget, const struct uffdb_pla
 	planner->ops = *ops;
 	planner->units = units;
 	planner->budget = planner->working = budget ? budget : UINT64_MAX;
-	planner->words = (size_t)(units / WORD_UNITS + 1);
+	planner->words = (size_t)(units / UFFDB_WORD_BITS + 1);
 	planner->needed = calloc(planner->words, sizeof(uint64_t));
 	planner->armed = calloc(planner->words, sizeof(uint64_t));
 	if (!planner->needed || !planner->armed) {
@@ -136,8 +98,8 @@ void uffdb_planner_destroy(struct uffdb_planner *planner)
 {
 	if (!planner)
 		return;
-	free(planner->needed);
-	free(planner->armed);
+	free((void *)planner->needed);
+	free((void *)planner->armed);
 	free(planner);
 }
 
@@ -153,12 +115,12 @@ int uffdb_planner_barrier(struct uffdb_planner *planner, uint64_t unit)
 
 static bool armed_before(const struct uffdb_planner *planner, uint64_t unit)
 {
-	return unit && test(planner->armed, unit - 1);
+	return unit && uffdb_bit(planner->armed, unit - 1);
 }
 
 static bool armed_at(const struct uffdb_planner *planner, uint64_t unit)
 {
-	return unit < planner->units && test(planner->armed, unit);
+	return unit < planner->units && uffdb_bit(planner->armed, unit);
 }
 
 /* Arm units none of which is armed. */
@@ -170,7 +132,7 @@ static int arm(struct uffdb_planner *planner, uint64_t first, uint64_t last)
 		return error;
 	planner->windows +=
 		1 - (uint64_t)armed_before(planner, first) - (uint64_t)armed_at(planner, last);
-	planner->nr_armed += fill(planner->armed, first, last, true);
+	planner->nr_armed += uffdb_write_bits(planner->armed, first, last, true);
 	return 0;
 }
 
@@ -181,7 +143,7 @@ static int disarm(struct uffdb_planner *planner, uint64_t first, uint64_t last)
 
 	if (error)
 		return error;
-	planner->nr_armed -= fill(planner->armed, first, last, false);
+	planner->nr_armed -= uffdb_write_bits(planner->armed, first, last, false);
 	planner->windows -=
 		1 - (uint64_t)armed_before(planner, first) - (uint64_t)armed_at(planner, last);
 	return 0;
@@ -192,15 +154,15 @@ static int disarm(struct uffdb_planner *planner, uint64_t first, uint64_t last)
 /* Walks the gaps of a bitmap over which a window may reach. */
 struct gaps {
 	const struct uffdb_planner *planner;
-	const uint64_t *map;
+	const _Atomic uint64_t *map;
 	uint64_t at; /* inside or behind a run */
 	size_t barrier;
 };
 
-static struct gaps gaps_of(const struct uffdb_planner *planner, const uint64_t *map)
+static struct gaps gaps_of(const struct uffdb_planner *planner, const _Atomic uint64_t *map)
 {
 	return (struct gaps){
-		.planner = planner, .map = map, .at = next(map, 0, planner->units, true)};
+		.planner = planner, .map = map, .at = uffdb_seek_bit(map, 0, planner->units, true)};
 }
 
 static bool next_gap(struct gaps *gaps, struct gap *gap)
@@ -208,8 +170,8 @@ static bool next_gap(struct gaps *gaps, struct gap *gap)
 	const struct uffdb_planner *planner = gaps->planner;
 
 	for (;;) {
-		gap->first = next(gaps->map, gaps->at, planner->units, false);
-		gap->last = next(gaps->map, gap->first, planner->units, true);
+		gap->first = uffdb_seek_bit(gaps->map, gaps->at, planner->units, false);
+		gap->last = uffdb_seek_bit(gaps->map, gap->first, planner->units, true);
 		if (gap->last == planner->units)
 			return false;
 		gaps->at = gap->last;
@@ -235,7 +197,7 @@ struct choice {
 	uint64_t of_that_length;
 };
 
-static uint64_t count_gaps(struct uffdb_planner *planner, const uint64_t *map)
+static uint64_t count_gaps(struct uffdb_planner *planner, const _Atomic uint64_t *map)
 {
 	struct gaps gaps = gaps_of(planner, map);
 	uint64_t total = 0;
@@ -288,7 +250,8 @@ static int by_length(const void *a, const void *b)
  * Find the populated ones among the @most shortest gaps of @map, the shortest
  * first, in planner->asked; return their number.
  */
-static uint64_t find_populated(struct uffdb_planner *planner, const uint64_t *map, uint64_t most)
+static uint64_t find_populated(struct uffdb_planner *planner, const _Atomic uint64_t *map,
+			       uint64_t most)
 {
 	struct gaps gaps = gaps_of(planner, map);
 	struct choice choice;
@@ -373,12 +336,13 @@ static bool retreat(struct uffdb_planner *planner)
 static uint64_t last_armed_before(const struct uffdb_planner *planner, uint64_t at)
 {
 	while (at > 0) {
-		uint64_t word = (at - 1) / WORD_UNITS;
-		uint64_t bits = planner->armed[word] & mask_of(word, word * WORD_UNITS, at);
+		uint64_t word = (at - 1) / UFFDB_WORD_BITS;
+		uint64_t bits = uffdb_word(planner->armed, word) &
+				uffdb_word_mask(word, word * UFFDB_WORD_BITS, at);
 
 		if (bits)
-			return word * WORD_UNITS + WORD_UNITS - 1 - (uint64_t)__builtin_clzll(bits);
-		at = word * WORD_UNITS;
+			return uffdb_highest_bit(word, bits);
+		at = word * UFFDB_WORD_BITS;
 	}
 	return planner->units;
 }
@@ -395,7 +359,7 @@ static bool has_barrier(const struct uffdb_planner *planner, uint64_t first, uin
 static int arm_with_gap(struct uffdb_planner *planner, uint64_t first, uint64_t last)
 {
 	uint64_t left = last_armed_before(planner, first);
-	uint64_t right = next(planner->armed, last, planner->units, true);
+	uint64_t right = uffdb_seek_bit(planner->armed, last, planner->units, true);
 	bool has_left = left < planner->units && !has_barrier(planner, left, first);
 	bool has_right = right < planner->units && !has_barrier(planner, last, right);
 
@@ -412,7 +376,7 @@ static int arm_run(struct uffdb_planner *planner, uint64_t first, uint64_t last)
 		int error;
 
 		/* A gap that was absorbed may have been the one around us. */
-		if (test(planner->armed, first))
+		if (uffdb_bit(planner->armed, first))
 			return 0;
 		if (!fits && make_room(planner))
 			continue;
@@ -430,9 +394,9 @@ static int arm_run(struct uffdb_planner *planner, uint64_t first, uint64_t last)
 static void take_back(struct uffdb_planner *planner, uint64_t first, uint64_t last)
 {
 	for (uint64_t at = first; at < last;) {
-		uint64_t begin = next(planner->armed, at, last, true), end;
+		uint64_t begin = uffdb_seek_bit(planner->armed, at, last, true), end;
 
-		end = next(planner->armed, begin, last, false);
+		end = uffdb_seek_bit(planner->armed, begin, last, false);
 		if (begin < end)
 			disarm(planner, begin, end);
 		at = end;
@@ -444,20 +408,20 @@ int uffdb_planner_need(struct uffdb_planner *planner, uint64_t first, uint64_t l
 	uint64_t at = first;
 
 	while (at < last) {
-		uint64_t begin = next(planner->armed, at, last, false);
-		uint64_t end = next(planner->armed, begin, last, true);
+		uint64_t begin = uffdb_seek_bit(planner->armed, at, last, false);
+		uint64_t end = uffdb_seek_bit(planner->armed, begin, last, true);
 		int error = begin < end ? arm_run(planner, begin, end) : 0;
 
 		if (error) {
 			/* Those that were needed before are armed, and stay so. */
 			for (uint64_t unit = first; unit < last; unit++)
-				if (!test(planner->needed, unit))
+				if (!uffdb_bit(planner->needed, unit))
 					take_back(planner, unit, unit + 1);
 			return error;
 		}
 		at = end;
 	}
-	planner->nr_needed += fill(planner->needed, first, last, true);
+	planner->nr_needed += uffdb_write_bits(planner->needed, first, last, true);
 	return 0;
 }
 
@@ -479,9 +443,9 @@ static int let_go(struct uffdb_planner *planner, uint64_t first, uint64_t last)
 
 int uffdb_planner_release(struct uffdb_planner *planner, uint64_t first, uint64_t last)
 {
-	planner->nr_needed -= fill(planner->needed, first, last, false);
+	planner->nr_needed -= uffdb_write_bits(planner->needed, first, last, false);
 	for (uint64_t at = first; at < last;) {
-		uint64_t begin = next(planner->armed, at, last, true), end;
+		uint64_t begin = uffdb_seek_bit(planner->armed, at, last, true), end;
 		int error;
 
 		if (begin == last)
@@ -500,10 +464,10 @@ int uffdb_planner_release(struct uffdb_planner *planner, uint64_t first, uint64_
 
 void uffdb_planner_mark(struct uffdb_planner *planner, uint64_t unit)
 {
-	planner->nr_needed += fill(planner->needed, unit, unit + 1, true);
+	planner->nr_needed += uffdb_write_bits(planner->needed, unit, unit + 1, true);
 }
 
-static uint64_t count_runs(const struct uffdb_planner *planner, const uint64_t *map)
+static uint64_t count_runs(const struct uffdb_planner *planner, const _Atomic uint64_t *map)
 {
 	uint64_t runs = 0, carry = 0;
 
@@ -515,27 +479,27 @@ static uint64_t count_runs(const struct uffdb_planner *planner, const uint64_t *
 }
 
 /* Choose which units to arm: the needed ones, and gaps until the budget holds. */
-static void plan(struct uffdb_planner *planner, uint64_t *wanted)
+static void plan(struct uffdb_planner *planner, _Atomic uint64_t *wanted)
 {
 	uint64_t runs = count_runs(planner, planner->needed), excess, populated;
 	struct choice choice;
 	struct gaps gaps;
 	struct gap gap;
 
-	memcpy(wanted, planner->needed, planner->words * sizeof(*wanted));
+	memcpy((void *)wanted, (const void *)planner->needed, planner->words * sizeof(*wanted));
 	if (runs <= planner->working)
 		return;
 	excess = runs - planner->working;
 	populated = find_populated(planner, wanted, ASKED_ANEW);
 	for (uint64_t i = 0; i < populated && excess; i++, excess--)
-		fill(wanted, planner->asked[i].first, planner->asked[i].last, true);
+		uffdb_write_bits(wanted, planner->asked[i].first, planner->asked[i].last, true);
 	count_gaps(planner, wanted);
 	choice = choose(planner, excess);
 	gaps = gaps_of(planner, wanted);
 	while (excess && next_gap(&gaps, &gap)) {
 		if (!is_chosen(&choice, &gap))
 			continue;
-		fill(wanted, gap.first, gap.last, true);
+		uffdb_write_bits(wanted, gap.first, gap.last, true);
 		excess--;
 	}
 }
@@ -543,8 +507,8 @@ static void plan(struct uffdb_planner *planner, uint64_t *wanted)
 typedef int change_run(struct uffdb_planner *planner, uint64_t first, uint64_t last);
 
 /* Change every run of units that are in @in and not in @out. */
-static int change_runs(struct uffdb_planner *planner, const uint64_t *in, const uint64_t *out,
-		       change_run *change)
+static int change_runs(struct uffdb_planner *planner, const _Atomic uint64_t *in,
+		       const _Atomic uint64_t *out, change_run *change)
 {
 	uint64_t begin = 0, end = 0;
 
@@ -552,15 +516,15 @@ static int change_runs(struct uffdb_planner *planner, const uint64_t *in, const 
 		int error;
 
 		/* The run of @in, cut where @out begins. */
-		begin = next(in, end, planner->units, true);
+		begin = uffdb_seek_bit(in, end, planner->units, true);
 		if (begin == planner->units)
 			return 0;
-		if (test(out, begin)) {
-			end = next(out, begin, planner->units, false);
+		if (uffdb_bit(out, begin)) {
+			end = uffdb_seek_bit(out, begin, planner->units, false);
 			continue;
 		}
-		end = next(in, begin, planner->units, false);
-		end = next(out, begin, end, true);
+		end = uffdb_seek_bit(in, begin, planner->units, false);
+		end = uffdb_seek_bit(out, begin, end, true);
 		error = change(planner, begin, end);
 		if (error)
 			return error;
@@ -569,14 +533,14 @@ static int change_runs(struct uffdb_planner *planner, const uint64_t *in, const 
 
 int uffdb_planner_replan(struct uffdb_planner *planner)
 {
-	uint64_t *wanted = malloc(planner->words * sizeof(*wanted)), *before;
+	_Atomic uint64_t *wanted = malloc(planner->words * sizeof(*wanted)), *before;
 	int error;
 
 	if (!wanted)
 		return -ENOMEM;
 	before = malloc(planner->words * sizeof(*before));
 	if (!before) {
-		free(wanted);
+		free((void *)wanted);
 		return -ENOMEM;
 	}
 	/* What the kernel had no room for once, it may have room for now. */
@@ -586,12 +550,12 @@ int uffdb_planner_replan(struct uffdb_planner *planner)
 		planner->working = planner->budget;
 	plan(planner, wanted);
 	/* First the gaps to absorb, which makes windows fewer, and then those to open. */
-	memcpy(before, planner->armed, planner->words * sizeof(*before));
+	memcpy((void *)before, (const void *)planner->armed, planner->words * sizeof(*before));
 	error = change_runs(planner, wanted, before, arm);
 	if (!error)
 		error = change_runs(planner, before, wanted, let_go);
-	free(wanted);
-	free(before);
+	free((void *)wanted);
+	free((void *)before);
 	return error;
 }
 
@@ -603,7 +567,7 @@ bool uffdb_planner_could_improve(const struct uffdb_planner *planner)
 
 bool uffdb_planner_is_armed(const struct uffdb_planner *planner, uint64_t unit)
 {
-	return test(planner->armed, unit);
+	return uffdb_bit(planner->armed, unit);
 }
 
 uint64_t uffdb_planner_windows(const struct uffdb_planner *planner)

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "process.h"
+#include "uffdballoon.h"
 
 /* struct uffdb_range is handed to the kernel as it is. */
 _Static_assert(sizeof(struct uffdb_range) == sizeof(struct iovec), "64-bit only");
@@ -70,6 +72,12 @@ int uffdb_file_system(int fd, uint64_t *type, uint64_t *page_bytes)
 	*type = (uint64_t)found.f_type;
 	*page_bytes = (uint64_t)found.f_bsize;
 	return 0;
+}
+
+void uffdb_process_kill(int pidfd)
+{
+	/* It fails when there is nothing left to kill. */
+	syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0);
 }
 
 bool uffdb_read_text(int dir_fd, const char *path, char *text, size_t room)

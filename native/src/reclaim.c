@@ -15,7 +15,14 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bitmap.h"
+#include "clock.h"
 #include "engine.h"
+#include "ledger.h"
+#include "pagemap.h"
+#include "pages.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define PAGES	  (UFFDB_HUGE / UFFDB_PAGE)
 #define MAX_BATCH 16 /* blocks a call, which holds the lock of the mappings: some 4 ms */
@@ -76,7 +83,7 @@ struct batch {
 	size_t nr_ranges;
 };
 
-static struct uffdb_range range_of(const struct reach *reach, uint64_t unit)
+static struct uffdb_range range_of_unit(const struct reach *reach, uint64_t unit)
 {
 	uint64_t start = (reach->first_huge + unit) * UFFDB_HUGE, end = start + UFFDB_HUGE;
 
@@ -199,13 +206,13 @@ static void guess_pinned(struct picture *picture)
 }
 
 /* Return: number of ballooned pages, or -errno. */
-static int look(struct uffdb_reclaimer *reclaimer, const struct reach *reach, uint64_t unit,
-		struct picture *picture)
+static int look_at_unit(struct uffdb_reclaimer *reclaimer, const struct reach *reach, uint64_t unit,
+			struct picture *picture)
 {
 	uint32_t ballooned;
 	int error;
 
-	picture->range = range_of(reach, unit);
+	picture->range = range_of_unit(reach, unit);
 	picture->pages = (uint32_t)(picture->range.len / UFFDB_PAGE);
 	picture->pinned = picture->mapped = picture->nr_advise = 0;
 	ballooned = find_ballooned(reclaimer, picture);
@@ -241,7 +248,7 @@ static bool sees_folios(const struct uffdb_reclaim_config *config, const void *o
 		     (off_t)((entry & ENTRY_PFN) * sizeof(flags))) == sizeof(flags);
 }
 
-static int set_up(struct uffdb_reclaimer *reclaimer)
+static int make_reaches(struct uffdb_reclaimer *reclaimer)
 {
 	const struct uffdb_block *blocks = uffdb_ledger_blocks(reclaimer->ledger, &reclaimer->nr);
 
@@ -273,7 +280,7 @@ int uffdb_reclaimer_create(const struct uffdb_reclaim_config *config, struct uff
 	reclaimer->config = *config;
 	reclaimer->ledger = ledger;
 	reclaimer->stats.sees_folios = sees_folios(config, reclaimer);
-	error = set_up(reclaimer);
+	error = make_reaches(reclaimer);
 	if (error) {
 		uffdb_reclaimer_destroy(reclaimer);
 		return error;
@@ -328,11 +335,11 @@ static void take_marks(struct uffdb_reclaimer *reclaimer, size_t index, enum sta
 {
 	struct reach *reach = &reclaimer->reaches[index];
 
-	for (uint64_t word = 0; word * 64 < reach->units; word++) {
+	for (uint64_t word = 0; word * UFFDB_WORD_BITS < reach->units; word++) {
 		uint64_t bits = uffdb_ledger_take_marks(reclaimer->ledger, index, word);
 
 		for (; bits && can_pin(reach); bits &= bits - 1) {
-			uint64_t unit = word * 64 + (uint64_t)__builtin_ctzll(bits);
+			uint64_t unit = uffdb_lowest_bit(word, bits);
 
 			set_state(reclaimer, reach, unit, state);
 			reach->tries[unit] = 0;
@@ -341,7 +348,7 @@ static void take_marks(struct uffdb_reclaimer *reclaimer, size_t index, enum sta
 }
 
 /* What was quiet from one gathering to the next is ready; what was marked meanwhile waits. */
-static void gather(struct uffdb_reclaimer *reclaimer, uint64_t settle_ns)
+static void gather_marks(struct uffdb_reclaimer *reclaimer, uint64_t settle_ns)
 {
 	uint64_t now = uffdb_now_ns(CLOCK_MONOTONIC);
 
@@ -355,7 +362,7 @@ static void gather(struct uffdb_reclaimer *reclaimer, uint64_t settle_ns)
 			take_marks(reclaimer, i, settle_ns ? WAITING : READY);
 }
 
-static int advise(struct uffdb_reclaimer *reclaimer, const struct batch *batch)
+static int advise_batch(struct uffdb_reclaimer *reclaimer, const struct batch *batch)
 {
 	uint64_t began = uffdb_now_ns(CLOCK_MONOTONIC);
 	size_t at = 0;
@@ -375,8 +382,8 @@ static int advise(struct uffdb_reclaimer *reclaimer, const struct batch *batch)
 	return error;
 }
 
-static void conclude(struct uffdb_reclaimer *reclaimer, struct reach *reach, uint64_t unit,
-		     uint32_t pinned_before, uint32_t pinned_now)
+static void note_outcome(struct uffdb_reclaimer *reclaimer, struct reach *reach, uint64_t unit,
+			 uint32_t pinned_before, uint32_t pinned_now)
 {
 	if (pinned_now < pinned_before)
 		reclaimer->stats.freed_pages += pinned_before - pinned_now;
@@ -391,30 +398,31 @@ static void conclude(struct uffdb_reclaimer *reclaimer, struct reach *reach, uin
 	}
 }
 
-static int flush(struct uffdb_reclaimer *reclaimer, struct batch *batch)
+static int split_batch(struct uffdb_reclaimer *reclaimer, struct batch *batch)
 {
 	struct picture picture;
-	int error = advise(reclaimer, batch);
+	int error = advise_batch(reclaimer, batch);
 
 	for (size_t i = 0; !error && i < batch->nr; i++) {
-		int ballooned = look(reclaimer, batch->reaches[i], batch->units[i], &picture);
+		int ballooned =
+			look_at_unit(reclaimer, batch->reaches[i], batch->units[i], &picture);
 
 		if (ballooned < 0)
 			error = ballooned;
 		else
-			conclude(reclaimer, batch->reaches[i], batch->units[i], batch->pinned[i],
-				 picture.pinned);
+			note_outcome(reclaimer, batch->reaches[i], batch->units[i],
+				     batch->pinned[i], picture.pinned);
 	}
 	batch->nr = batch->nr_ranges = 0;
 	return error;
 }
 
 /* Look at one block, and put it to the others if it is to be split. */
-static int consider(struct uffdb_reclaimer *reclaimer, struct reach *reach, uint64_t unit,
-		    struct batch *batch)
+static int consider_unit(struct uffdb_reclaimer *reclaimer, struct reach *reach, uint64_t unit,
+			 struct batch *batch)
 {
 	struct picture picture;
-	int ballooned = look(reclaimer, reach, unit, &picture);
+	int ballooned = look_at_unit(reclaimer, reach, unit, &picture);
 
 	if (ballooned < 0)
 		return ballooned;
@@ -443,7 +451,7 @@ int uffdb_reclaimer_pass(struct uffdb_reclaimer *reclaimer, uint32_t max_blocks,
 	struct batch batch = {0};
 	int done = 0;
 
-	gather(reclaimer, settle_ns);
+	gather_marks(reclaimer, settle_ns);
 	for (size_t i = 0; i < reclaimer->nr; i++) {
 		struct reach *reach = &reclaimer->reaches[i];
 
@@ -454,18 +462,18 @@ int uffdb_reclaimer_pass(struct uffdb_reclaimer *reclaimer, uint32_t max_blocks,
 			/* A look costs a tenth of a split. */
 			if (worked == max_blocks || looked++ == 10 * max_blocks)
 				goto out;
-			done = consider(reclaimer, reach, unit, &batch);
+			done = consider_unit(reclaimer, reach, unit, &batch);
 			if (done > 0)
 				worked++;
 			/* Room for all the huge pages, however small, of one more block. */
 			if (done >= 0 && (batch.nr == MAX_BATCH || batch.nr_ranges > 1024 - PAGES))
-				done = flush(reclaimer, &batch);
+				done = split_batch(reclaimer, &batch);
 			if (done < 0)
 				return done;
 		}
 	}
 out:
-	done = flush(reclaimer, &batch);
+	done = split_batch(reclaimer, &batch);
 	return done < 0 ? done : (int)worked;
 }
 
@@ -522,7 +530,7 @@ static int measure_unit(struct uffdb_reclaimer *reclaimer, struct reach *reach, 
 	struct picture picture;
 	int error;
 
-	picture.range = range_of(reach, unit);
+	picture.range = range_of_unit(reach, unit);
 	picture.pages = (uint32_t)(picture.range.len / UFFDB_PAGE);
 	picture.pinned = 0;
 	ballooned = find_ballooned(reclaimer, &picture);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "records.h"
+#include "uffdballoon.h"
 
 /* asm-generic/mman-common.h; Debian 12's headers lack the last. */
 #define WILLNEED	3

@@ -16,28 +16,31 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "clock.h"
+#include "ledger.h"
 #include "relay.h"
+#include "signals.h"
+#include "uffdballoon.h"
 
 /* As QEMU's JSON writer puts it; within a string its quotes would be escaped. */
 static const char RESET[] = "\"event\": \"RESET\"";
 static const char SECONDS[] = "\"seconds\": ";
 static const char MICROSECONDS[] = "\"microseconds\": ";
 
-#define CHUNK	      4096	    /* no event is longer */
-#define AHEAD	      65536	    /* that the loop looks at, before it is taken */
-#define DIGITS	      24	    /* of a number, with its end */
-#define PATIENCE_NS   20000000ull   /* that a touch waits at most for the rest of a line */
-#define REST_MS	      10	    /* until the rest of a line is looked for */
-#define LOOK_MS	      100	    /* whether we shall end, while QEMU reads nothing */
-#define CLOCK_STEP_NS 10000000ll    /* that CLOCK_REALTIME was set by somebody */
-#define NS_PER_S      1000000000ull /* and the next */
+#define CHUNK	      4096	  /* no event is longer */
+#define AHEAD	      65536	  /* that the loop looks at, before it is taken */
+#define DIGITS	      24	  /* of a number, with its end */
+#define PATIENCE_NS   20000000ull /* that a touch waits at most for the rest of a line */
+#define REST_MS	      10	  /* until the rest of a line is looked for */
+#define LOOK_MS	      100	  /* whether we shall end, while QEMU reads nothing */
+#define CLOCK_STEP_NS 10000000ll  /* that CLOCK_REALTIME was set by somebody */
 #define NS_PER_US     1000ull
 
 struct uffdb_relay {
@@ -91,7 +94,7 @@ static uint64_t time_of(struct uffdb_relay *relay, const char *line, size_t nr)
 
 	if (was_clock_set(relay, (int64_t)(real_ns - now_ns)) || seconds < 0 || microseconds < 0)
 		return now_ns;
-	told_ns = (uint64_t)seconds * NS_PER_S + (uint64_t)microseconds * NS_PER_US;
+	told_ns = (uint64_t)seconds * UFFDB_NS_PER_S + (uint64_t)microseconds * NS_PER_US;
 	age_ns = real_ns - told_ns;
 	return told_ns > real_ns || age_ns >= now_ns ? now_ns : now_ns - age_ns;
 }
@@ -112,7 +115,7 @@ static void look_at_line(struct uffdb_relay *relay, const char *line, size_t nr)
 }
 
 /* Whole lines, or a piece of one that is longer than any event. */
-static void look_at(struct uffdb_relay *relay, const char *bytes, size_t nr)
+static void look_at_lines(struct uffdb_relay *relay, const char *bytes, size_t nr)
 {
 	while (nr) {
 		const char *stop = memchr(bytes, '\n', nr);
@@ -169,7 +172,7 @@ static size_t look_on(struct uffdb_relay *relay, const char *bytes, size_t nr)
 	size_t whole = whole_lines(relay, bytes, nr);
 
 	if (whole > relay->looked) {
-		look_at(relay, bytes + relay->looked, whole - relay->looked);
+		look_at_lines(relay, bytes + relay->looked, whole - relay->looked);
 		relay->looked = whole;
 	}
 	return whole;
@@ -254,7 +257,7 @@ int uffdb_relay_note_in(struct uffdb_relay *relay, int memory)
 	return 0;
 }
 
-static void release(struct uffdb_relay *relay)
+static void free_relay(struct uffdb_relay *relay)
 {
 	if (relay->notes)
 		uffdb_ledger_unmap_notes(relay->notes);
@@ -296,7 +299,7 @@ int uffdb_relay_create(int monitor, int client, int memory, struct uffdb_relay *
 	relay->client = client;
 	error = start(relay, memory);
 	if (error) {
-		release(relay);
+		free_relay(relay);
 		return error;
 	}
 	*out = relay;
@@ -321,7 +324,7 @@ void uffdb_relay_destroy(struct uffdb_relay *relay)
 	if (relay->client >= 0)
 		close(relay->client);
 	close(relay->monitor);
-	release(relay);
+	free_relay(relay);
 }
 
 /* Look at what is in the socket; false when there may be more, or the rest of a line is to come. */

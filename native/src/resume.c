@@ -4,7 +4,13 @@
  * the middle of is put right before anybody who waits is woken; the loop is not running yet.
  */
 #include "engine.h"
+#include "follow.h"
+#include "ledger.h"
 #include "observe.h"
+#include "pagemap.h"
+#include "reset.h"
+#include "uffdballoon.h"
+#include "windows.h"
 
 #define RANGES 256
 
@@ -28,10 +34,11 @@ static bool is_zero_read(const struct resumption *of, uint64_t hva)
 }
 
 /* It is ballooned and holds memory: not zapped yet, or granted and not taken out yet. */
-static void give_back(struct uffdb_engine *engine, const struct uffdb_range *range, void *argument)
+static void give_back_unzapped(struct uffdb_engine *engine, const struct uffdb_range *range,
+			       void *argument)
 {
 	const struct resumption *of = argument;
-	uint64_t size = of->block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;
+	uint64_t size = uffdb_block_page(of->block);
 
 	for (uint64_t at = range->start; at < range->start + range->len; at += size) {
 		if ((!of->all && !is_within(&of->inflating, at)) || is_zero_read(of, at))
@@ -57,13 +64,14 @@ static int arm_block(struct uffdb_engine *engine, const struct uffdb_block *bloc
 }
 
 /* A reader may have been given zeros whose protection the other engine did not come to. */
-static void protect(struct uffdb_engine *engine, const struct uffdb_range *range, void *argument)
+static void protect_zeros(struct uffdb_engine *engine, const struct uffdb_range *range,
+			  void *argument)
 {
 	(void)argument;
 	uffdb_uffd_writeprotect(engine->config.uffd, range->start, range->len, true);
 }
 
-static int go_on(struct resumption *of)
+static int resume_block(struct resumption *of)
 {
 	struct uffdb_engine *engine = of->engine;
 	const struct uffdb_range whole = {of->block->hva, of->block->size};
@@ -71,14 +79,14 @@ static int go_on(struct resumption *of)
 	int error = 0;
 
 	if (looks)
-		error = uffdb_in_ballooned(engine, &whole, uffdb_resident, give_back, of);
+		error = uffdb_in_ballooned(engine, &whole, uffdb_resident, give_back_unzapped, of);
 	if (!error)
 		error = arm_block(engine, of->block);
 	if (error)
 		return error;
 	/* An older kernel cannot tell zero pages. */
 	if (looks && engine->config.write_protect)
-		uffdb_in_ballooned(engine, &whole, uffdb_loose_zero_pages, protect, NULL);
+		uffdb_in_ballooned(engine, &whole, uffdb_loose_zero_pages, protect_zeros, NULL);
 	/* Faults that the other engine has read, and not answered, are read anew. */
 	return uffdb_uffd_wake(engine->config.uffd, whole.start, whole.len);
 }
@@ -111,7 +119,7 @@ int uffdb_engine_resume(struct uffdb_engine *engine, bool missed)
 	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
 	for (size_t i = 0; !error && i < nr; i++) {
 		of.block = &blocks[i];
-		error = go_on(&of);
+		error = resume_block(&of);
 	}
 	if (error)
 		return error;

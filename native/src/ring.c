@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "ring.h"
+#include "uffdballoon.h"
 
 _Static_assert(sizeof(struct uffdb_event) == 64, "one cache line a record");
 
@@ -72,7 +74,7 @@ bool uffdb_ring_post(struct uffdb_ring *ring, const struct uffdb_event *event)
 	return true;
 }
 
-static size_t take(struct uffdb_ring *ring, struct uffdb_event *events, size_t nr)
+static size_t take_events(struct uffdb_ring *ring, struct uffdb_event *events, size_t nr)
 {
 	uint64_t tail = atomic_load_explicit(&ring->tail, memory_order_relaxed);
 	uint64_t ready = atomic_load(&ring->head) - tail;
@@ -87,7 +89,7 @@ static size_t take(struct uffdb_ring *ring, struct uffdb_event *events, size_t n
 
 size_t uffdb_ring_drain(struct uffdb_ring *ring, struct uffdb_event *events, size_t nr)
 {
-	size_t taken = take(ring, events, nr);
+	size_t taken = take_events(ring, events, nr);
 	uint64_t count;
 	ssize_t got;
 
@@ -96,5 +98,5 @@ size_t uffdb_ring_drain(struct uffdb_ring *ring, struct uffdb_event *events, siz
 	got = read(ring->fd, &count, sizeof(count));
 	(void)got; /* EAGAIN: nobody had written */
 	atomic_store(&ring->consumer_waits, true);
-	return take(ring, events, nr);
+	return take_events(ring, events, nr);
 }

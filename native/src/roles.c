@@ -8,12 +8,16 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "process.h"
+#include "procstat.h"
+#include "roles.h"
+#include "uffdballoon.h"
 
 #define FLAGS_FIELD 9 /* proc(5), /proc/PID/stat */
 #define PF_KTHREAD  0x00200000ul
@@ -71,7 +75,8 @@ enum worker {
 /* kernel/vhost_task.c and drivers/vhost/vhost.c: "vhost-" and the pid of who made it. */
 static enum worker read_worker(struct uffdb_roles *roles, uint32_t tid)
 {
-	char path[64], text[512], *name, *field;
+	char path[64], text[512];
+	const char *name, *field;
 
 	snprintf(path, sizeof(path), "/proc/%u/stat", tid);
 	if (!uffdb_read_text(AT_FDCWD, path, text, sizeof(text)))
@@ -79,10 +84,8 @@ static enum worker read_worker(struct uffdb_roles *roles, uint32_t tid)
 	name = strchr(text, '(');
 	if (name && !strncmp(name, "(vhost-", strlen("(vhost-")))
 		return DEVICES_WORKER;
-	field = strrchr(text, ')');
-	for (int i = 2; field && i < FLAGS_FIELD; i++)
-		field = strchr(field + 1, ' ');
-	if (!field || !(strtoul(field + 1, NULL, 10) & PF_KTHREAD))
+	field = uffdb_stat_field(text, FLAGS_FIELD);
+	if (!field || !(strtoul(field, NULL, 10) & PF_KTHREAD))
 		return NO_WORKER;
 	snprintf(path, sizeof(path), "%u", tid);
 	return faccessat(roles->task_fd, path, F_OK, 0) ? GUESTS_WORKER : NO_WORKER;
@@ -91,7 +94,7 @@ static enum worker read_worker(struct uffdb_roles *roles, uint32_t tid)
 /* For whom does a thread that is no vCPU act? Remembered: asking takes microseconds. */
 static enum worker worker_of(struct uffdb_roles *roles, uint32_t tid)
 {
-	size_t slot = tid % UFFDB_KNOWN_THREADS;
+	size_t slot = tid % UFFDB_KNOWN_ROLES;
 
 	if (roles->known[slot].tid != tid) {
 		roles->known[slot].tid = tid;

@@ -4,11 +4,19 @@
  * The touch is held and its thread waits; it is tried again now and then, for nothing tells of a
  * page that came back. Letting the thread fault on its own would be a SIGBUS or a storm.
  */
+#include "scarce.h"
+#include "answer.h"
+#include "clock.h"
 #include "engine.h"
+#include "events.h"
+#include "parking.h"
+#include "process.h"
+#include "touch.h"
+#include "uffdballoon.h"
 
 #define AGAIN_NS 20000000ull
 
-static bool is_too_long(const struct uffdb_engine *engine, const struct touch *held,
+static bool is_too_long(const struct uffdb_engine *engine, const struct uffdb_touch *held,
 			uint64_t now_ns)
 {
 	uint64_t patience_ns = engine->config.memory_patience_ns;
@@ -16,46 +24,30 @@ static bool is_too_long(const struct uffdb_engine *engine, const struct touch *h
 	return patience_ns && now_ns - held->lacking_since_ns >= patience_ns;
 }
 
-void uffdb_hold_for_memory(struct uffdb_engine *engine, const struct touch *touch,
+void uffdb_hold_for_memory(struct uffdb_engine *engine, const struct uffdb_touch *touch,
 			   enum uffdb_lacking lacking)
 {
-	uint64_t now_ns = uffdb_now_ns(CLOCK_MONOTONIC), again_ns = now_ns + AGAIN_NS;
-	struct touch held = *touch;
+	uint64_t now_ns = uffdb_now_ns(CLOCK_MONOTONIC);
+	struct uffdb_held held = {
+		.touch = *touch,
+		.deadline_ns = now_ns + AGAIN_NS,
+		.action = UFFDB_ACTION_NO_MEMORY,
+	};
 
-	held.lacking = lacking;
+	held.touch.lacking = lacking;
 	if (!touch->lacking_since_ns) {
-		held.lacking_since_ns = now_ns;
-		uffdb_post(engine, touch, UFFDB_ORDINARY, UFFDB_ACTION_NO_MEMORY);
+		held.touch.lacking_since_ns = now_ns;
+		uffdb_events_post(&engine->events, &engine->counters, touch, UFFDB_ORDINARY,
+				  UFFDB_ACTION_NO_MEMORY);
 	}
-	if (is_too_long(engine, &held, now_ns)) {
-		uffdb_kill_target(engine, touch, UFFDB_ORDINARY);
-		again_ns = 0; /* held until it has ended */
+	held.since_ns = held.touch.lacking_since_ns;
+	if (is_too_long(engine, &held.touch, now_ns)) {
+		uffdb_events_post(&engine->events, &engine->counters, touch, UFFDB_ORDINARY,
+				  UFFDB_ACTION_KILL);
+		uffdb_process_kill(engine->config.pidfd);
+		held.deadline_ns = 0; /* held until it has ended */
 	}
 	/* A full table: its thread tries again by itself, and comes back here. */
-	if (!uffdb_park(engine, &held, 0, UFFDB_ACTION_NO_MEMORY, again_ns))
-		uffdb_let_retry(engine, touch);
-}
-
-void uffdb_try_again(struct uffdb_engine *engine, struct touch *touch)
-{
-	bool ballooned = uffdb_ledger_test(engine->ledger, touch->hva) > 0;
-
-	/* It changed hands meanwhile: whoever waits faults anew, and is judged anew. */
-	if (ballooned != (touch->lacking != UFFDB_LACKS_PAGE)) {
-		uffdb_let_retry(engine, touch);
-		return;
-	}
-	touch->read_ns = uffdb_now_ns(CLOCK_MONOTONIC);
-	switch (touch->lacking) {
-	case UFFDB_LACKS_GRANT:
-		uffdb_grant(engine, touch, touch->lacking_verdict, touch->lacking_action);
-		break;
-	case UFFDB_LACKS_ZEROS:
-		if (touch->protected || touch->minor || !uffdb_zero_read(engine, touch))
-			uffdb_act(engine, touch, 0);
-		break;
-	default:
-		uffdb_give_page(engine, touch);
-		break;
-	}
+	if (!uffdb_parking_add(&engine->parking, &held))
+		uffdb_answer_retry(&engine->answerer, touch);
 }

@@ -11,12 +11,15 @@
  */
 #include <dirent.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "process.h"
+#include "thread_ids.h"
+#include "uffdballoon.h"
 
 /* The ids of a thread, from our namespace to its own: as many as there are, first and last. */
 static int read_ids(int task_fd, const char *name, uint32_t *first, uint32_t *last)

@@ -5,9 +5,13 @@
  * run, wherever the block lies in the target.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
-#include "internal.h"
+#include "ledger.h"
+#include "pages.h"
+#include "touched.h"
+#include "uffdballoon.h"
 
 struct uffdb_touched {
 	const struct uffdb_ledger *ledger;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the target's balloon device does, as its system calls tell. trace.c chooses where the
- * records come from: trace_bpf.c or trace_perf.c.
+ * What the target's balloon device does, as its system calls tell. trace_choice.c chooses where
+ * the records come from: trace_bpf.c or trace_perf.c.
  */
 #ifndef UFFDB_TRACE_H
 #define UFFDB_TRACE_H

@@ -13,6 +13,7 @@
 #include <linux/falloc.h>
 #include <linux/perf_event.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -21,8 +22,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "clock.h"
 #include "trace.h"
+#include "uffdballoon.h"
 
 #define INIT_PID_NAMESPACE 0xEFFFFFFCu /* PROC_PID_INIT_INO of include/linux/proc_ns.h */
 #define BUSY_PATIENCE_NS   1000000000ull
@@ -121,7 +123,7 @@ static void store(struct program *program, int size, int to, int off, int from)
 	emit(program, (uint8_t)(BPF_STX | BPF_MEM | size), to, from, off, 0);
 }
 
-static void call(struct program *program, int helper)
+static void emit_call(struct program *program, int helper)
 {
 	emit(program, BPF_JMP | BPF_CALL, 0, 0, 0, helper);
 }
@@ -157,7 +159,7 @@ static void out_if(struct program *program, int condition, int reg, int value)
 /* Go on only for a call of the target. */
 static void only_target(struct program *program, int pid)
 {
-	call(program, BPF_FUNC_get_current_pid_tgid);
+	emit_call(program, BPF_FUNC_get_current_pid_tgid);
 	emit(program, BPF_ALU64 | BPF_RSH | BPF_K, BPF_REG_0, 0, 0, 32);
 	out_if(program, BPF_JNE, BPF_REG_0, pid);
 }
@@ -182,7 +184,7 @@ static void finish(const struct bpf_trace *trace, struct program *program, struc
 	load_map(program, BPF_REG_1, BPF_PSEUDO_MAP_FD, trace->ring_fd, 0);
 	set(program, BPF_REG_2, sizeof(struct record));
 	set(program, BPF_REG_3, 0);
-	call(program, BPF_FUNC_ringbuf_reserve);
+	emit_call(program, BPF_FUNC_ringbuf_reserve);
 	lost = jump(program, BPF_JEQ, BPF_REG_0, 0);
 	move(program, BPF_REG_9, BPF_REG_0);
 	store_argument(program, BPF_DW, shape.start, offsetof(struct record, start));
@@ -197,22 +199,22 @@ static void finish(const struct bpf_trace *trace, struct program *program, struc
 	     offsetof(struct shared, bell_is_up), BPF_XCHG);
 	set(program, BPF_REG_8, BPF_RB_NO_WAKEUP);
 	silent = jump(program, BPF_JEQ, BPF_REG_1, 0);
-	call(program, BPF_FUNC_ktime_get_ns);
+	emit_call(program, BPF_FUNC_ktime_get_ns);
 	store(program, BPF_DW, BPF_REG_7, offsetof(struct shared, at_least_ns), BPF_REG_0);
 	set(program, BPF_REG_8, BPF_RB_FORCE_WAKEUP);
 	land(program, silent);
-	call(program, BPF_FUNC_jiffies64);
+	emit_call(program, BPF_FUNC_jiffies64);
 	load(program, BPF_DW, BPF_REG_1, BPF_REG_7, offsetof(struct shared, tick));
 	same = jump_if_equal(program, BPF_REG_0, BPF_REG_1);
 	store(program, BPF_DW, BPF_REG_7, offsetof(struct shared, tick), BPF_REG_0);
-	call(program, BPF_FUNC_ktime_get_ns);
+	emit_call(program, BPF_FUNC_ktime_get_ns);
 	store(program, BPF_DW, BPF_REG_7, offsetof(struct shared, at_least_ns), BPF_REG_0);
 	land(program, same);
 	load(program, BPF_DW, BPF_REG_1, BPF_REG_7, offsetof(struct shared, at_least_ns));
 	store(program, BPF_DW, BPF_REG_9, offsetof(struct record, time_ns), BPF_REG_1);
 	move(program, BPF_REG_1, BPF_REG_9);
 	move(program, BPF_REG_2, BPF_REG_8);
-	call(program, BPF_FUNC_ringbuf_submit);
+	emit_call(program, BPF_FUNC_ringbuf_submit);
 	program->outs[program->nr_outs++] = jump(program, BPF_JA, 0, 0);
 	land(program, lost);
 	load_map(program, BPF_REG_7, BPF_PSEUDO_MAP_VALUE, trace->shared_fd, 0);
@@ -436,7 +438,7 @@ static bool put_up_again(struct bpf_trace *trace)
 	return true;
 }
 
-static uint64_t drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *argument)
+static uint64_t bpf_drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *argument)
 {
 	struct bpf_trace *trace = (struct bpf_trace *)of;
 	uint64_t taken, lost;
@@ -460,12 +462,12 @@ static uint64_t drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *argum
 	return taken;
 }
 
-static int get_fd(const struct uffdb_trace *of)
+static int bpf_get_fd(const struct uffdb_trace *of)
 {
 	return ((const struct bpf_trace *)of)->ring_fd;
 }
 
-static void hush(struct uffdb_trace *of)
+static void bpf_hush(struct uffdb_trace *of)
 {
 	struct bpf_trace *trace = (struct bpf_trace *)of;
 
@@ -473,7 +475,7 @@ static void hush(struct uffdb_trace *of)
 	atomic_store(&trace->shared->bell_is_up, 0);
 }
 
-static int quiet(struct uffdb_trace *of)
+static int bpf_quiet(struct uffdb_trace *of)
 {
 	struct bpf_trace *trace = (struct bpf_trace *)of;
 
@@ -488,7 +490,7 @@ static void unmap(const void *mapped, size_t bytes)
 		munmap((void *)(uintptr_t)mapped, bytes);
 }
 
-static void destroy(struct uffdb_trace *of)
+static void bpf_destroy(struct uffdb_trace *of)
 {
 	struct bpf_trace *trace = (struct bpf_trace *)of;
 	size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -505,11 +507,11 @@ static void destroy(struct uffdb_trace *of)
 
 static const struct uffdb_trace_source BPF = {
 	.name = "bpf",
-	.drain = drain,
-	.fd = get_fd,
-	.hush = hush,
-	.quiet = quiet,
-	.destroy = destroy,
+	.drain = bpf_drain,
+	.fd = bpf_get_fd,
+	.hush = bpf_hush,
+	.quiet = bpf_quiet,
+	.destroy = bpf_destroy,
 };
 
 static int begin(const struct uffdb_trace_config *config, struct bpf_trace **out)

@@ -26,8 +26,9 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "clock.h"
 #include "records.h"
+#include "uffdballoon.h"
 
 #define ADVICE_FILTER "behavior==3||behavior==4||behavior==9||behavior==24"
 #define MAX_PASSES    16  /* over the list of threads, while it changes */
@@ -337,7 +338,7 @@ static void raise_fd_limit(void)
 	}
 }
 
-static int set_up(struct perf_trace *trace)
+static int open_all(struct perf_trace *trace)
 {
 	int error = 0;
 
@@ -355,7 +356,7 @@ static int set_up(struct perf_trace *trace)
 	return error ? error : watch_all(trace);
 }
 
-static void destroy(struct uffdb_trace *of)
+static void perf_destroy(struct uffdb_trace *of)
 {
 	struct perf_trace *trace = (struct perf_trace *)of;
 
@@ -378,12 +379,12 @@ static void destroy(struct uffdb_trace *of)
 	free(trace);
 }
 
-static int get_fd(const struct uffdb_trace *of)
+static int perf_get_fd(const struct uffdb_trace *of)
 {
 	return ((const struct perf_trace *)of)->epoll;
 }
 
-static void hush(struct uffdb_trace *of)
+static void perf_hush(struct uffdb_trace *of)
 {
 	struct perf_trace *trace = (struct perf_trace *)of;
 
@@ -414,7 +415,7 @@ static void take_down_dead_bells(struct perf_trace *trace)
 	}
 }
 
-static int quiet(struct uffdb_trace *of)
+static int perf_quiet(struct uffdb_trace *of)
 {
 	struct perf_trace *trace = (struct perf_trace *)of;
 
@@ -449,7 +450,7 @@ static struct ring *earliest(const struct perf_trace *trace)
 	return found;
 }
 
-static uint64_t drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *argument)
+static uint64_t perf_drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *argument)
 {
 	struct perf_trace *trace = (struct perf_trace *)of;
 	/*
@@ -491,11 +492,11 @@ static uint64_t drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *argum
 
 static const struct uffdb_trace_source PERF = {
 	.name = "perf",
-	.drain = drain,
-	.fd = get_fd,
-	.hush = hush,
-	.quiet = quiet,
-	.destroy = destroy,
+	.drain = perf_drain,
+	.fd = perf_get_fd,
+	.hush = perf_hush,
+	.quiet = perf_quiet,
+	.destroy = perf_destroy,
 };
 
 int uffdb_trace_create_perf(const struct uffdb_trace_config *config, struct uffdb_trace **out)
@@ -513,7 +514,7 @@ int uffdb_trace_create_perf(const struct uffdb_trace_config *config, struct uffd
 		trace->ring_bytes *= 2;
 	error = uffdb_trace_init(&trace->trace, &PERF, config);
 	if (!error)
-		error = set_up(trace);
+		error = open_all(trace);
 	if (error) {
 		uffdb_trace_destroy(&trace->trace);
 		return error;

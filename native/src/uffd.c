@@ -7,7 +7,7 @@
 #include "kernel_compat.h"
 #include "uffdballoon.h"
 
-static int call(int uffd, unsigned long request, void *argument)
+static int uffd_ioctl(int uffd, unsigned long request, void *argument)
 {
 	return ioctl(uffd, request, argument) ? -errno : 0;
 }
@@ -37,7 +37,7 @@ int uffdb_uffd_open(int dev_fd)
 int uffdb_uffd_api(int uffd, uint64_t features, uint64_t *known)
 {
 	struct uffdio_api api = {.api = UFFD_API, .features = features};
-	int error = call(uffd, UFFDIO_API, &api);
+	int error = uffd_ioctl(uffd, UFFDIO_API, &api);
 
 	if (!error)
 		*known = api.features;
@@ -48,20 +48,20 @@ int uffdb_uffd_register(int uffd, uint64_t hva, uint64_t len, uint32_t modes)
 {
 	struct uffdio_register request = {.range = {hva, len}, .mode = modes};
 
-	return call(uffd, UFFDIO_REGISTER, &request);
+	return uffd_ioctl(uffd, UFFDIO_REGISTER, &request);
 }
 
 int uffdb_uffd_unregister(int uffd, uint64_t hva, uint64_t len)
 {
 	struct uffdio_range range = {hva, len};
 
-	return call(uffd, UFFDIO_UNREGISTER, &range);
+	return uffd_ioctl(uffd, UFFDIO_UNREGISTER, &range);
 }
 
 int uffdb_uffd_zeropage(int uffd, uint64_t hva, uint64_t len, uint32_t flags)
 {
 	struct uffdio_zeropage request = {.range = {hva, len}, .mode = flags & UFFDB_DONTWAKE};
-	int error = call(uffd, UFFDIO_ZEROPAGE, &request);
+	int error = uffd_ioctl(uffd, UFFDIO_ZEROPAGE, &request);
 
 	return filled(error, request.zeropage, len);
 }
@@ -69,7 +69,7 @@ int uffdb_uffd_zeropage(int uffd, uint64_t hva, uint64_t len, uint32_t flags)
 int64_t uffdb_fill_zeros(int uffd, uint64_t hva, uint64_t len)
 {
 	struct uffdio_zeropage request = {.range = {hva, len}};
-	int error = call(uffd, UFFDIO_ZEROPAGE, &request);
+	int error = uffd_ioctl(uffd, UFFDIO_ZEROPAGE, &request);
 
 	if (!error || request.zeropage > 0)
 		return request.zeropage;
@@ -79,7 +79,7 @@ int64_t uffdb_fill_zeros(int uffd, uint64_t hva, uint64_t len)
 int uffdb_uffd_copy(int uffd, uint64_t hva, const void *src, uint64_t len, uint32_t flags)
 {
 	struct uffdio_copy request = {.dst = hva, .src = (uintptr_t)src, .len = len, .mode = flags};
-	int error = call(uffd, UFFDIO_COPY, &request);
+	int error = uffd_ioctl(uffd, UFFDIO_COPY, &request);
 
 	return filled(error, request.copy, len);
 }
@@ -87,7 +87,7 @@ int uffdb_uffd_copy(int uffd, uint64_t hva, const void *src, uint64_t len, uint3
 int uffdb_uffd_continue(int uffd, uint64_t hva, uint64_t len, uint32_t flags)
 {
 	struct uffdio_continue request = {.range = {hva, len}, .mode = flags};
-	int error = call(uffd, UFFDIO_CONTINUE, &request);
+	int error = uffd_ioctl(uffd, UFFDIO_CONTINUE, &request);
 
 	return filled(error, request.mapped, len);
 }
@@ -95,7 +95,7 @@ int uffdb_uffd_continue(int uffd, uint64_t hva, uint64_t len, uint32_t flags)
 int uffdb_uffd_poison(int uffd, uint64_t hva, uint64_t len, uint32_t flags)
 {
 	struct uffdio_poison request = {.range = {hva, len}, .mode = flags & UFFDB_DONTWAKE};
-	int error = call(uffd, UFFDIO_POISON, &request);
+	int error = uffd_ioctl(uffd, UFFDIO_POISON, &request);
 
 	return filled(error, request.updated, len);
 }
@@ -107,12 +107,12 @@ int uffdb_uffd_writeprotect(int uffd, uint64_t hva, uint64_t len, bool on)
 		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
 	};
 
-	return call(uffd, UFFDIO_WRITEPROTECT, &request);
+	return uffd_ioctl(uffd, UFFDIO_WRITEPROTECT, &request);
 }
 
 int uffdb_uffd_wake(int uffd, uint64_t hva, uint64_t len)
 {
 	struct uffdio_range range = {hva, len};
 
-	return call(uffd, UFFDIO_WAKE, &range);
+	return uffd_ioctl(uffd, UFFDIO_WAKE, &range);
 }

@@ -5,10 +5,17 @@
  * neighbours, but for those of huge pages.
  */
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
-#include "internal.h"
+#include "ledger.h"
+#include "pagemap.h"
+#include "pages.h"
 #include "planner.h"
+#include "uffdballoon.h"
+#include "windows.h"
+
+#define TRIES 64
 
 /*
  * A RAM block, and the planner's units that it is: 2 MiB blocks of the address space, or larger
@@ -65,7 +72,7 @@ static struct extent *extent_of_unit(const struct uffdb_windows *windows, uint64
 }
 
 /* Addresses of units [first, last), clipped to their RAM block. */
-static struct uffdb_range range_of(const struct extent *of, uint64_t first, uint64_t last)
+static struct uffdb_range range_of_units(const struct extent *of, uint64_t first, uint64_t last)
 {
 	uint64_t start = (of->first_huge + first - of->first_unit) * of->unit_bytes;
 	uint64_t end = (of->first_huge + last - of->first_unit) * of->unit_bytes;
@@ -95,7 +102,7 @@ static bool is_scarce(const struct uffdb_windows *windows, const struct extent *
 
 static bool is_needed(const struct uffdb_windows *windows, const struct extent *of, uint64_t unit)
 {
-	struct uffdb_range range = range_of(of, unit, unit + 1), found;
+	struct uffdb_range range = range_of_units(of, unit, unit + 1), found;
 
 	if (uffdb_ledger_next(windows->ledger, range.start, range.start + range.len, &found) > 0)
 		return true;
@@ -103,7 +110,7 @@ static bool is_needed(const struct uffdb_windows *windows, const struct extent *
 }
 
 /* Somebody has to see to it who may be asleep. */
-static void wake(struct uffdb_windows *windows)
+static void wake_whoever_tidies(struct uffdb_windows *windows)
 {
 	if (windows->wake && !atomic_load(&windows->expected))
 		windows->wake(windows->wake_argument);
@@ -114,15 +121,15 @@ static void note_fresh(struct uffdb_windows *windows, uint64_t unit, uint64_t ti
 	atomic_store_explicit(&windows->fresh[unit], 1, memory_order_relaxed);
 	if (!atomic_exchange(&windows->any_fresh, true)) {
 		atomic_store_explicit(&windows->fresh_since_ns, time_ns, memory_order_relaxed);
-		wake(windows);
+		wake_whoever_tidies(windows);
 	}
 }
 
-static int arm(void *argument, uint64_t first, uint64_t last)
+static int register_units(void *argument, uint64_t first, uint64_t last)
 {
 	struct uffdb_windows *windows = argument;
 	const struct extent *of = extent_of_unit(windows, first);
-	struct uffdb_range range = range_of(of, first, last);
+	struct uffdb_range range = range_of_units(of, first, last);
 
 	int error = uffdb_uffd_register(windows->uffd, range.start, range.len, of->modes);
 
@@ -131,17 +138,17 @@ static int arm(void *argument, uint64_t first, uint64_t last)
 	for (uint64_t unit = first; unit < last; unit++) {
 		/* One that was kept is armed already. */
 		if (!windows->armed[unit])
-			windows->bytes += range_of(of, unit, unit + 1).len;
+			windows->bytes += range_of_units(of, unit, unit + 1).len;
 		windows->armed[unit] = 1;
 	}
 	return 0;
 }
 
-static int disarm(void *argument, uint64_t first, uint64_t last)
+static int unregister_units(void *argument, uint64_t first, uint64_t last)
 {
 	struct uffdb_windows *windows = argument;
 	const struct extent *of = extent_of_unit(windows, first);
-	struct uffdb_range range = range_of(of, first, last);
+	struct uffdb_range range = range_of_units(of, first, last);
 	int error;
 
 	if (windows->keep)
@@ -169,10 +176,10 @@ static int disarm(void *argument, uint64_t first, uint64_t last)
 	return error;
 }
 
-static bool populated(void *argument, uint64_t first, uint64_t last)
+static bool are_populated(void *argument, uint64_t first, uint64_t last)
 {
 	struct uffdb_windows *windows = argument;
-	struct uffdb_range range = range_of(extent_of_unit(windows, first), first, last);
+	struct uffdb_range range = range_of_units(extent_of_unit(windows, first), first, last);
 
 	return windows->pagemap_fd >= 0 &&
 	       uffdb_is_populated(windows->pagemap_fd, range.start, range.start + range.len);
@@ -236,9 +243,10 @@ static uint64_t number_units(struct uffdb_windows *windows,
 	return units;
 }
 
-static int set_up(struct uffdb_windows *windows, const struct uffdb_windows_config *config)
+static int make_extents(struct uffdb_windows *windows, const struct uffdb_windows_config *config)
 {
-	const struct uffdb_planner_ops ops = {arm, disarm, populated, windows};
+	const struct uffdb_planner_ops ops = {register_units, unregister_units, are_populated,
+					      windows};
 	uint64_t units;
 	int error;
 
@@ -273,7 +281,7 @@ int uffdb_windows_create(const struct uffdb_windows_config *config, struct uffdb
 	windows->keep = config->keep;
 	windows->wake = config->wake;
 	windows->wake_argument = config->wake_argument;
-	error = set_up(windows, config);
+	error = make_extents(windows, config);
 	if (error) {
 		uffdb_windows_destroy(windows);
 		return error;
@@ -296,7 +304,7 @@ void uffdb_windows_destroy(struct uffdb_windows *windows)
 }
 
 /* Let others see the counts; called after each change. */
-static int changed(struct uffdb_windows *windows, int error)
+static int show_counts(struct uffdb_windows *windows, int error)
 {
 	windows->windows = uffdb_planner_windows(windows->planner);
 	return error;
@@ -308,8 +316,8 @@ int uffdb_windows_arm(struct uffdb_windows *windows, uint64_t hva, uint64_t len)
 
 	if (!of || !len || len > of->block->hva + of->block->size - hva)
 		return -ENOENT;
-	return changed(windows, uffdb_planner_need(windows->planner, unit_at(of, hva),
-						   unit_at(of, hva + len - 1) + 1));
+	return show_counts(windows, uffdb_planner_need(windows->planner, unit_at(of, hva),
+						       unit_at(of, hva + len - 1) + 1));
 }
 
 /* Lifting a protection that nobody has asked for is refused where nothing is registered. */
@@ -324,7 +332,7 @@ static int take_scarce(struct uffdb_windows *windows, const struct extent *of)
 	int error = 0;
 
 	for (uint64_t unit = of->first_unit; !error && unit < of->first_unit + of->count; unit++) {
-		struct uffdb_range range = range_of(of, unit, unit + 1);
+		struct uffdb_range range = range_of_units(of, unit, unit + 1);
 
 		if (windows->armed[unit] || !is_scarce(windows, of, &range) ||
 		    !is_registered(windows, &range))
@@ -340,7 +348,7 @@ int uffdb_windows_drop_unknown(struct uffdb_windows *windows, const struct uffdb
 {
 	struct extent *of = extent_at(windows, block->hva);
 	uint64_t unit = of ? of->first_unit : 0, last = of ? unit + of->count : 0;
-	int error = of ? changed(windows, take_scarce(windows, of)) : 0;
+	int error = of ? show_counts(windows, take_scarce(windows, of)) : 0;
 
 	while (!error && unit < last) {
 		uint64_t end = unit;
@@ -349,7 +357,7 @@ int uffdb_windows_drop_unknown(struct uffdb_windows *windows, const struct uffdb
 		while (end < last && !windows->armed[end])
 			end++;
 		if (end > unit) {
-			range = range_of(of, unit, end);
+			range = range_of_units(of, unit, end);
 			error = uffdb_uffd_unregister(windows->uffd, range.start, range.len);
 		}
 		unit = end + 1;
@@ -358,8 +366,8 @@ int uffdb_windows_drop_unknown(struct uffdb_windows *windows, const struct uffdb
 }
 
 /* Release the units of [first, last) that hold nothing, run by run. */
-static int release(struct uffdb_windows *windows, const struct extent *of, uint64_t first,
-		   uint64_t last)
+static int release_unneeded(struct uffdb_windows *windows, const struct extent *of, uint64_t first,
+			    uint64_t last)
 {
 	int error = 0;
 
@@ -381,8 +389,35 @@ int uffdb_windows_trim(struct uffdb_windows *windows, uint64_t hva, uint64_t len
 
 	if (!of)
 		return -ENOENT;
-	return changed(windows,
-		       release(windows, of, unit_at(of, hva), unit_at(of, hva + len - 1) + 1));
+	return show_counts(windows, release_unneeded(windows, of, unit_at(of, hva),
+						     unit_at(of, hva + len - 1) + 1));
+}
+
+static int unprotect_unit(struct uffdb_windows *windows, uint64_t hva, uint64_t len)
+{
+	int error = -EAGAIN;
+
+	for (int i = 0; i < TRIES && error == -EAGAIN; i++)
+		error = uffdb_uffd_writeprotect(windows->uffd, hva, len, false);
+	/* Not registered for it, or not at all: then nothing is protected. */
+	return error == -ENOENT || error == -EINVAL || error == -ESRCH ? 0 : error;
+}
+
+int uffdb_windows_unprotect(struct uffdb_windows *windows, uint64_t hva, uint64_t len)
+{
+	const uint64_t end = hva + len;
+	int error = 0;
+
+	/* By blocks: one that is not registered any more would end the whole call. */
+	while (!error && hva < end) {
+		uint64_t next = (hva / UFFDB_HUGE + 1) * UFFDB_HUGE;
+
+		if (next > end)
+			next = end;
+		error = unprotect_unit(windows, hva, next - hva);
+		hva = next;
+	}
+	return error;
 }
 
 void uffdb_windows_note_change(struct uffdb_windows *windows, uint64_t hva)
@@ -393,7 +428,7 @@ void uffdb_windows_note_change(struct uffdb_windows *windows, uint64_t hva)
 		return;
 	atomic_store_explicit(&windows->changed[unit_at(of, hva)], 1, memory_order_relaxed);
 	if (!atomic_exchange(&windows->any_changed, true))
-		wake(windows);
+		wake_whoever_tidies(windows);
 }
 
 void uffdb_windows_note_all(struct uffdb_windows *windows)
@@ -405,7 +440,7 @@ void uffdb_windows_note_all(struct uffdb_windows *windows)
 				atomic_store_explicit(&windows->changed[unit], 1,
 						      memory_order_relaxed);
 	if (!atomic_exchange(&windows->any_changed, true))
-		wake(windows);
+		wake_whoever_tidies(windows);
 }
 
 bool uffdb_windows_changed(const struct uffdb_windows *windows)
@@ -421,12 +456,12 @@ void uffdb_windows_note_inflate(struct uffdb_windows *windows, uint64_t hva, uin
 	if (!of)
 		return;
 	unit = unit_at(of, hva);
-	/* The page is in the ledger; disarm() clears this first and looks there last. */
+	/* The page is in the ledger; unregister_units() clears this first and looks there last. */
 	if (!atomic_load(&windows->armed[unit]) || atomic_load(&windows->look_at_armed))
 		note_fresh(windows, unit, time_ns);
 }
 
-static int arm_run(struct uffdb_windows *windows, uint64_t first, uint64_t last)
+static int arm_fresh_run(struct uffdb_windows *windows, uint64_t first, uint64_t last)
 {
 	int error;
 
@@ -467,14 +502,14 @@ int uffdb_windows_arm_fresh(struct uffdb_windows *windows, uint64_t *since_ns)
 				end++;
 			if (end == unit)
 				continue;
-			error = arm_run(windows, unit, end);
+			error = arm_fresh_run(windows, unit, end);
 			if (error)
 				failed = error;
 			armed += (int)(end - unit);
 			unit = end;
 		}
 	}
-	changed(windows, error);
+	show_counts(windows, error);
 	return failed ? failed : armed;
 }
 
@@ -511,7 +546,7 @@ int uffdb_windows_look(struct uffdb_windows *windows, uffdb_look_fn *look, void 
 			if (!windows->unlooked[unit])
 				continue;
 			windows->unlooked[unit] = 0;
-			range = range_of(of, unit, unit + 1);
+			range = range_of_units(of, unit, unit + 1);
 			error = look(argument, &range);
 			if (error) {
 				windows->unlooked[unit] = windows->any_unlooked = true;
@@ -529,7 +564,7 @@ static int tidy_unit(struct uffdb_windows *windows, const struct extent *of, uin
 
 	if (!atomic_exchange_explicit(&windows->changed[unit], 0, memory_order_relaxed))
 		return 0;
-	error = release(windows, of, unit, unit + 1);
+	error = release_unneeded(windows, of, unit, unit + 1);
 	if (error) {
 		atomic_store_explicit(&windows->changed[unit], 1, memory_order_relaxed);
 		atomic_store_explicit(&windows->any_changed, true, memory_order_release);
@@ -553,7 +588,7 @@ int uffdb_windows_tidy(struct uffdb_windows *windows)
 	}
 	if (!error && uffdb_planner_could_improve(windows->planner))
 		error = uffdb_planner_replan(windows->planner);
-	changed(windows, error);
+	show_counts(windows, error);
 	return error ? error : (int)(before - uffdb_planner_armed(windows->planner));
 }
 

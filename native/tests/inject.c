@@ -19,6 +19,8 @@ static _Atomic size_t counts[INJECT_NR_KINDS];
 static enum inject_kind wanted;
 static size_t wanted_nth;
 static int wanted_error;
+static _Atomic unsigned long unknown_request, awaited_request;
+static void (*_Atomic before_request)(void);
 
 const char *inject_name(enum inject_kind kind)
 {
@@ -51,6 +53,17 @@ bool inject_end(void)
 size_t inject_count(enum inject_kind kind)
 {
 	return counts[kind];
+}
+
+void inject_unknown_request(unsigned long request)
+{
+	unknown_request = request;
+}
+
+void inject_before_request(unsigned long request, void (*before)(void))
+{
+	before_request = before;
+	awaited_request = before ? request : 0;
 }
 
 /* Is this call to fail? Then errno says how. */
@@ -126,6 +139,12 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 	va_start(arguments, request);
 	argument = va_arg(arguments, void *);
 	va_end(arguments);
+	if (request == unknown_request) {
+		errno = ENOTTY;
+		return -1;
+	}
+	if (request == awaited_request)
+		before_request();
 	return fails(INJECT_ioctl) ? -1 : __real_ioctl(fd, request, argument);
 }
 

@@ -36,4 +36,10 @@ bool inject_end(void);
 /* How many calls of a kind there were since inject_begin(). */
 size_t inject_count(enum inject_kind kind);
 
+/* From now on an ioctl that this kernel is not to know fails, as of one that is older. 0: none. */
+void inject_unknown_request(unsigned long request);
+
+/* From now on, call @before right before each ioctl of a kind, on its thread. NULL: nothing. */
+void inject_before_request(unsigned long request, void (*before)(void));
+
 #endif

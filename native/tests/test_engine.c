@@ -110,6 +110,50 @@ static void arms_only_blocks_that_hold_ballooned_pages(void)
 	tear_down(&setup);
 }
 
+static void check_nothing_changed(struct setup *setup, uint64_t pages)
+{
+	CHECK(stats_of(setup).windows == 1 && stats_of(setup).armed_bytes == HUGE);
+	CHECK(uffdb_ledger_pages(setup->ledger) == pages);
+}
+
+static void a_range_that_is_refused_leaves_nothing_armed(void)
+{
+	struct setup setup;
+	uint64_t start;
+
+	set_up(&setup, UFFDB_RUNG_OBSERVE, 0);
+	start = address(&setup);
+	inflate(&setup, 0, 4 * PAGE);
+	CHECK(uffdb_engine_inflate(setup.engine, start + HUGE + 1, PAGE) == -EINVAL);
+	CHECK(uffdb_engine_inflate(setup.engine, start + HUGE, PAGE - 1) == -EINVAL);
+	CHECK(uffdb_engine_inflate(setup.engine, start + HUGE, 0) == -ENOENT);
+	CHECK(uffdb_engine_inflate(setup.engine, start + HUGE, SIZE) == -ENOENT);
+	CHECK(uffdb_engine_inflate(setup.engine, start + HUGE, UINT64_MAX - HUGE) == -ENOENT);
+	check_nothing_changed(&setup, 4);
+	CHECK(uffdb_engine_deflate(setup.engine, start + 1, PAGE) == -EINVAL);
+	CHECK(uffdb_engine_deflate(setup.engine, start, PAGE + 1) == -EINVAL);
+	CHECK(uffdb_engine_deflate(setup.engine, start, 0) == -ENOENT);
+	CHECK(uffdb_engine_deflate(setup.engine, start, 2 * SIZE) == -ENOENT);
+	check_nothing_changed(&setup, 4);
+	CHECK(uffdb_engine_deflate(setup.engine, start, 4 * PAGE) == 4);
+	CHECK(stats_of(&setup).windows == 0);
+	tear_down(&setup);
+}
+
+static void a_part_of_a_huge_page_is_refused(void)
+{
+	struct setup setup;
+
+	open_fds(&setup, WANTED);
+	setup.memory = map_aligned(SIZE);
+	make_engine_over(&setup, SIZE, UFFDB_BLOCK_HUGETLB, (struct uffdb_engine_config){0});
+	CHECK(uffdb_engine_inflate(setup.engine, address(&setup), PAGE) == -EINVAL);
+	CHECK(uffdb_engine_inflate(setup.engine, address(&setup) + PAGE, HUGE) == -EINVAL);
+	CHECK(uffdb_engine_deflate(setup.engine, address(&setup), PAGE) == -EINVAL);
+	CHECK(stats_of(&setup).windows == 0 && uffdb_ledger_pages(setup.ledger) == 0);
+	tear_down(&setup);
+}
+
 /* The eventfd is quiet until something is posted after an empty drain. */
 static void wakes_its_reader_once(void)
 {
@@ -168,6 +212,8 @@ int main(void)
 {
 	answers_every_touch_of_two_threads();
 	arms_only_blocks_that_hold_ballooned_pages();
+	a_range_that_is_refused_leaves_nothing_armed();
+	a_part_of_a_huge_page_is_refused();
 	wakes_its_reader_once();
 	a_thread_that_is_no_vcpu_reads_zeros_and_violates_nothing();
 	starts_and_stops_again_and_again();

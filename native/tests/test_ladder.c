@@ -94,6 +94,23 @@ static void freeze_ends_by_itself_in_the_next_rung(void)
 	tear_down(&setup);
 }
 
+static void a_hold_ends_by_itself_though_the_loop_was_stopped_meanwhile(void)
+{
+	struct writer writer;
+	struct setup setup;
+
+	set_up_rungs(&setup, (struct uffdb_rung){.kind = UFFDB_RUNG_FREEZE, .hold_ns = 200000000},
+		     (struct uffdb_rung){.kind = UFFDB_RUNG_OBSERVE});
+	inflate(&setup, 0, HUGE);
+	start_writing(&writer, &setup, 0);
+	wait_until_parked(&setup, 1);
+	uffdb_engine_stop(setup.engine);
+	CHECK(!uffdb_engine_start(setup.engine));
+	finish(&writer);
+	CHECK(stats_of(&setup).actions[UFFDB_ACTION_GRANT] == 1);
+	tear_down(&setup);
+}
+
 static void two_frozen_at_one_page_go_on_together(void)
 {
 	struct writer writers[2];
@@ -343,6 +360,7 @@ int main(void)
 	a_write_at_the_moment_of_a_read_is_found();
 	freeze_holds_one_thread_until_it_is_released();
 	freeze_ends_by_itself_in_the_next_rung();
+	a_hold_ends_by_itself_though_the_loop_was_stopped_meanwhile();
 	two_frozen_at_one_page_go_on_together();
 	a_reader_beside_a_frozen_writer_wakes_it_and_counts_it_once();
 	deflate_and_reset_let_the_frozen_go();

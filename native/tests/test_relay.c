@@ -4,8 +4,9 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include "../src/internal.h"
+#include "../src/ledger.h"
 #include "engine_setup.h"
+#include "uffdballoon.h"
 
 static const char answer[] = "{\"return\": {}}\r\n";
 static const char before[] = "{\"timestamp\": {}, \"event\": \"RE";

@@ -6,8 +6,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "../src/internal.h"
+#include "../src/roles.h"
 #include "check.h"
+#include "uffdballoon.h"
 
 static int told[2], ends[2];
 

@@ -7,8 +7,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../src/internal.h"
+#include "../src/thread_ids.h"
 #include "check.h"
+#include "uffdballoon.h"
 
 static int told[2];
 

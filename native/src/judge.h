@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What a touch means, and what follows from that. */
+#ifndef UFFDB_JUDGE_H
+#define UFFDB_JUDGE_H
+
+#include "engine.h"
+
+/* Judge a touch that was read, and see to it. */
+void uffdb_judge(struct uffdb_engine *engine, struct uffdb_touch *touch);
+
+/* Judge a write that was made before its page was trapped. */
+void uffdb_judge_late(struct uffdb_engine *engine, uint64_t hva, uint64_t size);
+
+#endif

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* What is known of the engine by counting. */
+#include "engine.h"
+#include "histogram.h"
+#include "observe.h"
+#include "parking.h"
+#include "turn.h"
+#include "uffdballoon.h"
+#include "windows.h"
+
+static void add_observed(const struct uffdb_observer *observer, struct uffdb_stats *stats)
+{
+	stats->observed_inflated = observer->inflated;
+	stats->observed_deflated = observer->deflated;
+	stats->reported_bytes = observer->reported_bytes;
+	stats->refused_discards = observer->refused;
+	stats->lost_records = observer->lost;
+	stats->resyncs = observer->resyncs;
+	stats->doubtful = observer->doubts;
+	stats->late = observer->late;
+	stats->late_reads = observer->late_reads;
+	stats->arm_ns_max = observer->arm_ns_max;
+}
+
+void uffdb_engine_stats(const struct uffdb_engine *engine, struct uffdb_stats *stats)
+{
+	uffdb_turn_await_end(&engine->turn);
+	*stats = (struct uffdb_stats){
+		.ordinary = engine->counters.ordinary,
+		.granted = engine->counters.granted,
+		.violations = engine->counters.violations,
+		.host_reads = engine->counters.host_reads,
+		.filled_outside = engine->counters.filled_outside,
+		.slipped_writes = engine->counters.slipped_writes,
+		.exists = engine->counters.exists,
+		.retried = engine->counters.retried,
+		.gone = engine->counters.gone,
+		.failed = engine->counters.failed,
+		.together = engine->counters.together,
+		.around_pages = engine->counters.around_pages,
+		.zapped_again = engine->counters.zapped_again,
+		.events_posted = engine->counters.events_posted,
+		.events_dropped = engine->counters.events_dropped,
+		.parked = uffdb_parking_count(&engine->parking),
+		.moves = engine->counters.moves,
+		.moving = engine->moving,
+		.follow_errno = (uint64_t)-engine->follow_error,
+		.windows = uffdb_windows_count(engine->windows),
+		.armed_bytes = uffdb_windows_bytes(engine->windows),
+	};
+	for (size_t i = 0; i < UFFDB_ACTIONS; i++)
+		stats->actions[i] = engine->counters.actions[i];
+	if (engine->observer)
+		add_observed(engine->observer, stats);
+}
+
+uint64_t uffdb_engine_latency(const struct uffdb_engine *engine, uint32_t permille)
+{
+	uffdb_turn_await_end(&engine->turn);
+	return uffdb_histogram_quantile(&engine->latency, permille);
+}
+
+size_t uffdb_engine_latencies(const struct uffdb_engine *engine, struct uffdb_bucket *out,
+			      size_t nr)
+{
+	uffdb_turn_await_end(&engine->turn);
+	return uffdb_histogram_list(&engine->latency, out, nr);
+}
