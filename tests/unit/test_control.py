@@ -73,9 +73,9 @@ def _raw(data: bytes) -> bytes:
 
 @pytest.mark.usefixtures("server")
 def test_a_request_is_answered_and_a_refusal_keeps_its_name() -> None:
-    assert client.request(PID, "echo", word="hello") == "hello"
+    assert client.request(PID, "echo", str, word="hello") == "hello"
     with pytest.raises(RangeError) as refused:
-        client.request(PID, "other")
+        client.request(PID, "other", str)
     assert (refused.value.why, refused.value.hint) == ("because", "do otherwise")
 
 
@@ -95,7 +95,7 @@ def test_a_request_is_answered_and_a_refusal_keeps_its_name() -> None:
 )
 def test_garbage_is_refused_and_the_next_client_is_served(data: bytes) -> None:
     assert b'"ok":false' in _raw(data)
-    assert client.request(PID, "echo", word=1) == 1
+    assert client.request(PID, "echo", int, word=1) == 1
 
 
 @pytest.mark.usefixtures("server")
@@ -104,7 +104,7 @@ def test_a_client_that_vanishes_costs_nothing() -> None:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(socket_path(PID)))
             connection.sendall(data)
-    assert client.request(PID, "echo", word=2) == 2
+    assert client.request(PID, "echo", int, word=2) == 2
 
 
 @pytest.mark.usefixtures("server")
@@ -119,7 +119,7 @@ def test_nobody_attached_is_said_with_what_to_do(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(ControlError) as refused:
-        client.request(PID, "status")
+        client.status(PID)
     assert "attach" in refused.value.hint
 
 

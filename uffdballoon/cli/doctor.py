@@ -22,6 +22,7 @@ from uffdballoon.host.probes import (
     probe_host,
 )
 from uffdballoon.host.uffd import DEVICE
+from uffdballoon.model.records.host import DoctorReport, ProbeFacts
 from uffdballoon.session import look_at
 from uffdballoon.target.process import Target
 from uffdballoon.target.readiness import refuse_unless_ready
@@ -51,7 +52,8 @@ def doctor(pid: int | None, *, as_json: bool) -> int:
     probes += _target_probes(pid) if pid is not None else []
     code = _verdict(probes, of_one=pid is not None)
     if as_json:
-        print_json({"exit_code": int(code), "probes": [dataclasses.asdict(p) for p in probes]})
+        found = tuple(ProbeFacts(**dataclasses.asdict(probe)) for probe in probes)
+        print_json(DoctorReport(exit_code=code, probes=found))
         return int(code)
     print_table(("", "what", "found", "what to do"), [_row(probe) for probe in probes])
     click.echo(_sum_up(probes, code, of_one=pid is not None))

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from uffdballoon.model.records.events import Event
+
 _MAX_FOLLOWER_BYTES = 1 << 20
 _RECENT_EVENTS = 1000
 _READ_BYTES = 16 << 10
@@ -55,12 +57,12 @@ class ControlServer:
         self,
         pid: int,
         selector: selectors.BaseSelector,
-        handle: Callable[[dict[str, Any]], Any],
+        handle: Callable[[dict[str, Any]], object],
     ) -> None:
         self._selector = selector
         self._handle = handle
         self._clients: set[_Client] = set()
-        self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT_EVENTS)
+        self.recent: deque[Event] = deque(maxlen=_RECENT_EVENTS)
         self.followers_dropped = 0
         self.path = socket_path(pid)
         self._listener = _listen(pid)
@@ -74,7 +76,7 @@ class ControlServer:
         self._listener.close()
         self.path.unlink(missing_ok=True)
 
-    def publish(self, event: dict[str, Any]) -> None:
+    def publish(self, event: Event) -> None:
         """Tell an event to those who follow; one that reads too slowly is dropped."""
         self.recent.append(event)
         line = encode(event)
@@ -133,7 +135,7 @@ class ControlServer:
             message = decode_request(line)
             if message["verb"] == "follow":
                 client.follows = True
-                result: Any = None
+                result: object = None
             else:
                 result = self._handle(message)
         except UffdballoonError as error:
@@ -141,7 +143,7 @@ class ControlServer:
         else:
             self._answer(client, {"ok": True, "result": result})
 
-    def _answer(self, client: _Client, message: dict[str, Any], *, last: bool = False) -> None:
+    def _answer(self, client: _Client, message: dict[str, object], *, last: bool = False) -> None:
         if client not in self._clients:
             return  # it follows too slowly, and was dropped over an event of meanwhile
         line = encode(message)

@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from uffdballoon.daemon.control import ControlServer
@@ -16,12 +17,19 @@ from uffdballoon.daemon.lockdown import lock_down, stay_open
 from uffdballoon.errors import ControlError, RangeError, UsageError
 from uffdballoon.model.addresses import GpaRange, round_up
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.records.changes import Detaching, Released
 from uffdballoon.model.sizes import format_size
+from uffdballoon.model.touch import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType, TracebackType
 
+    from uffdballoon.model.records.balloon import BalloonProgress, Verification
+    from uffdballoon.model.records.changes import ChangeReport
+    from uffdballoon.model.records.events import Event
+    from uffdballoon.model.records.maps import WireMap
+    from uffdballoon.model.records.status import Status
     from uffdballoon.session import Session
 
 _TIDY_AFTER_S = 1.0
@@ -46,7 +54,7 @@ class Manager:
         self,
         session: Session,
         *,
-        on_event: Callable[[dict[str, Any]], None],
+        on_event: Callable[[Event], None],
         fail_on_violation: bool = False,
         sandbox: bool = False,
     ) -> None:
@@ -57,7 +65,7 @@ class Manager:
         self._ending: Ending | None = None
         self._selector = selectors.DefaultSelector()
         self._control = ControlServer(session.target.pid, self._selector, self._handle)
-        self._verbs: dict[str, Callable[[dict[str, Any]], Any]] = {
+        self._verbs: dict[str, Callable[[dict[str, Any]], object]] = {
             "status": self._status,
             "events": lambda _: list(self._control.recent),
             "inflate": self._inflate,
@@ -66,7 +74,7 @@ class Manager:
             "set": self._set,
             "progress": lambda _: session.balloon_progress(),
             "stats": lambda _: session.statistics(),
-            "runs": lambda _: session.recording().as_dict(),
+            "runs": lambda _: session.recording().record(),
             "verify": self._verify,
             "map": self._map,
             "detach": self._detach,
@@ -148,7 +156,7 @@ class Manager:
             self._look_within(_TIDY_AFTER_S)
             for event in events:
                 self._tell(event)
-                if self._fail_on_violation and event["verdict"] == "violation":
+                if self._fail_on_violation and event.verdict is Verdict.VIOLATION:
                     self._ending = self._ending or Ending.VIOLATION
 
     def _drain_monitor(self) -> None:
@@ -156,7 +164,7 @@ class Manager:
             self._tell(event)
         self._look_within(0.0)
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _tell(self, event: Event) -> None:
         self._on_event(event)
         self._control.publish(event)
 
@@ -168,7 +176,7 @@ class Manager:
         if numbers & set(_SIGNALS):
             self._ending = Ending.SIGNAL
 
-    def _handle(self, message: dict[str, Any]) -> Any:  # noqa: ANN401 - the verb's own
+    def _handle(self, message: dict[str, Any]) -> object:
         verb = self._verbs.get(message["verb"])
         if verb is None:
             raise ControlError(
@@ -176,7 +184,7 @@ class Manager:
             )
         return verb(message)
 
-    def _inflate(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _inflate(self, message: dict[str, Any]) -> ChangeReport:
         agreed = message.get("guest_agreed") is True
         node = node_of(message)
         if node is not None and message.get("gpa") is None:
@@ -187,14 +195,14 @@ class Manager:
         else:
             report = self._session.inflate(*self._range_of(message), guest_agreed=agreed)
         self._look_within(0.0)
-        return report.as_dict()
+        return report
 
-    def _deflate(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _deflate(self, message: dict[str, Any]) -> ChangeReport:
         node = node_of(message)
         if node is not None and message.get("gpa") is None:
             size_bytes, granule = part_of(message)
-            return self._session.deflate_node(node, granule, size_bytes).as_dict()
-        return self._session.deflate(*self._range_of(message)).as_dict()
+            return self._session.deflate_node(node, granule, size_bytes)
+        return self._session.deflate(*self._range_of(message))
 
     def _range_of(self, message: dict[str, Any]) -> tuple[GpaRange, Granule]:
         """Read the range that a request is about, which lies in the node that it names."""
@@ -204,27 +212,27 @@ class Manager:
             self._session.refuse_outside_node(node, span)
         return span, granule
 
-    def _release(self, message: dict[str, Any]) -> dict[str, int]:
+    def _release(self, message: dict[str, Any]) -> Released:
         tid = message.get("tid")
         if tid is not None and (type(tid) is not int or tid <= 0):
             raise UsageError("that is no thread", why="a thread id is a number above 0")
-        return {"released": self._session.release(tid)}
+        return Released(released=self._session.release(tid))
 
-    def _status(self, _: dict[str, Any]) -> dict[str, Any]:
-        state = {**self._session.status(), "sandbox": self.lockdown.as_dict()}
+    def _status(self, _: dict[str, Any]) -> Status:
+        state = replace(self._session.status(), sandbox=self.lockdown.report())
         self._drain_monitor()  # of RAM that was plugged in nobody tells unless it is looked for
         return state
 
-    def _set(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _set(self, message: dict[str, Any]) -> BalloonProgress:
         size = message.get("size")
         if type(size) is not int:
             raise UsageError("that is no size", why="a size is a whole number of bytes")
         return self._session.ask_balloon(size)
 
-    def _verify(self, _: dict[str, Any]) -> dict[str, Any]:
+    def _verify(self, _: dict[str, Any]) -> Verification:
         return self._session.verify()
 
-    def _map(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _map(self, message: dict[str, Any]) -> WireMap:
         recent_s = message.get("recent_s")
         if not isinstance(recent_s, int | float) or not 0 <= recent_s <= _MOST_RECENT_S:
             raise UsageError("that is no time", why="recent_s is a number of seconds, 0 or more")
@@ -235,9 +243,9 @@ class Manager:
         self._drain()
         self._keep_up()
 
-    def _detach(self, _: dict[str, Any]) -> dict[str, int]:
+    def _detach(self, _: dict[str, Any]) -> Detaching:
         self._ending = Ending.DETACHED
-        return {"manager": os.getpid()}
+        return Detaching(manager=os.getpid())
 
 
 def range_of(message: dict[str, Any]) -> tuple[GpaRange, Granule]:
