@@ -14,10 +14,17 @@ class Touches:
     ordinary: Annotated[int, doc("of memory that the guest owns")]
     granted: Annotated[int, doc("of ballooned memory that the contract allows")]
     violations: Annotated[int, doc("of ballooned memory that it does not allow")]
-    host_reads: Annotated[int, doc("reads by QEMU's own threads, as of a migration")]
-    filled_outside: Annotated[int, doc("answered by who shares the memory, before we could")]
-    slipped_writes: Annotated[int, doc("writes that came between zeros and their protection")]
-    filled_around_pages: Annotated[int, doc("owned pages filled around a touch, before theirs")]
+    host_reads: Annotated[
+        int,
+        doc("of ballooned memory by threads that are no vCPU, as of a migration: they saw zeros"),
+    ]
+    filled_outside: Annotated[int, doc("of ballooned pages that another process had filled")]
+    slipped_writes: Annotated[
+        int, doc("writes between a zero page and its protection: found and judged")
+    ]
+    filled_around_pages: Annotated[
+        int, doc("pages of 4 KiB that were filled beside those that were touched")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +36,13 @@ class Observed:
     reported_bytes: Annotated[int, doc("bytes that it reported free, which stay its own")]
     refused_discards: Annotated[int, doc("discards of QEMU's that the kernel refused: locked RAM")]
     lost_records: Annotated[int, doc("records of the trace that were lost")]
-    resyncs: Annotated[int, doc("looks at memory in place of lost records")]
-    doubtful_touches: Annotated[int, doc("touches that were granted, as records were missing")]
-    late_touches: Annotated[int, doc("touches that came before their trap, and were found")]
-    late_read_pages: Annotated[int, doc("pages that were read before their trap was there")]
-    zapped_again_pages: Annotated[int, doc("pages that came back before their trap, and went")]
+    resyncs: Annotated[int, doc("losses after which memory was looked at instead")]
+    doubtful_touches: Annotated[int, doc("touches that were granted for that")]
+    late_touches: Annotated[int, doc("pages that were written before their trap was there")]
+    late_read_pages: Annotated[int, doc("pages that were read before their trap was there: zeros")]
+    zapped_again_pages: Annotated[
+        int, doc("pages that came back with zeros meanwhile, beside a touched one")
+    ]
     arm_us_max: Annotated[int, doc("longest time from an inflate to its trap, us")]
 
 
@@ -41,11 +50,11 @@ class Observed:
 class Answers:
     """Answers to faults that did not go the usual way."""
 
-    exists: Annotated[int, doc("the page was there already")]
-    retried: Annotated[int, doc("the kernel asked for another try")]
-    gone: Annotated[int, doc("the target was gone")]
-    failed: Annotated[int, doc("the kernel refused")]
-    together: Annotated[int, doc("answered by the answer to another")]
+    exists: Annotated[int, doc("another answer was first")]
+    retried: Annotated[int, doc("tried again, as the mappings were changing")]
+    gone: Annotated[int, doc("the page or the target had gone")]
+    failed: Annotated[int, doc("the kernel refused: the thread tried again")]
+    together: Annotated[int, doc("ordinary touches that the answer to another had answered, too")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

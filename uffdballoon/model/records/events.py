@@ -48,15 +48,15 @@ class TouchEvent:
     time_ns: Annotated[int, doc("when it was answered, ns since 1970")]
     kind: Annotated[EventKind, doc("the verdict, or no-memory")]
     gpa: Annotated[int | None, doc("guest-physical address of what was trapped; null: no RAM now")]
-    size: Annotated[int, doc("bytes that were trapped: a page of the host's")]
+    size: Annotated[int, doc("bytes that were answered for")]
     vcpu: Annotated[int | None, doc("number of the vCPU; null: another thread, or not known")]
     tid: Annotated[int, doc("thread that touched, as its id is here")]
     access: Annotated[Access, doc("what it did")]
     verdict: Annotated[Verdict, doc("what the contract says of it")]
     action: Annotated[Action, doc("the rung of the ladder that answered, or how it went on")]
     role: Annotated[Role, doc("who touched")]
-    sequence: Annotated[int, doc("number of the event; a gap is events that were dropped")]
-    answer_ns: Annotated[int, doc("ns from the fault to its answer")]
+    sequence: Annotated[int, doc("counts on over events that were dropped")]
+    answer_ns: Annotated[int, doc("ns from reading the fault to right before its answer")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

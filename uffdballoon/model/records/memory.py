@@ -15,14 +15,16 @@ class Reclaim:
     mode: Annotated[Reclaiming, doc("now: split at once; kernel: left to it")]
     rate_bytes_per_s: Annotated[int, doc("at most so much memory is split, bytes a second")]
     resident_bytes: Annotated[int, doc("ballooned bytes that are still there")]
-    pinned_bytes: Annotated[int, doc("ballooned bytes that huge pages keep")]
+    pinned_bytes: Annotated[
+        int, doc("ballooned bytes that are gone, but kept by the rest of a huge page")
+    ]
     pinned_blocks: Annotated[int, doc("blocks of 2 MiB that keep them")]
-    pending_blocks: Annotated[int, doc("blocks that are yet to be split")]
+    pending_blocks: Annotated[int, doc("blocks that are yet to be looked at, or tried again")]
     split_blocks: Annotated[int, doc("blocks that were split")]
-    failed_blocks: Annotated[int, doc("blocks that could not be split")]
-    aged_pages: Annotated[int, doc("pages of 4 KiB that the kernel was told are cold, to split")]
-    freed_bytes: Annotated[int, doc("bytes that splitting freed")]
-    spent_us: Annotated[int, doc("time it took, us")]
+    failed_blocks: Annotated[int, doc("blocks that were not split after some tries")]
+    aged_pages: Annotated[int, doc("pages of 4 KiB that were aged for it (MADV_COLD)")]
+    freed_bytes: Annotated[int, doc("ballooned bytes that it freed; 0 when that cannot be told")]
+    spent_us: Annotated[int, doc("time spent in process_madvise(2), us")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +33,10 @@ class Khugepaged:
 
     enabled: Annotated[str, doc("the host's transparent_hugepage/enabled")]
     max_ptes_none: Annotated[int, doc("the host's: empty pages of 512 that it fills in")]
-    eligible_blocks: Annotated[int, doc("blocks of 2 MiB with holes that it might fill")]
-    unguarded_blocks: Annotated[int, doc("those of them that no trap keeps it from")]
+    eligible_blocks: Annotated[
+        int, doc("blocks of 2 MiB that it would fill, were they not trapped")
+    ]
+    unguarded_blocks: Annotated[int, doc("those that it can fill, as they are not trapped")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
