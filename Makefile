@@ -173,6 +173,10 @@ format: build ## Put every file into its format
 types: build ## Check types
 	$(BIN)/mypy
 
+.PHONY: json-docs
+json-docs: build ## Write docs/json.md anew, of what the records say
+	$(BIN)/python -m tools.json_docs
+
 .PHONY: pins
 pins: | system-packages ## Move every development tool to its newest version, in tools/pins.txt
 	@tools/move-pins

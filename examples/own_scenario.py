@@ -28,8 +28,8 @@ def modest_guest(stage: Stage) -> None:
         stage.inflate(session)
         qemu.guest.touch(quarter, Access.WRITE)
         stage.guest("took a quarter of it back")
-        touches = session.status()["touches"]
-        stage.promise("all of it was granted", holds=touches["violations"] == 0)
+        touches = session.status().touches
+        stage.promise("all of it was granted", holds=touches.violations == 0)
     stage.check_owned(qemu.guest)
 
 

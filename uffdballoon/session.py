@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+
+from msgspec import UNSET
 
 from uffdballoon.balloon.blocks import look_at_blocks
 from uffdballoon.balloon.enforcer import Enforcer
@@ -25,7 +27,7 @@ from uffdballoon.balloon.mappings import (
 )
 from uffdballoon.balloon.nodes import GuestNodes, refuse_unknown_nodes
 from uffdballoon.balloon.reclaimer import Reclaimer
-from uffdballoon.balloon.reporting import loop_report
+from uffdballoon.balloon.reporting import answers_of, latency_of, observed_of, touches_of
 from uffdballoon.core.fault_loop import LoopOptions, Resolution
 from uffdballoon.core.keeper import Kept
 from uffdballoon.core.reclaim import ReclaimMeasure
@@ -51,6 +53,18 @@ from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
 from uffdballoon.model.recording import Recording
+from uffdballoon.model.records.balloon import (
+    BalloonAccount,
+    BalloonProgress,
+    DriverProgress,
+    ProgressState,
+    Verification,
+)
+from uffdballoon.model.records.changes import ChangeReport, StopTimes
+from uffdballoon.model.records.counters import Stops
+from uffdballoon.model.records.events import EventKind, TouchEvent
+from uffdballoon.model.records.spans import Span
+from uffdballoon.model.records.status import ContractStatus, Held, Status, TargetState
 from uffdballoon.model.sizes import format_size
 from uffdballoon.model.terms import TOLD, Terms
 from uffdballoon.model.touch import Action
@@ -72,11 +86,15 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from uffdballoon.core.fault_loop import LoopStats, TouchRecord
-    from uffdballoon.core.keeper import Held, Keeping
+    from uffdballoon.core.keeper import Held as KeptHold
+    from uffdballoon.core.keeper import Keeping
     from uffdballoon.model.fragmentation import FragmentationLimit
     from uffdballoon.model.job import Job
     from uffdballoon.model.observing import ObserverKind
     from uffdballoon.model.ram import Layout
+    from uffdballoon.model.records.events import Event, Notice
+    from uffdballoon.model.records.statistics import Statistics
+    from uffdballoon.model.records.status import UffdMethod
     from uffdballoon.observe.observers import Observer
     from uffdballoon.vmm.qemu.facts import MonitorFacts
     from uffdballoon.vmm.qemu.suitability import Finding
@@ -101,7 +119,7 @@ class _Placed(NamedTuple):
 class Upkeep(NamedTuple):
     """Event lines, and seconds until the next upkeep is due; None: when something happens."""
 
-    notices: list[dict[str, Any]]
+    notices: list[Notice]
     due_s: float | None
 
 
@@ -142,35 +160,8 @@ class SessionOptions:
     memory_patience_ns: int = 0
     without_monitor: bool = False
     allowed: frozenset[str] = frozenset()
-    held: Held | None = None
+    held: KeptHold | None = None
     holding: Holding | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeReport:
-    """What an inflate or deflate did.
-
-    ``done_bytes`` are in another state than before; ``left_out`` was rounded
-    away; ``freed_bytes`` were resident and are not any more; ``ranges`` are what is now
-    in the balloon, or the guest's.
-    """
-
-    requested_bytes: int
-    done_bytes: int
-    left_out: tuple[GpaRange, ...]
-    ranges: tuple[GpaRange, ...]
-    freed_bytes: int = 0
-    stops_us: tuple[int, ...] = field(default=())
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "requested_bytes": self.requested_bytes,
-            "done_bytes": self.done_bytes,
-            "freed_bytes": self.freed_bytes,
-            "left_out": [{"gpa": s.start, "size": s.size_bytes} for s in self.left_out],
-            "ranges": [{"gpa": s.start, "size": s.size_bytes} for s in self.ranges],
-            "stopped_us": {"count": len(self.stops_us), "max": max(self.stops_us, default=0)},
-        }
 
 
 class Looked(NamedTuple):
@@ -285,6 +276,7 @@ class Session:
         self._inflated_bytes = 0
         self._deflated_bytes = 0
         self._stops_ns: list[int] = []
+        self.uffd_method: UffdMethod = "kept"
         self._keeper: Keeping | None = None
         self._leaves = False
         with contextlib.ExitStack() as undo:
@@ -532,10 +524,12 @@ class Session:
         return ChangeReport(
             requested_bytes=sum(span.size_bytes for span in spans),
             done_bytes=done.pages_bytes,
-            left_out=tuple(piece for place in placed for piece in place.left_out),
-            ranges=tuple(place.gpa for place in placed),
+            left_out=tuple(Span.of(piece) for place in placed for piece in place.left_out),
+            ranges=tuple(Span.of(place.gpa) for place in placed),
             freed_bytes=done.resident_before_bytes,
-            stops_us=tuple(ns // 1000 for ns in done.zap.stops_ns),
+            stopped_us=StopTimes(
+                count=len(done.zap.stops_ns), max=max(done.zap.stops_ns, default=0) // 1000
+            ),
         )
 
     def _translating(self, spans: Sequence[GpaRange], granule: Granule) -> Job[list[_Placed]]:
@@ -622,19 +616,19 @@ class Session:
         return ChangeReport(
             requested_bytes=sum(span.size_bytes for span in spans),
             done_bytes=done_bytes,
-            left_out=tuple(piece for place in placed for piece in place.left_out),
-            ranges=tuple(place.gpa for place in placed),
+            left_out=tuple(Span.of(piece) for place in placed for piece in place.left_out),
+            ranges=tuple(Span.of(place.gpa) for place in placed),
         )
 
     def disagreements(self) -> list[GpaRange]:
         """List ballooned stretches that hold memory in the target: there should be none."""
         return [self._to_gpa(hva) for hva in run_job(self._enforcer.disagreeing())]
 
-    def verify(self) -> dict[str, Any]:
+    def verify(self) -> Verification:
         """Compare the ledger with the page tables, for those who have no loop; see verifying()."""
         return run_job(self.verifying())
 
-    def verifying(self) -> Job[dict[str, Any]]:
+    def verifying(self) -> Job[Verification]:
         """Walk the page tables; list where ledger and kernel, or the guest, disagree.
 
         For a quiet moment: what is being given up right now is in the ledger, and
@@ -643,51 +637,66 @@ class Session:
         self._follower.look()
         found = yield from self._enforcer.disagreeing()
         ballooned_bytes = self._enforcer.ledger.ballooned_bytes
-        return {
-            "ballooned_bytes": ballooned_bytes,
-            **self._balloon_state(ballooned_bytes),
-            "disagreements": [
-                {"gpa": span.start, "size": span.size_bytes} for span in map(self._to_gpa, found)
-            ],
-        }
+        account = self._balloon_state(ballooned_bytes)
+        return Verification(
+            ballooned_bytes=ballooned_bytes,
+            actual_bytes=account.actual_bytes,
+            unaccounted_bytes=account.unaccounted_bytes,
+            disagreements=tuple(Span.of(self._to_gpa(hva)) for hva in found),
+        )
 
-    def status(self) -> dict[str, Any]:
-        """Return the state in the shape of ``status --json``."""
+    def status(self) -> Status:
+        """Return the state of it all."""
         loop = self._enforcer.loop
         stats = loop.stats()
         ledger = self._enforcer.ledger
         ballooned_bytes = ledger.ballooned_bytes
         measured = self._reclaimer.measure_blocks(self.layout.blocks)
         tallies = {block: ledger.tally(block.hva_range) for block in self.layout.blocks}
-        return {
-            "pid": self.target.pid,
-            "state": "gone" if self.target.has_exited() else "attached",
-            "uffd_method": self.uffd_method,
-            "observer": self._observer.kind.value,
-            "contract": self._contract_state(ballooned_bytes),
-            "policy": str(self.options.policy),
-            "ram_bytes": self.layout.ram_bytes,
-            "ballooned_bytes": ballooned_bytes,
-            **self._reclaimer.report(ReclaimMeasure.total(measured.values())),
-            "fragmentation": self._guard.report(Tally.total(tallies.values())),
-            "ram_blocks": self._nodes.blocks_report(tallies),
-            "nodes": self._nodes.report(measured, tallies, self._guard.report_node),
-            "balloon": self._balloon_state(ballooned_bytes),
-            "ram_change_bytes": self._machine.ram_change_bytes(),
-            "guest_memory": self._machine.guest_statistics(),
-            **self._count_vmas(),
-            "held": self.held(),
-            "inflated_pages_total": self._inflated_bytes // PAGE_BYTES + stats.observed_inflated,
-            "deflated_pages_total": self._deflated_bytes // PAGE_BYTES + stats.observed_deflated,
-            **loop_report(loop, stats),
-            "stopped_us": {
-                "thread": self._injector.thread_name,
-                "main_thread_stops": self._injector.main_stops,
-                "attach": self.attach_stopped_ns // 1000,
-                "zap_count": len(self._stops_ns),
-                "zap_max": max(self._stops_ns, default=0) // 1000,
-            },
-        }
+        found = ReclaimMeasure.total(measured.values())
+        vmas, cut_huge_mappings = self._count_vmas()
+        return Status(
+            pid=self.target.pid,
+            state=TargetState.GONE if self.target.has_exited() else TargetState.ATTACHED,
+            uffd_method=self.uffd_method,
+            observer=self._observer.kind,
+            contract=self._contract_state(ballooned_bytes),
+            policy=str(self.options.policy),
+            ram_bytes=self.layout.ram_bytes,
+            ballooned_bytes=ballooned_bytes,
+            reclaimed_bytes=found.free_bytes,
+            reclaimed_source=self._reclaimer.source,
+            broken_blocks=found.broken_blocks,
+            reclaim=self._reclaimer.report(found),
+            khugepaged=self._reclaimer.report_khugepaged(found),
+            fragmentation=self._guard.report(Tally.total(tallies.values())),
+            ram_blocks=self._nodes.blocks_report(tallies),
+            nodes=self._nodes.report(measured, tallies, self._guard.limit_of),
+            balloon=self._balloon_state(ballooned_bytes),
+            ram_change_bytes=self._machine.ram_change_bytes(),
+            guest_memory=self._machine.guest_statistics(),
+            vmas=vmas,
+            cut_huge_mappings=cut_huge_mappings,
+            held=tuple(self.held()),
+            inflated_pages_total=self._inflated_bytes // PAGE_BYTES + stats.observed_inflated,
+            deflated_pages_total=self._deflated_bytes // PAGE_BYTES + stats.observed_deflated,
+            windows=stats.windows,
+            armed_bytes=stats.armed_bytes,
+            touches=touches_of(stats),
+            actions={a: count for a, count in stats.actions.items() if a is not Action.NONE},
+            observed=observed_of(stats),
+            events_dropped=stats.events_dropped,
+            answers=answers_of(stats),
+            latency_ns=latency_of(loop),
+            latency_histogram_ns=tuple(loop.answer_histogram()),
+            stopped_us=Stops(
+                thread=self._injector.thread_name,
+                main_thread_stops=self._injector.main_stops,
+                attach=self.attach_stopped_ns // 1000,
+                zap_count=len(self._stops_ns),
+                zap_max=max(self._stops_ns, default=0) // 1000,
+            ),
+        )
 
     def touch_counts(self) -> LoopStats:
         """Return the fault loop's counters alone, which costs nothing; status() asks QEMU, too."""
@@ -723,21 +732,21 @@ class Session:
         """Return an fd that is readable while the monitor has something to tell; None without."""
         return self._machine.fileno()
 
-    def drain_events(self) -> list[dict[str, Any]]:
-        """Take waiting events, each in the shape of an event line, and do what they ask for.
+    def drain_events(self) -> list[Event]:
+        """Take waiting events, and do what they ask for.
 
         A touch that a rung held for us (`pause`, `poison`) is seen to here, so
         that this has to be called whenever event_fileno() is readable.
         """
-        events = [self._event(record) for record in self._enforcer.loop.drain()]
-        actions = {event["action"] for event in events}
-        if Action.PAUSE.value in actions:
+        events: list[Event] = [self._event(record) for record in self._enforcer.loop.drain()]
+        actions = {event.action for event in events}
+        if Action.PAUSE in actions:
             events.extend(self._pause())
-        if Action.POISON.value in actions:
+        if Action.POISON in actions:
             events.extend(self._poison())
         return events
 
-    def drain_monitor(self) -> list[dict[str, Any]]:
+    def drain_monitor(self) -> list[Notice]:
         """Take what the monitor told, and follow it: a reset empties the balloon."""
         heard = self._machine.hear()
         if self._machine.is_lost:
@@ -749,7 +758,7 @@ class Session:
             self._follower.look()
         return heard.notices
 
-    def _catch_up_with_reset(self) -> list[dict[str, Any]]:
+    def _catch_up_with_reset(self) -> list[Notice]:
         """Reset as the guest was; what fails is told, and keep_up() tries again."""
         if self._reset_at_ns is None:
             return []
@@ -758,7 +767,7 @@ class Session:
         except TargetGoneError:
             return []
         except UffdballoonError as error:
-            return [notice("reset-failed", f"trying again: {error}")]
+            return [notice(EventKind.RESET_FAILED, f"trying again: {error}")]
         self._reset_at_ns = None
         return []
 
@@ -773,7 +782,7 @@ class Session:
         self._deflated_bytes += before - self._enforcer.ledger.ballooned_bytes
         self._guard.go_on()
 
-    def ask_balloon(self, target_bytes: int) -> dict[str, Any]:
+    def ask_balloon(self, target_bytes: int) -> BalloonProgress:
         """Ask the guest's driver to leave it that much memory; return balloon_progress().
 
         Raises UnsupportedError without a monitor or device, RangeError for more
@@ -783,38 +792,45 @@ class Session:
         obstacle = self._guard.obstacle()
         actual = self._machine.actual_bytes() if obstacle else None
         if actual is not None and target_bytes < actual:
-            stopped = {"target_bytes": target_bytes, "before_bytes": actual, "actual_bytes": actual}
-            return self._with_ballooned({**stopped, "state": "stopped", "why": obstacle})
+            return self._with_ballooned(
+                DriverProgress(
+                    target_bytes=target_bytes,
+                    before_bytes=actual,
+                    actual_bytes=actual,
+                    state=ProgressState.STOPPED,
+                    why=obstacle,
+                )
+            )
         plugged = self._machine.ram_change_bytes() or 0
         asked = self._machine.ask_balloon(target_bytes, self.layout.allocated_bytes + plugged)
         self._guard.go_on()
         return self._with_ballooned(asked)
 
-    def balloon_progress(self) -> dict[str, Any]:
+    def balloon_progress(self) -> BalloonProgress:
         """Return how far the guest has come to what it was asked for last."""
         return self._with_ballooned(self._machine.balloon_progress())
 
-    def _with_ballooned(self, progress: dict[str, Any]) -> dict[str, Any]:
-        return {**progress, "ballooned_bytes": self._enforcer.ledger.ballooned_bytes}
+    def _with_ballooned(self, progress: DriverProgress) -> BalloonProgress:
+        return BalloonProgress.of(progress, self._enforcer.ledger.ballooned_bytes)
 
     def release(self, tid: int | None = None) -> int:
         """Let the frozen thread ``tid`` go on, or all that are frozen; return how many did."""
         return self._enforcer.loop.release(tid or 0)
 
-    def held(self) -> list[dict[str, Any]]:
+    def held(self) -> list[Held]:
         """List the touches that are not answered yet: frozen, throttled, or waiting for us."""
         now_ns = time.monotonic_ns()
         return [
-            {
-                "gpa": self.layout.to_gpa(held.span.start),
-                "size": held.span.size_bytes,
-                "vcpu": self._vcpus.get(held.tid),
-                "tid": held.tid,
-                "access": held.access.value,
-                "action": held.action.value,
-                "held_s": (now_ns - held.since_ns) / 1e9,
-                "left_s": (held.deadline_ns - now_ns) / 1e9 if held.deadline_ns else None,
-            }
+            Held(
+                gpa=self.layout.to_gpa(held.span.start),
+                size=held.span.size_bytes,
+                vcpu=self._vcpus.get(held.tid),
+                tid=held.tid,
+                access=held.access,
+                action=held.action,
+                held_s=(now_ns - held.since_ns) / 1e9,
+                left_s=(held.deadline_ns - now_ns) / 1e9 if held.deadline_ns else None,
+            )
             for held in self._enforcer.loop.parked()
         ]
 
@@ -861,13 +877,13 @@ class Session:
         waits = (reclaim_s, lost_s, reset_s, self._guard.due_s(), self._machine.due_s())
         return Upkeep(notices, min((w for w in waits if w is not None), default=None))
 
-    def settle(self, patience_s: float = _PATIENCE_S) -> list[dict[str, Any]]:
-        """Serve as a manager does, until the guest's balloon is quiet; return the event lines.
+    def settle(self, patience_s: float = _PATIENCE_S) -> list[Event]:
+        """Serve as a manager does, until the guest's balloon is quiet; return the events.
 
         For those who have no loop of their own. What still moves after
         ``patience_s`` is left as it is.
         """
-        told: list[dict[str, Any]] = []
+        told: list[Event] = []
         deadline = time.monotonic() + patience_s
         calm = 0
         while calm < _CALM_LOOKS and time.monotonic() < deadline:
@@ -880,13 +896,9 @@ class Session:
             time.sleep(_LOOK_S)
         return told
 
-    def statistics(self) -> dict[str, Any]:
-        """Return how fragmented the balloon is, and each inflate was: ``stats --json``."""
-        return {
-            "pid": self.target.pid,
-            "ram_bytes": self.layout.ram_bytes,
-            **self._follower.statistics(),
-        }
+    def statistics(self) -> Statistics:
+        """Return how fragmented the balloon is, and each inflate was."""
+        return self._follower.statistics(self.target.pid, self.layout.ram_bytes)
 
     def recording(self) -> Job[Recording]:
         """Return the balloon's runs as they are, a part in a step."""
@@ -905,15 +917,15 @@ class Session:
                 gpa = segment.gpa + run.start - segment.hva
                 yield gpa // PAGE_BYTES, run.size_bytes // PAGE_BYTES
 
-    def _balloon_state(self, ballooned_bytes: int) -> dict[str, Any]:
+    def _balloon_state(self, ballooned_bytes: int) -> BalloonAccount:
         """Compare the ledger with what the guest says; None where nobody can be asked."""
         actual = self._machine.actual_bytes()
         plugged = self._machine.ram_change_bytes() or 0
         told = None if actual is None else self.layout.allocated_bytes + plugged - actual
-        return {
-            "actual_bytes": actual,
-            "unaccounted_bytes": None if told is None else told - ballooned_bytes,
-        }
+        return BalloonAccount(
+            actual_bytes=actual,
+            unaccounted_bytes=None if told is None else told - ballooned_bytes,
+        )
 
     def _tell_unseen(self, facts: MonitorFacts | None, progress: Callable[[str], None]) -> None:
         """Say what was in the balloon before anybody looked: nobody can tell which pages."""
@@ -938,7 +950,7 @@ class Session:
             return find_vcpus(self.target, self._vcpus)
         return self.target.seen_from_here(told)
 
-    def _pause(self) -> list[dict[str, Any]]:
+    def _pause(self) -> list[Notice]:
         loop = self._enforcer.loop
 
         def let_go() -> None:
@@ -950,10 +962,10 @@ class Session:
         try:
             stop_vm(self._machine.monitor, let_go)
         except UffdballoonError as error:
-            return [notice("pause-failed", str(error))]
-        return [notice("paused")]
+            return [notice(EventKind.PAUSE_FAILED, str(error))]
+        return [notice(EventKind.PAUSED)]
 
-    def _poison(self) -> list[dict[str, Any]]:
+    def _poison(self) -> list[Notice]:
         failures = []
         for held in self._enforcer.loop.parked():
             if held.action is not Action.POISON:
@@ -962,23 +974,23 @@ class Session:
                 self._enforcer.poison(held)
             except UffdballoonError as error:
                 self._enforcer.loop.resolve(held, Resolution.GRANT)
-                failures.append(notice("poison-failed", str(error)))
+                failures.append(notice(EventKind.POISON_FAILED, str(error)))
         return failures
 
-    def _contract_state(self, ballooned_bytes: int) -> dict[str, Any]:
+    def _contract_state(self, ballooned_bytes: int) -> ContractStatus:
         terms = self.options.terms
         grace = self._enforcer.loop.grace()
-        state: dict[str, Any] = {
-            "kind": terms.kind.value,
-            "floor_bytes": terms.floor_bytes,
-            "below_floor": ballooned_bytes < terms.floor_bytes,
-            "in_grace": grace is not None,
-        }
-        if grace is not None and grace.until_ns is not None:
-            state["grace_left_s"] = max(0.0, (grace.until_ns - time.monotonic_ns()) / 1e9)
-        if grace is not None and grace.left_bytes is not None:
-            state["grace_left_bytes"] = grace.left_bytes
-        return state
+        until_ns = grace.until_ns if grace is not None else None
+        left_bytes = grace.left_bytes if grace is not None else None
+        now_ns = time.monotonic_ns()
+        return ContractStatus(
+            kind=terms.kind,
+            floor_bytes=terms.floor_bytes,
+            below_floor=ballooned_bytes < terms.floor_bytes,
+            in_grace=grace is not None,
+            grace_left_s=UNSET if until_ns is None else max(0.0, (until_ns - now_ns) / 1e9),
+            grace_left_bytes=UNSET if left_bytes is None else left_bytes,
+        )
 
     def _window_budget(self) -> int:
         """Return how many windows there may be."""
@@ -992,22 +1004,22 @@ class Session:
             return self.options.max_huge_mappings
         return most_huge_mappings(max_map_count())
 
-    def _event(self, record: TouchRecord) -> dict[str, Any]:
+    def _event(self, record: TouchRecord) -> TouchEvent:
         kind = record.action if record.action is Action.NO_MEMORY else record.verdict
-        return {
-            "time_ns": record.time_ns,
-            "kind": kind.value,
-            "gpa": self.layout.to_gpa(record.span.start),
-            "size": record.span.size_bytes,
-            "vcpu": self._vcpus.get(record.tid),
-            "tid": record.tid,
-            "access": record.access.value,
-            "verdict": record.verdict.value,
-            "action": record.action.value,
-            "role": record.role.value,
-            "sequence": record.sequence,
-            "answer_ns": record.answer_ns,
-        }
+        return TouchEvent(
+            time_ns=record.time_ns,
+            kind=EventKind(kind.value),
+            gpa=self.layout.to_gpa(record.span.start),
+            size=record.span.size_bytes,
+            vcpu=self._vcpus.get(record.tid),
+            tid=record.tid,
+            access=record.access,
+            verdict=record.verdict,
+            action=record.action,
+            role=record.role,
+            sequence=record.sequence,
+            answer_ns=record.answer_ns,
+        )
 
     def _translate(self, span: GpaRange, granule: Granule) -> _Placed:
         """Round a guest range inward, to whole granules of the host's memory."""
@@ -1035,10 +1047,10 @@ class Session:
         assert gpa is not None
         return GpaRange.of(gpa, span.size_bytes)
 
-    def _count_vmas(self) -> dict[str, int]:
+    def _count_vmas(self) -> tuple[int, int]:
+        """Count the target's mappings, and those of huge pages that windows cut."""
         try:
             mappings = read_mappings(self.target.pid)
         except TargetGoneError:
             mappings = []
-        cut = cut_huge_mappings(mappings, self.layout.blocks)
-        return {"vmas": len(mappings), "cut_huge_mappings": cut}
+        return len(mappings), cut_huge_mappings(mappings, self.layout.blocks)

@@ -129,7 +129,7 @@ def test_a_host_without_mappings_to_spare_is_a_named_error(tcg: Qemu) -> None:
                 done_bytes += PAGE_BYTES
                 tcg.guest.write(gpa, 5)
         assert session.disagreements() == []
-        assert session.status()["touches"]["violations"] == done_bytes // PAGE_BYTES
+        assert session.status().touches.violations == done_bytes // PAGE_BYTES
     tcg.guest.ping(timeout_s=_PATIENCE_S)
     assert tcg.guest.verify(OWNED, SEED).bad_lines == 0
     assert userfaultfd_mappings(tcg.pid) == 0
@@ -153,7 +153,7 @@ def test_an_empty_pool_of_huge_pages_leaves_nobody_asleep(huge_pages: HugePagePo
             with huge_pages.lowered(huge_pages.free()):
                 # Shared memory keeps its reservation: a page of the balloon is there to be had.
                 qemu.guest.write(span.start, 5)
-                assert session.status()["touches"]["violations"] == 1
+                assert session.status().touches.violations == 1
         qemu.guest.ping(timeout_s=_PATIENCE_S)
         assert qemu.guest.verify(OWNED, SEED).bad_lines == 0
 
@@ -167,9 +167,9 @@ def test_a_ring_that_nobody_empties_drops_events_and_counts_them(tcg: Qemu) -> N
         state = session.status()
         told = sum(len(events) for events in iter(session.drain_events, []))
     violations = rounds * DIRECT.size_bytes // PAGE_BYTES
-    assert state["touches"]["violations"] == violations
+    assert state.touches.violations == violations
     assert told == _EVENTS_KEPT
-    assert state["events_dropped"] == violations - told
+    assert state.events_dropped == violations - told
     tcg.guest.ping(timeout_s=_PATIENCE_S)
     assert tcg.guest.verify(OWNED, SEED).bad_lines == 0
 

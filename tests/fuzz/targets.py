@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uffdballoon.daemon import requests
 from uffdballoon.daemon.protocol import (
     decode_answer,
-    decode_event,
+    decode_object,
     decode_request,
     encode,
     error_message,
@@ -30,6 +30,9 @@ from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing, RamBlock
 from uffdballoon.model.recording import Recording
+from uffdballoon.model.records.encoding import to_json
+from uffdballoon.model.records.events import read_event
+from uffdballoon.model.records.status import Status
 from uffdballoon.model.seccomp import BadProgramError, Call, Fd, answer_of, parse_program
 from uffdballoon.model.sizes import parse_address, parse_size
 from uffdballoon.vmm.qemu.answers import parse_gpa2hva, parse_mtree, parse_ramblock
@@ -40,7 +43,7 @@ from uffdballoon.vmm.qemu.balloon import (
     find_balloon,
 )
 from uffdballoon.vmm.qemu.cmdline import parse_cmdline
-from uffdballoon.vmm.qemu.machine import read_event
+from uffdballoon.vmm.qemu.machine import read_event as read_monitor_event
 from uffdballoon.vmm.qemu.placement import place, why_unclear
 from uffdballoon.vmm.qemu.statistics import GuestStatistics
 from uffdballoon.vmm.qemu.suitability import Evidence, devices_of, encryption_of, judge
@@ -167,8 +170,8 @@ def control_request(data: bytes) -> None:
 @_target
 def control_answer(data: bytes) -> None:
     with contextlib.suppress(UffdballoonError):
-        decode_event(data)
-    decode_answer(data)
+        read_event(decode_object(data))
+    decode_answer(data, Status)
 
 
 @_target
@@ -178,8 +181,8 @@ def recording(data: bytes) -> None:
     except (ValueError, RecursionError):
         return
     read = Recording.parse(value)
-    assert Recording.parse(json.loads(json.dumps(read.as_dict()))) == read
-    read.tiled(1 << 40).as_dict()
+    assert Recording.parse(json.loads(to_json(read.record()))) == read
+    to_json(read.tiled(1 << 40).counts())
 
 
 @_target
@@ -230,15 +233,15 @@ def monitor(data: bytes) -> None:
     for answer in answers:
         if isinstance(answer, dict):
             with contextlib.suppress(UffdballoonError):
-                read_event({"event": "RESET", **answer})
+                read_monitor_event({"event": "RESET", **answer})
     actual_bytes(_Script(list(answers)))
     script = _Script(list(answers))
     device = find_balloon(script)
     if device is not None:
         shown = GuestStatistics(_Script(script.answers[:]), device.path).show()
-        json.dumps(shown)
+        to_json(shown)
         statistics = GuestStatistics(script, device.path)
         clock = iter(range(0, 1000, 10))
         asked = BalloonTarget(script, device, statistics, 1 << 20, clock=lambda: float(next(clock)))
         for _ in range(3):
-            json.dumps(asked.progress())
+            to_json(asked.progress())

@@ -6,12 +6,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uffdballoon.model.addresses import HUGE_BYTES
-from uffdballoon.model.blockmap import BlockMap, RamBlockTally, Region, Tally, count_states
+from uffdballoon.model.blockmap import BlockMap, Region, count_states
+from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.maps import RamBlockMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from uffdballoon.model.blockmap import BlockState
+    from uffdballoon.model.blockstate import BlockState
 
 
 def letters(states: Iterable[BlockState]) -> bytes:
@@ -22,6 +24,14 @@ def block_map(*regions: Region) -> BlockMap:
     """Make a map of a guest with one RAM block."""
     size_bytes = sum(len(region.letters) for region in regions) * HUGE_BYTES
     states = count_states(region.letters for region in regions)
-    tally = Tally(1, 2, 3)
-    block = RamBlockTally("pc.ram", size_bytes, "anon", None, states, tally)
+    block = RamBlockMap(
+        idstr="pc.ram",
+        size=size_bytes,
+        backing=Backing.ANON,
+        numa_node=None,
+        states=states,
+        broken=1,
+        whole=2,
+        untouched=3,
+    )
     return BlockMap(4711, size_bytes, 60.0, regions, (block,))

@@ -114,11 +114,11 @@ def _attach(qemu: Qemu, method: str) -> None:
         assert session.uffd_method == method
         for span in (FIRST, GIVEN):
             session.inflate(span, Granule.SMALL, guest_agreed=True)
-        assert session.status()["ballooned_bytes"] == GIVEN.size_bytes
+        assert session.status().ballooned_bytes == GIVEN.size_bytes
         qemu.guest.touch(FIRST, Access.WRITE)
         status = session.status()
-        assert status["touches"]["violations"] == 1
-        assert status["stopped_us"]["main_thread_stops"] == 0
+        assert status.touches.violations == 1
+        assert status.stopped_us.main_thread_stops == 0
     _check_unharmed(qemu)
     assert becomes(qemu.pid, before), (before, resources_of(qemu.pid))
     assert userfaultfd_mappings(qemu.pid) == 0

@@ -23,7 +23,7 @@ from uffdballoon.model.granule import Granule
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import DEFAULT_POLICY, parse_policy
 from uffdballoon.model.ram import Backing
-from uffdballoon.model.touch import Access
+from uffdballoon.model.touch import Access, Action
 from uffdballoon.session import Session, SessionOptions
 from uffdballoon.target.backing import open_backing_file
 
@@ -219,11 +219,11 @@ def test_the_operators_balloon_is_gone_trapped_and_given_back(running: Running) 
             assert guest.read(first + 8) == 0
             guest.write(first + 8, 0xCAFE)
             guest.write(second + 8, 0xBEEF)
-            told = [(e["gpa"], e["access"], e["action"]) for e in session.drain_events()]
+            told = [(e.gpa, e.access, e.action) for e in session.drain_events()]
             assert told == [
-                (first, "read", "zero-read"),
-                (first, "write", "grant"),
-                (second, "write", "grant"),
+                (first, Access.READ, Action.ZERO_READ),
+                (first, Access.WRITE, Action.GRANT),
+                (second, Access.WRITE, Action.GRANT),
             ]
             assert guest.read(first + 8) == 0xCAFE
             assert guest.read(second + 8) == 0xBEEF
@@ -232,8 +232,8 @@ def test_the_operators_balloon_is_gone_trapped_and_given_back(running: Running) 
             guest.fill(BALLOON, SEED + 1, stride_bytes=PAGE_BYTES)
             session.settle()
             state = session.status()
-            assert state["touches"]["violations"] == 3
-            assert state["ballooned_bytes"] == state["windows"] == state["answers"]["failed"] == 0
+            assert state.touches.violations == 3
+            assert state.ballooned_bytes == state.windows == state.answers.failed == 0
             assert gauge.mapped_bytes() == BALLOON.size_bytes
         assert userfaultfd_mappings(qemu.pid) == 0
         _wait_for(lambda: resources_of(qemu.pid) == before)
@@ -254,19 +254,19 @@ def test_the_guests_own_balloon_is_followed_trapped_and_given_back(running: Runn
         guest.balloon_inflate(BALLOON, together=HUGE_BYTES // PAGE_BYTES)
         session.settle()
         state = session.status()
-        assert state["ballooned_bytes"] == BALLOON.size_bytes
-        assert state["balloon"]["unaccounted_bytes"] == 0
-        assert session.verify()["disagreements"] == []
+        assert state.ballooned_bytes == BALLOON.size_bytes
+        assert state.balloon.unaccounted_bytes == 0
+        assert session.verify().disagreements == ()
         _check_that_it_is_gone(gauge, case, block)
         guest.touch(GpaRange.of(BALLOON.start, 3 * unit), Access.WRITE, stride_bytes=unit)
         session.drain_events()
-        assert session.status()["touches"]["violations"] == 3
+        assert session.status().touches.violations == 3
         guest.balloon_deflate(BALLOON)
         guest.fill(BALLOON, SEED + 1, stride_bytes=PAGE_BYTES)
         session.settle()
         state = session.status()
-        assert state["touches"]["violations"] == 3
-        assert state["ballooned_bytes"] == state["windows"] == state["answers"]["failed"] == 0
+        assert state.touches.violations == 3
+        assert state.ballooned_bytes == state.windows == state.answers.failed == 0
     assert userfaultfd_mappings(qemu.pid) == 0
     _wait_for(lambda: resources_of(qemu.pid) == before)
     assert guest.verify(BALLOON, SEED + 1, stride_bytes=PAGE_BYTES).bad_lines == 0

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +19,8 @@ from uffdballoon.lab.monitor import Monitor
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import GpaRange
 from uffdballoon.model.policy import parse_policy
+from uffdballoon.model.records.balloon import BalloonAccount
+from uffdballoon.model.records.events import Event, EventKind, Notice
 from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
@@ -142,8 +144,8 @@ def test_a_monitor_that_another_client_holds_is_done_without(tcg: Qemu) -> None:
             tcg.guest.balloon_inflate(BALLOON)
             session.settle()
             state = session.status()
-            assert state["ballooned_bytes"] == BALLOON.size_bytes
-            assert state["balloon"] == {"actual_bytes": None, "unaccounted_bytes": None}
+            assert state.ballooned_bytes == BALLOON.size_bytes
+            assert state.balloon == BalloonAccount(actual_bytes=None, unaccounted_bytes=None)
         with pytest.raises(MonitorBusyError, match="another client"):
             _session(tcg, "pause")
     finally:
@@ -166,23 +168,23 @@ def _cut_connections_to(path: Path) -> int:
 
 
 def test_a_monitor_that_is_cut_is_connected_to_again(tcg: Qemu) -> None:
-    told: list[dict[str, Any]] = []
+    told: list[Event] = []
 
-    def has_told(kind: str) -> bool:
+    def has_told(kind: EventKind) -> bool:
         told.extend(session.settle())
-        return any(event["kind"] == kind for event in told)
+        return any(event.kind is kind for event in told)
 
     with _session(tcg) as session:
         assert _cut_connections_to(tcg.qmp_path) == 1
-        _wait_until(lambda: has_told("monitor-lost"))
+        _wait_until(lambda: has_told(EventKind.MONITOR_LOST))
         tcg.guest.balloon_inflate(BALLOON)
-        _wait_until(lambda: has_told("monitor-back"))
+        _wait_until(lambda: has_told(EventKind.MONITOR_BACK))
         state = session.status()
-        assert state["ballooned_bytes"] == BALLOON.size_bytes
-        assert state["balloon"]["unaccounted_bytes"] == 0
+        assert state.ballooned_bytes == BALLOON.size_bytes
+        assert state.balloon.unaccounted_bytes == 0
         tcg.guest.reset()
-        _wait_until(lambda: has_told("reset"))
-        assert session.status()["ballooned_bytes"] == 0
+        _wait_until(lambda: has_told(EventKind.RESET))
+        assert session.status().ballooned_bytes == 0
     tcg.guest.ping()
 
 
@@ -191,16 +193,22 @@ def test_what_the_monitor_tells_becomes_events(tcg: Qemu) -> None:
         tcg.monitor.execute("stop")
         tcg.monitor.execute("cont")
         tcg.guest.balloon_inflate(BALLOON)
-        told: list[dict[str, Any]] = []
-        wanted = {"stopped", "resumed", "balloon-change", "inflate"}
+        told: list[Event] = []
+        wanted = {
+            EventKind.STOPPED,
+            EventKind.RESUMED,
+            EventKind.BALLOON_CHANGE,
+            EventKind.INFLATE,
+        }
 
         def all_are_told() -> bool:
             told.extend(session.settle())
-            return wanted <= {event["kind"] for event in told}
+            return wanted <= {event.kind for event in told}
 
         _wait_until(all_are_told)
-        (change,) = (event for event in told if event["kind"] == "balloon-change")
-        assert change["actual_bytes"] == _LEFT
+        (change,) = (event for event in told if event.kind is EventKind.BALLOON_CHANGE)
+        assert isinstance(change, Notice)
+        assert change.actual_bytes == _LEFT
         assert tcg.guest.verify(OWNED, SEED).bad_lines == 0
 
 
@@ -236,10 +244,10 @@ def test_without_a_monitor_the_balloon_is_followed_all_the_same(tcg: Qemu) -> No
     with Session(SessionOptions(pid=tcg.pid)) as session:
         tcg.guest.balloon_inflate(BALLOON)
         session.settle()
-        assert session.status()["ballooned_bytes"] == BALLOON.size_bytes
+        assert session.status().ballooned_bytes == BALLOON.size_bytes
         tcg.guest.balloon_deflate(BALLOON)
         session.settle()
-        assert session.status()["ballooned_bytes"] == 0
+        assert session.status().ballooned_bytes == 0
     assert tcg.guest.verify(OWNED, SEED).bad_lines == 0
 
 
@@ -249,7 +257,7 @@ def test_what_was_in_the_balloon_before_is_said_not_to_be_known(tcg: Qemu) -> No
     options = SessionOptions(pid=tcg.pid, qmp_path=str(tcg.qmp_path))
     with Session(options, progress=said.append) as session:
         assert any("which pages make up the 4 MiB" in line for line in said)
-        assert session.verify()["unaccounted_bytes"] == BALLOON.size_bytes
+        assert session.verify().unaccounted_bytes == BALLOON.size_bytes
         tcg.guest.balloon_deflate(BALLOON)
         session.settle()
-        assert session.verify()["unaccounted_bytes"] == 0
+        assert session.verify().unaccounted_bytes == 0

@@ -16,7 +16,8 @@ from uffdballoon.lab.confinement import EVERYTHING, NOT_CONFINED, PRIVATE_DIRECT
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.policy import parse_policy
-from uffdballoon.model.touch import Access
+from uffdballoon.model.records.events import EventKind
+from uffdballoon.model.touch import Access, Action
 from uffdballoon.session import Session, SessionOptions
 from uffdballoon.target.process import Target
 
@@ -77,22 +78,22 @@ def enforce(qemu: Qemu) -> str:
         qemu.guest.balloon_inflate(BALLOON)
         session.settle()
         state = session.verify()
-        assert state["ballooned_bytes"] == BALLOON.size_bytes
-        assert state["disagreements"] == []
+        assert state.ballooned_bytes == BALLOON.size_bytes
+        assert state.disagreements == ()
         qemu.guest.touch(GpaRange.of(BALLOON.start, PAGE_BYTES), Access.WRITE)
         qemu.guest.touch_on_second(
             GpaRange.of(BALLOON.start + PAGE_BYTES, PAGE_BYTES), Access.WRITE
         )
-        violations = [event for event in session.settle() if event["kind"] == "violation"]
-        assert [event["vcpu"] for event in violations] == [0, 1]
-        assert [event["gpa"] - BALLOON.start for event in violations] == [0, PAGE_BYTES]
-        tids = {str(event["tid"]) for event in violations}
+        violations = [event for event in session.settle() if event.kind is EventKind.VIOLATION]
+        assert [event.vcpu for event in violations] == [0, 1]
+        assert [event.gpa for event in violations] == [BALLOON.start, BALLOON.start + PAGE_BYTES]
+        tids = {str(event.tid) for event in violations}
         assert tids <= set(resources_of(qemu.pid).threads)
         qemu.guest.balloon_deflate(BALLOON)
         qemu.guest.fill(BALLOON, SEED)
         session.settle()
-        assert session.status()["touches"]["violations"] == 2
-        assert session.status()["ballooned_bytes"] == 0
+        assert session.status().touches.violations == 2
+        assert session.status().ballooned_bytes == 0
         method = session.uffd_method
     qemu.guest.ping()
     deadline = time.monotonic() + _PATIENCE_S
@@ -147,9 +148,9 @@ def test_a_monitor_in_another_mount_namespace_is_reached(
         qemu.guest.balloon_inflate(BALLOON)
         session.settle()
         pending = qemu.guest.start_touch(GpaRange.of(BALLOON.start, PAGE_BYTES), Access.WRITE)
-        events: list[str] = []
-        while "paused" not in events:
-            events += [event["kind"] for event in session.settle()]
+        events: list[EventKind] = []
+        while EventKind.PAUSED not in events:
+            events += [event.kind for event in session.settle()]
         assert qemu.monitor.execute("query-status")["status"] == "paused"
     qemu.monitor.execute("cont")
     pending.wait()
@@ -173,4 +174,4 @@ def test_process_1_of_a_pid_namespace_is_killed_by_the_rung(
         session.settle()
         qemu.guest.start_touch(GpaRange.of(BALLOON.start, PAGE_BYTES), Access.WRITE)
         assert qemu.wait_for_exit()
-        assert [event["action"] for event in session.drain_events()] == ["kill"]
+        assert [event.action for event in session.drain_events()] == [Action.KILL]

@@ -23,7 +23,10 @@ from uffdballoon.model.addresses import PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.policy import DEFAULT_POLICY, Policy, parse_policy
 from uffdballoon.model.ram import Backing
-from uffdballoon.model.touch import Access
+from uffdballoon.model.records.changes import StopTimes
+from uffdballoon.model.records.events import EventKind
+from uffdballoon.model.records.status import TargetState
+from uffdballoon.model.touch import Access, Action, Verdict
 from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
@@ -74,10 +77,10 @@ def test_ten_rounds_leave_the_guest_as_it_was(qemu: Qemu) -> None:
             assert session.disagreements() == []
             guest.touch(_pages(0, 4), Access.READ)
             guest.touch(_pages(2, 4), Access.WRITE)
-            assert session.status()["touches"]["violations"] == 8
+            assert session.status().touches.violations == 8
             deflated = session.deflate(BALLOON, Granule.SMALL)
             assert deflated.done_bytes == BALLOON.size_bytes - 4 * PAGE_BYTES
-            assert session.status()["windows"] == 0
+            assert session.status().windows == 0
             assert userfaultfd_mappings(qemu.pid) == 0
         guest.ping()
         assert becomes(qemu.pid, before)
@@ -100,7 +103,7 @@ def test_memory_of_the_balloon_is_free_on_the_host(qemu: Qemu) -> None:
         report = session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
         assert report.freed_bytes == BALLOON.size_bytes
         assert before - resident_bytes(qemu.pid, ram.hva_range) == BALLOON.size_bytes
-        assert session.status()["reclaimed_bytes"] == BALLOON.size_bytes
+        assert session.status().reclaimed_bytes == BALLOON.size_bytes
 
 
 def test_a_violation_is_told_with_vcpu_gpa_and_access(qemu: Qemu) -> None:
@@ -110,10 +113,13 @@ def test_a_violation_is_told_with_vcpu_gpa_and_access(qemu: Qemu) -> None:
         assert qemu.guest.read(BALLOON.start + 5 * PAGE_BYTES) == 0
         qemu.guest.write(BALLOON.start + 5 * PAGE_BYTES, 0x1234)
         read, write = session.drain_events()
-    for event, access, action in ((read, "read", "zero-read"), (write, "write", "grant")):
-        assert event["kind"] == event["verdict"] == "violation"
-        assert event["gpa"] == BALLOON.start + 5 * PAGE_BYTES
-        assert (event["vcpu"], event["access"], event["action"]) == (0, access, action)
+    for event, access, action in (
+        (read, Access.READ, Action.ZERO_READ),
+        (write, Access.WRITE, Action.GRANT),
+    ):
+        assert (event.kind, event.verdict) == (EventKind.VIOLATION, Verdict.VIOLATION)
+        assert event.gpa == BALLOON.start + 5 * PAGE_BYTES
+        assert (event.vcpu, event.access, event.action) == (0, access, action)
 
 
 def test_a_granted_page_is_owned_again_and_keeps_what_is_written(qemu: Qemu) -> None:
@@ -122,8 +128,8 @@ def test_a_granted_page_is_owned_again_and_keeps_what_is_written(qemu: Qemu) -> 
         session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
         qemu.guest.write(gpa, 0xCAFE)
         qemu.guest.touch(_pages(3, 1), Access.WRITE)
-        assert session.status()["touches"]["violations"] == 1
-        assert session.status()["ballooned_bytes"] == BALLOON.size_bytes - PAGE_BYTES
+        assert session.status().touches.violations == 1
+        assert session.status().ballooned_bytes == BALLOON.size_bytes - PAGE_BYTES
         value = qemu.guest.read(gpa)
     assert qemu.guest.read(gpa) == value
 
@@ -133,8 +139,8 @@ def test_a_touch_beside_the_balloon_is_ordinary(qemu: Qemu) -> None:
     with Session(_options(qemu)) as session:
         session.inflate(_pages(0, 8), Granule.SMALL, guest_agreed=True)
         qemu.guest.touch(beside, Access.WRITE)
-        touches = session.status()["touches"]
-    assert touches["violations"] == 0
+        touches = session.status().touches
+    assert touches.violations == 0
 
 
 def test_kill_ends_the_guest_at_its_first_violation(qemu: Qemu) -> None:
@@ -145,7 +151,7 @@ def test_kill_ends_the_guest_at_its_first_violation(qemu: Qemu) -> None:
         qemu.guest.start(f"write {BALLOON.start:x} 1")
         assert qemu.wait_for_exit() == -signal.SIGKILL
         assert session.target.has_exited()
-        assert session.status()["state"] == "gone"
+        assert session.status().state is TargetState.GONE
 
 
 def test_a_killed_manager_leaves_a_guest_that_answers(qemu: Qemu) -> None:
@@ -191,11 +197,11 @@ def test_shared_memory_is_zapped_without_stopping_anything(
     qemu.guest.fill(BALLOON, 9)
     with Session(_options(qemu)) as session:
         report = session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
-        assert report.stops_us == ()
+        assert report.stopped_us == StopTimes(count=0, max=0)
         assert session.disagreements() == []
         assert qemu.guest.read(BALLOON.start) == 0
         qemu.guest.write(BALLOON.start, 5)
-        assert session.status()["touches"]["violations"] == 2
+        assert session.status().touches.violations == 2
         session.deflate(BALLOON, Granule.SMALL)
         assert qemu.guest.read(BALLOON.start) == 5
     assert qemu.guest.checksum(OWNED) == checksum
@@ -206,7 +212,7 @@ def test_rounding_to_thp_leaves_the_edges_out_and_says_so(qemu: Qemu) -> None:
     with Session(_options(qemu)) as session:
         report = session.inflate(ragged, Granule.THP, guest_agreed=True)
         assert report.requested_bytes == ragged.size_bytes
-        left_out = sum(piece.size_bytes for piece in report.left_out)
+        left_out = sum(piece.size for piece in report.left_out)
         assert report.done_bytes + left_out == ragged.size_bytes
         assert report.done_bytes % (2 << 20) == 0
 
@@ -222,7 +228,7 @@ def test_an_unprivileged_sandboxed_qemu_is_enforced_by_a_passed_userfaultfd(
         assert session.uffd_method == "passed"
         session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
         assert qemu.guest.read(BALLOON.start) == 0
-        assert session.status()["touches"]["violations"] == 1
+        assert session.status().touches.violations == 1
     qemu.guest.ping()
     assert becomes(qemu.pid, before)
 
@@ -241,7 +247,7 @@ def test_huge_pages_of_the_balloon_return_to_the_pool(huge_pages: HugePagePool) 
             session.inflate(span, Granule.HUGE2M, guest_agreed=True)
             assert huge_pages.free() == free + 4
             qemu.guest.write(span.start + PAGE_BYTES, 5)
-            assert session.status()["touches"]["violations"] == 1
+            assert session.status().touches.violations == 1
             assert huge_pages.free() == free + 3
             session.deflate(span, Granule.HUGE2M)
         assert qemu.guest.read(span.start + PAGE_BYTES) == 5

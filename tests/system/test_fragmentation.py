@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from msgspec import UNSET
 
 from tests.system.test_cli import COMMAND, attached, refused, run, status_of
 from uffdballoon.errors import RangeError, UsageError
@@ -17,6 +18,9 @@ from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
 from uffdballoon.model.fragmentation import KEEP_HUGE_PAGES, FragmentationLimit
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.balloon import ProgressState
+from uffdballoon.model.records.events import Event, EventKind, Notice
+from uffdballoon.model.records.memory import Fragmentation
 from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
@@ -55,23 +59,24 @@ def first_pages(blocks: int) -> GpaRange:
     return GpaRange.of(ARENA.start, blocks * PAGE_BYTES)
 
 
-def told(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [event for event in events if event["kind"] == "fragmentation-limit"]
+def told(events: list[Event]) -> list[Notice]:
+    notices = [event for event in events if isinstance(event, Notice)]
+    return [event for event in notices if event.kind is EventKind.FRAGMENTATION_LIMIT]
 
 
-def serve_until_stopped(session: Session) -> list[dict[str, Any]]:
+def serve_until_stopped(session: Session) -> list[Notice]:
     """Serve until the inflate was stopped; return what was told of it."""
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     deadline = time.monotonic() + _PATIENCE_S
-    while session.status()["fragmentation"]["stopped_at_bytes"] is None:
+    while session.status().fragmentation.stopped_at_bytes is None:
         assert time.monotonic() < deadline
         events += session.settle()
     return told(events)
 
 
-def serve_until_judged(session: Session) -> list[dict[str, Any]]:
+def serve_until_judged(session: Session) -> list[Notice]:
     """Serve until what the guest gave up was looked at for good; return what was told."""
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     deadline = time.monotonic() + _PATIENCE_S
     events += session.settle()
     while session._guard.due_s() is not None:
@@ -92,18 +97,18 @@ def test_whole_blocks_are_not_stopped_though_each_is_broken_for_a_moment(qemu: Q
         session.ask_balloon(LEFT)
         qemu.guest.balloon_inflate(ARENA, together=64)
         assert serve_until_judged(session) == []
-        assert session.balloon_progress()["state"] == "reached"
+        assert session.balloon_progress().state is ProgressState.REACHED
         state = session.status()
-        assert state["ballooned_bytes"] == ARENA.size_bytes
-        assert state["fragmentation"] == {
-            "limit_blocks": 0,
-            "min_order": 9,
-            "counted_blocks": 0,
-            "broken_blocks": 0,
-            "whole_blocks": ARENA.size_bytes // HUGE_BYTES,
-            "untouched_blocks": (RAM_BYTES - ARENA.size_bytes) // HUGE_BYTES,
-            "stopped_at_bytes": None,
-        }
+        assert state.ballooned_bytes == ARENA.size_bytes
+        assert state.fragmentation == Fragmentation(
+            limit_blocks=0,
+            min_order=9,
+            counted_blocks=0,
+            broken_blocks=0,
+            whole_blocks=ARENA.size_bytes // HUGE_BYTES,
+            untouched_blocks=(RAM_BYTES - ARENA.size_bytes) // HUGE_BYTES,
+            stopped_at_bytes=None,
+        )
         assert targets_of(qemu) == (ARENA.size_bytes, ARENA.size_bytes)
     assert qemu.guest.verify(OWNED, SEED).bad_lines == 0
 
@@ -114,22 +119,24 @@ def test_a_fragmenting_guest_is_stopped_at_what_it_has_reached(qemu: Qemu) -> No
         session.ask_balloon(LEFT)
         qemu.guest.balloon_inflate(first_pages(32), stride_bytes=HUGE_BYTES, together=1)
         (event,) = serve_until_stopped(session)
-        assert event["limit_blocks"] == 3
-        assert 3 < event["broken_blocks"] <= 32
-        reached = session.status()["fragmentation"]["stopped_at_bytes"]
+        assert event.limit_blocks == 3
+        assert event.broken_blocks is not UNSET
+        assert 3 < event.broken_blocks <= 32
+        reached = session.status().fragmentation.stopped_at_bytes
+        assert reached is not None
         assert RAM_BYTES - 32 * PAGE_BYTES <= reached < RAM_BYTES
         progress = session.balloon_progress()
-        assert progress["state"] == "stopped"
-        assert "broken" in progress["why"]
+        assert progress.state is ProgressState.STOPPED
+        assert "broken" in progress.why
         serve_until_judged(session)
         target, actual = targets_of(qemu)
         assert target == actual == 32 * PAGE_BYTES
-        assert session.ask_balloon(LEFT)["state"] == "stopped"
+        assert session.ask_balloon(LEFT).state is ProgressState.STOPPED
         assert targets_of(qemu)[0] == target  # it was asked for nothing
         qemu.guest.balloon_deflate(first_pages(32), stride_bytes=HUGE_BYTES)
         session.settle()
-        assert session.ask_balloon(LEFT)["state"] == "moving"
-        assert session.status()["fragmentation"]["stopped_at_bytes"] is None
+        assert session.ask_balloon(LEFT).state is ProgressState.MOVING
+        assert session.status().fragmentation.stopped_at_bytes is None
     assert qemu.guest.verify(OWNED, SEED).bad_lines == 0
 
 
@@ -138,8 +145,8 @@ def test_a_few_blocks_over_the_limit_are_found_once_it_is_quiet(tcg: Qemu) -> No
         session.ask_balloon(LEFT)
         tcg.guest.balloon_inflate(first_pages(2), stride_bytes=HUGE_BYTES)
         (event,) = serve_until_stopped(session)
-        assert event["broken_blocks"] == 2
-        assert event["actual_bytes"] == RAM_BYTES - 2 * PAGE_BYTES
+        assert event.broken_blocks == 2
+        assert event.actual_bytes == RAM_BYTES - 2 * PAGE_BYTES
 
 
 def test_a_block_that_the_balloon_has_grown_past_counts_before_it_is_quiet(tcg: Qemu) -> None:
@@ -152,7 +159,7 @@ def test_a_block_that_the_balloon_has_grown_past_counts_before_it_is_quiet(tcg: 
         )
         events = serve_until_stopped(session)
         pending.wait()
-        assert [event["limit_blocks"] for event in events] == [0]
+        assert [event.limit_blocks for event in events] == [0]
         assert tcg.guest.verify(OWNED, SEED).bad_lines == 0
 
 
@@ -161,8 +168,8 @@ def test_pieces_of_the_order_that_is_asked_for_break_nothing(tcg: Qemu) -> None:
     with attach(tcg, FragmentationLimit(min_order=4)) as session:
         tcg.guest.balloon_inflate(pieces)
         assert serve_until_judged(session) == []
-        state = session.status()["fragmentation"]
-        assert (state["broken_blocks"], state["counted_blocks"]) == (1, 0)
+        state = session.status().fragmentation
+        assert (state.broken_blocks, state.counted_blocks) == (1, 0)
         tcg.guest.balloon_inflate(GpaRange.of(pieces.end, PAGE_BYTES))
         assert len(serve_until_stopped(session)) == 1
 
@@ -174,14 +181,14 @@ def test_the_operator_may_not_break_more_either(tcg: Qemu) -> None:
         both = GpaRange.of(ARENA.start + HUGE_BYTES - PAGE_BYTES, 2 * PAGE_BYTES)
         with pytest.raises(RangeError, match="break 1 more"):
             session.inflate(both, Granule.SMALL, guest_agreed=True)
-        assert session.status()["ballooned_bytes"] == PAGE_BYTES
+        assert session.status().ballooned_bytes == PAGE_BYTES
         block = GpaRange.of(ARENA.start, HUGE_BYTES)
         session.inflate(block, Granule.SMALL, guest_agreed=True)  # mends the one
         session.inflate(GpaRange.of(block.end, PAGE_BYTES), Granule.SMALL, guest_agreed=True)
         state = session.status()
-        assert state["broken_blocks"] == state["fragmentation"]["broken_blocks"] == 1
-        (of_block,) = state["ram_blocks"]
-        assert (of_block["broken"], of_block["whole"], of_block["untouched"]) == (1, 1, 94)
+        assert state.broken_blocks == state.fragmentation.broken_blocks == 1
+        (of_block,) = state.ram_blocks
+        assert (of_block.broken, of_block.whole, of_block.untouched) == (1, 1, 94)
     assert tcg.guest.verify(OWNED, SEED).bad_lines == 0
 
 
@@ -194,8 +201,8 @@ def test_pages_of_hugetlbfs_cannot_be_broken(
     with attach(qemu, KEEP_HUGE_PAGES) as session:
         span = GpaRange.of(ARENA.start, 4 * HUGE_BYTES)
         session.inflate(span, Granule.HUGE2M, guest_agreed=True)
-        state = session.status()["fragmentation"]
-        assert (state["broken_blocks"], state["whole_blocks"]) == (0, 4)
+        state = session.status().fragmentation
+        assert (state.broken_blocks, state.whole_blocks) == (0, 4)
 
 
 def test_a_limit_without_a_monitor_is_refused(tcg: Qemu) -> None:

@@ -67,8 +67,8 @@ def _cut_by_scattered_windows(qemu: Qemu, limit: int | None, phase: int) -> int:
         )
         session.settle()
         state = session.status()
-        assert state["touches"]["violations"] == len(pages)
-        assert state["ballooned_bytes"] == state["windows"] == 0
+        assert state.touches.violations == len(pages)
+        assert state.ballooned_bytes == state.windows == 0
         blocks = session.layout.blocks
     return cut_huge_mappings(read_mappings(qemu.pid), blocks)
 

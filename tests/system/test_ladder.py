@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +17,7 @@ from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.policy import parse_policy
+from uffdballoon.model.records.events import Event, EventKind
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
@@ -135,7 +136,7 @@ def test_a_reset_empties_the_balloon_and_begins_the_boot_grace(
     terms = Terms(kind=ContractKind.CAP, floor_bytes=BALLOON.size_bytes, grace_bytes=2 * PAGE_BYTES)
     with _session(qemu, "zero-read,observe", terms) as session:
         session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
-        told: list[dict[str, Any]] = []
+        told: list[Event] = []
 
         def is_told() -> bool:
             told.extend(session.drain_monitor())
@@ -145,15 +146,15 @@ def test_a_reset_empties_the_balloon_and_begins_the_boot_grace(
         _until(is_told)
         # SeaBIOS resets the machine once or twice more when it finds that it has run before.
         told += session.settle()
-        assert {event["kind"] for event in told} == {"reset"}
+        assert {event.kind for event in told} == {EventKind.RESET}
         state = session.status()
-        assert (state["ballooned_bytes"], state["windows"]) == (0, 0)
-        assert state["contract"]["in_grace"]
+        assert (state.ballooned_bytes, state.windows) == (0, 0)
+        assert state.contract.in_grace
         assert userfaultfd_mappings(qemu.pid) == 0
         session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
         qemu.guest.touch(GpaRange.of(BALLOON.start, 3 * PAGE_BYTES), Access.WRITE)
-        touches = session.status()["touches"]
-        assert (touches["granted"], touches["violations"]) == (2, 1)
+        touches = session.status().touches
+        assert (touches.granted, touches.violations) == (2, 1)
 
 
 def test_a_vcpu_that_is_plugged_in_later_is_known_as_one(
@@ -185,9 +186,9 @@ def test_a_window_of_pages_that_were_all_granted_is_let_go(qemu: Qemu) -> None:
         few = GpaRange.of(BALLOON.start, 4 * PAGE_BYTES)
         session.inflate(few, Granule.SMALL, guest_agreed=True)
         qemu.guest.touch(few, Access.WRITE)
-        assert session.status()["windows"] == 1
+        assert session.status().windows == 1
         session.keep_up()
-        assert session.status()["windows"] == 0
+        assert session.status().windows == 0
         assert userfaultfd_mappings(qemu.pid) == 0
 
 
@@ -202,7 +203,7 @@ def test_windows_keep_to_a_budget_and_trap_all_the_same(qemu: Qemu) -> None:
     with Session(options) as session:
         for start in starts:
             session.inflate(GpaRange.of(start, PAGE_BYTES), Granule.SMALL, guest_agreed=True)
-        assert session.status()["windows"] <= 2
+        assert session.status().windows <= 2
         for start in starts:
             qemu.guest.touch(GpaRange.of(start, PAGE_BYTES), Access.WRITE)
-        assert session.status()["touches"]["violations"] == len(starts)
+        assert session.status().touches.violations == len(starts)

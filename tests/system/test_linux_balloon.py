@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +15,8 @@ from uffdballoon.lab.qemu_options import Accel, Memory, QemuOptions
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.balloon import ProgressState, Verification
+from uffdballoon.model.records.events import Event, EventKind, Notice
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.session import Session, SessionOptions
 
@@ -63,7 +65,7 @@ def attach(qemu: LinuxQemu, terms: Terms = TOLD, observer: ObserverKind | None =
     )
 
 
-def serve_until(session: Session, holds: Callable[[], object]) -> list[dict[str, Any]]:
+def serve_until(session: Session, holds: Callable[[], object]) -> list[Event]:
     told = session.settle()
     deadline = time.monotonic() + _PATIENCE_S
     while not holds():
@@ -72,19 +74,19 @@ def serve_until(session: Session, holds: Callable[[], object]) -> list[dict[str,
     return told
 
 
-def reach(session: Session, left_bytes: int) -> list[dict[str, Any]]:
+def reach(session: Session, left_bytes: int) -> list[Event]:
     session.ask_balloon(left_bytes)
-    return serve_until(session, lambda: session.balloon_progress()["state"] == "reached")
+    return serve_until(session, lambda: session.balloon_progress().state is ProgressState.REACHED)
 
 
 def check_agreement(session: Session, ballooned_bytes: int) -> None:
-    assert session.verify() == {
-        "ballooned_bytes": ballooned_bytes,
-        "actual_bytes": RAM_BYTES - ballooned_bytes,
-        "unaccounted_bytes": 0,
-        "disagreements": [],
-    }
-    assert session.status()["touches"]["violations"] == 0
+    assert session.verify() == Verification(
+        ballooned_bytes=ballooned_bytes,
+        actual_bytes=RAM_BYTES - ballooned_bytes,
+        unaccounted_bytes=0,
+        disagreements=(),
+    )
+    assert session.status().touches.violations == 0
 
 
 def test_a_driver_that_is_unloaded_gives_all_back_and_loaded_again_is_followed(
@@ -96,9 +98,9 @@ def test_a_driver_that_is_unloaded_gives_all_back_and_loaded_again_is_followed(
         linux.guest.unload_balloon_driver()
         session.settle()
         check_agreement(session, 0)
-        assert session.status()["windows"] == 0
+        assert session.status().windows == 0
         linux.guest.load_balloon_driver()
-        serve_until(session, lambda: session.verify()["ballooned_bytes"] == BALLOON_BYTES)
+        serve_until(session, lambda: session.verify().ballooned_bytes == BALLOON_BYTES)
         check_agreement(session, BALLOON_BYTES)
         reach(session, RAM_BYTES)
         check_agreement(session, 0)
@@ -107,12 +109,12 @@ def test_a_driver_that_is_unloaded_gives_all_back_and_loaded_again_is_followed(
 def test_a_reset_in_the_middle_of_an_inflate_is_survived(linux: LinuxQemu) -> None:
     with attach(linux) as session:
         session.ask_balloon(LEFT_BYTES)
-        serve_until(session, lambda: session.status()["ballooned_bytes"] > 0)
+        serve_until(session, lambda: session.status().ballooned_bytes > 0)
         linux.monitor.execute("system_reset")
         linux.guest.wait_for_boot()
         # QEMU remembers what was asked for: the driver of the next boot does it from the start.
-        told = serve_until(session, lambda: session.verify()["ballooned_bytes"] == BALLOON_BYTES)
-        assert any(event["kind"] == "reset" for event in told)
+        told = serve_until(session, lambda: session.verify().ballooned_bytes == BALLOON_BYTES)
+        assert any(event.kind is EventKind.RESET for event in told)
         check_agreement(session, BALLOON_BYTES)
         assert linux.guest.check("echo alive") == "alive\n"
         reach(session, RAM_BYTES)
@@ -122,12 +124,13 @@ def test_a_reset_in_the_middle_of_an_inflate_is_survived(linux: LinuxQemu) -> No
 def test_a_guest_that_can_spare_no_more_stalls_and_why_is_told(linux: LinuxQemu) -> None:
     with attach(linux) as session:
         session.ask_balloon(SPARED_BYTES)
-        serve_until(session, lambda: session.balloon_progress()["state"] != "moving")
+        serve_until(session, lambda: session.balloon_progress().state is not ProgressState.MOVING)
         progress = session.balloon_progress()
-        assert progress["state"] == "stalled"
-        assert progress["why"].startswith("the guest is out of memory: ")
-        assert progress["actual_bytes"] > SPARED_BYTES
-        assert session.verify()["disagreements"] == []
+        assert progress.state is ProgressState.STALLED
+        assert progress.why.startswith("the guest is out of memory: ")
+        assert progress.actual_bytes is not None
+        assert progress.actual_bytes > SPARED_BYTES
+        assert session.verify().disagreements == ()
         reach(session, RAM_BYTES)
         check_agreement(session, 0)
         assert linux.guest.check("echo alive") == "alive\n"
@@ -155,7 +158,9 @@ def test_status_has_what_the_guest_says_of_its_memory_while_somebody_asks(
         assert "major faults; told" in text
     assert _polling_s(linux) == 7  # the manager was killed
     with attach(linux) as session:
-        assert session.status()["guest_memory"]["age_s"] is not None
+        told = session.status().guest_memory
+        assert told is not None
+        assert told.age_s is not None
     assert _polling_s(linux) == 0
 
 
@@ -170,12 +175,13 @@ def test_polling_that_another_client_set_stays(linux: LinuxQemu) -> None:
     linux.monitor.execute("qom-set", **where, value=0)
 
 
-def _hear_of_ram(session: Session) -> dict[str, Any]:
+def _hear_of_ram(session: Session) -> Notice:
     """Wait for the one event of RAM that came or went; ask for no status, which looks itself."""
     deadline = time.monotonic() + _PATIENCE_S
-    while not (told := [e for e in session.settle() if e["kind"] == "memory-changed"]):
+    while not (told := [e for e in session.settle() if e.kind is EventKind.MEMORY_CHANGED]):
         assert time.monotonic() < deadline
     (only,) = told
+    assert isinstance(only, Notice)
     return only
 
 
@@ -188,16 +194,16 @@ def test_memory_that_is_plugged_in_and_out_is_told_and_the_rest_enforced(
         )
         linux.monitor.execute("device_add", driver="pc-dimm", id="dimm0", memdev="more")
         came = _hear_of_ram(session)
-        assert came["ram_change_bytes"] == DIMM_BYTES
-        assert "are not enforced until you detach and attach again" in came["why"]
-        assert session.status()["ram_change_bytes"] == DIMM_BYTES
-        assert session.verify()["unaccounted_bytes"] == 0
+        assert came.ram_change_bytes == DIMM_BYTES
+        assert "are not enforced until you detach and attach again" in str(came.why)
+        assert session.status().ram_change_bytes == DIMM_BYTES
+        assert session.verify().unaccounted_bytes == 0
         reach(session, LEFT_BYTES + DIMM_BYTES)
-        assert session.verify()["ballooned_bytes"] == BALLOON_BYTES
-        assert session.verify()["unaccounted_bytes"] == 0
+        assert session.verify().ballooned_bytes == BALLOON_BYTES
+        assert session.verify().unaccounted_bytes == 0
         reach(session, RAM_BYTES + DIMM_BYTES)
         linux.monitor.execute("device_del", id="dimm0")
-        assert _hear_of_ram(session)["ram_change_bytes"] == 0
+        assert _hear_of_ram(session).ram_change_bytes == 0
         linux.monitor.execute("object-del", id="more")
         check_agreement(session, 0)
 
@@ -210,7 +216,7 @@ def test_memory_that_goes_leaves_the_rest_enforced(linux: LinuxQemu) -> None:
     with attach(linux) as session:
         assert session.layout.allocated_bytes == RAM_BYTES + DIMM_BYTES
         linux.monitor.execute("device_del", id="dimm0")
-        serve_until(session, lambda: session.status()["ram_change_bytes"] == -DIMM_BYTES)
+        serve_until(session, lambda: session.status().ram_change_bytes == -DIMM_BYTES)
         linux.monitor.execute("object-del", id="more")
         reach(session, LEFT_BYTES)
         check_agreement(session, BALLOON_BYTES)
@@ -222,8 +228,8 @@ def test_free_page_reports_are_no_inflates(linux: LinuxQemu) -> None:
     with attach(linux) as session:
         linux.guest.check(f"guestwork hog {BALLOON_BYTES}")
         # The driver reports what was freed, two seconds after, in blocks of 2 MiB and more.
-        serve_until(session, lambda: session.status()["observed"]["reported_bytes"] > 64 << 20)
-        assert session.status()["ballooned_bytes"] == 0
+        serve_until(session, lambda: session.status().observed.reported_bytes > 64 << 20)
+        assert session.status().ballooned_bytes == 0
         linux.guest.check(f"guestwork hog {BALLOON_BYTES}")
         reach(session, LEFT_BYTES)
         check_agreement(session, BALLOON_BYTES)
@@ -239,17 +245,17 @@ def test_what_a_driver_gives_up_is_seen_without_a_trace(
     linux.guest.check(f"guestwork hog {2 * BALLOON_BYTES}")  # there is memory to be missed
     with attach(linux, CAP, kind) as session:
         reach(session, RAM_BYTES - small_bytes)
-        seen = session.status()["ballooned_bytes"]
+        seen = session.status().ballooned_bytes
         # By scan reports and never-used memory cannot be told from the balloon.
         if kind is ObserverKind.EVENT:
             assert seen == small_bytes
         assert seen > 0
-        assert session.verify()["disagreements"] == []
+        assert session.verify().disagreements == ()
         reach(session, RAM_BYTES)
         work = linux.guest.check(f"guestwork memory {BALLOON_BYTES} 5 0")
         assert "bad=0" in work
         session.settle()
-        assert session.status()["touches"]["violations"] == 0
+        assert session.status().touches.violations == 0
 
 
 def test_told_is_refused_where_reports_look_like_inflates(
@@ -262,7 +268,7 @@ def test_told_is_refused_where_reports_look_like_inflates(
     with pytest.raises(UnsupportedError, match="told cannot be kept"):
         Session(options)
     with Session(SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path), terms=CAP)) as session:
-        assert session.status()["observer"] == "trace"
+        assert session.status().observer is ObserverKind.TRACE
     with Session(SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path))) as session:
-        assert session.status()["observer"] == "direct"
+        assert session.status().observer is ObserverKind.DIRECT
     qemu.guest.ping()

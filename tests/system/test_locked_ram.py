@@ -63,14 +63,14 @@ def test_locked_memory_is_freed_trapped_and_given_back(locked: Qemu, granule: Gr
         assert (report.done_bytes, report.freed_bytes) == (BALLOON.size_bytes, BALLOON.size_bytes)
         assert resident_bytes_within(qemu.pid, span) == 0
         session.settle()
-        assert session.status()["reclaimed_bytes"] == BALLOON.size_bytes
+        assert session.status().reclaimed_bytes == BALLOON.size_bytes
         assert session.disagreements() == []
         assert qemu.guest.read(BALLOON.start + 8) == 0
         qemu.guest.write(BALLOON.start + PAGE_BYTES, 0xBEEF)
-        assert session.status()["touches"]["violations"] == 2
+        assert session.status().touches.violations == 2
         session.deflate(BALLOON, granule)
         qemu.guest.fill(BALLOON, SEED + 1, stride_bytes=PAGE_BYTES)
-        assert session.status()["touches"]["violations"] == 2
+        assert session.status().touches.violations == 2
     assert qemu.guest.verify(BALLOON, SEED + 1, stride_bytes=PAGE_BYTES).bad_lines == 0
     assert qemu.guest.verify(OWNED, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
 

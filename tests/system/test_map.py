@@ -17,7 +17,7 @@ import pytest
 from tests.system.test_cli import COMMAND, attached, refused, run
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, GpaRange
-from uffdballoon.model.blockmap import BlockMap, BlockState
+from uffdballoon.model.blockstate import BlockState
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.job import run_job
 from uffdballoon.model.ram import Backing
@@ -27,6 +27,8 @@ from uffdballoon.session import Session, SessionOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from uffdballoon.model.blockmap import BlockMap
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -83,14 +85,15 @@ def test_each_state_of_a_block_is_seen_on_a_real_guest(tcg: Qemu) -> None:
         assert _states(taken(), WHOLE) == [BlockState.BALLOONED] * 4
         assert _states(taken(), PARTS) == [BlockState.PARTLY, BlockState.ARMED, BlockState.PARTLY]
         (ram,) = taken().ram_blocks
-        assert ram.tally == (2, 5, RAM_BYTES // HUGE_BYTES - 7)
+        assert (ram.broken, ram.whole, ram.untouched) == (2, 5, RAM_BYTES // HUGE_BYTES - 7)
 
         guest.write(WHOLE.start, 5)
         guest.read(edge)
         assert _states(taken(_LONG_S), WHOLE)[0] is BlockState.TOUCHED
         assert _states(taken(_LONG_S), PARTS)[2] is BlockState.TOUCHED
         assert _states(taken(), WHOLE) == [BlockState.PARTLY] + [BlockState.BALLOONED] * 3
-        assert taken().ram_blocks[0].tally == (3, 4, RAM_BYTES // HUGE_BYTES - 7)
+        (ram,) = taken().ram_blocks
+        assert (ram.broken, ram.whole, ram.untouched) == (3, 4, RAM_BYTES // HUGE_BYTES - 7)
         # Granted one by one, they are pages of 4 KiB.
         guest.touch(SMALL, Access.WRITE)
         session.keep_up()
@@ -118,9 +121,9 @@ def test_memory_of_a_file_is_seen_by_guest_address_wherever_it_is_mapped(
         assert set(_states(blocks, OWNED)) <= {BlockState.OWNED_4K, BlockState.OWNED_THP}
         assert _states(blocks, UNUSED) == [BlockState.ABSENT] * 4
         assert sum(len(r.letters) for r in blocks.regions) == RAM_BYTES // HUGE_BYTES
-        tally = blocks.ram_blocks[0].tally
+        (ram,) = blocks.ram_blocks
         # The host's own blocks may lie otherwise: then the balloon's edges cut two of them.
-        assert (tally.whole, tally.broken) in {(4, 0), (3, 2)}
+        assert (ram.whole, ram.broken) in {(4, 0), (3, 2)}
     assert qemu.guest.checksum(OWNED) == checksum
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -20,12 +20,15 @@ from uffdballoon.model.granule import Granule
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.events import EventKind
+from uffdballoon.model.touch import Access, Action
 from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from uffdballoon.lab.microguest import PendingAnswer
+    from uffdballoon.model.records.status import Held
 
 pytestmark = [
     pytest.mark.takes_huge_pages,
@@ -70,7 +73,7 @@ def _attach(qemu: Qemu, policy: str, memory_patience_ns: int = 0) -> Session:
     )
 
 
-def _wait_until_held(session: Session, pending: PendingAnswer) -> dict[str, Any]:
+def _wait_until_held(session: Session, pending: PendingAnswer) -> Held:
     deadline = time.monotonic() + _PATIENCE_S
     while not (held := session.held()):
         assert not pending.is_there(0.01)
@@ -96,16 +99,16 @@ def test_a_touch_waits_for_a_huge_page_and_goes_on(
         with contextlib.closing(Hoarder(BALLOON.size_bytes)):
             assert pool.free() == free
             pending = guest.guest.start(f"{command} {words}")
-            assert _wait_until_held(session, pending)["action"] == "no-memory"
+            assert _wait_until_held(session, pending).action is Action.NO_MEMORY
             assert not pending.is_there(0.2)
-            (told,) = [e for e in session.drain_events() if e["kind"] == "no-memory"]
-            assert (told["gpa"], told["access"]) == (BALLOON.start, command)
-            assert session.status()["ballooned_bytes"] == BALLOON.size_bytes
+            (told,) = [e for e in session.drain_events() if e.kind is EventKind.NO_MEMORY]
+            assert (told.gpa, told.access) == (BALLOON.start, Access(command))
+            assert session.status().ballooned_bytes == BALLOON.size_bytes
             assert guest.is_running()
         pending.wait()
         assert session.held() == []
-        assert session.status()["touches"]["violations"] == 1
-        assert session.status()["actions"]["no-memory"] == 1
+        assert session.status().touches.violations == 1
+        assert session.status().actions[Action.NO_MEMORY] == 1
         assert pool.free() - free == BALLOON.size_bytes // HUGE_BYTES - 1
         session.deflate(BALLOON, Granule.HUGE2M)
         guest.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
@@ -122,15 +125,15 @@ def test_what_was_deflated_waits_for_a_huge_page(guest: Qemu, pool: HugePagePool
         session.settle()
         with contextlib.closing(Hoarder(BALLOON.size_bytes)):
             pending = guest.guest.start(f"write {BALLOON.start:x} cafe")
-            assert _wait_until_held(session, pending)["action"] == "no-memory"
+            assert _wait_until_held(session, pending).action is Action.NO_MEMORY
             session.settle()
             assert not pending.is_there(0.2)
         pending.wait()
-        assert session.status()["touches"]["violations"] == 0
+        assert session.status().touches.violations == 0
         assert guest.guest.read(BALLOON.start) == 0xCAFE
         guest.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
         session.settle()
-        assert session.status()["windows"] == 0
+        assert session.status().windows == 0
         assert pool.free() == free
     _check_after(guest)
 
@@ -140,7 +143,7 @@ def test_a_pool_that_shrank_is_waited_for(guest: Qemu, pool: HugePagePool) -> No
         session.inflate(BALLOON, Granule.HUGE2M, guest_agreed=True)
         with pool.lowered(BALLOON.size_bytes // HUGE_BYTES):
             pending = guest.guest.start(f"write {BALLOON.start:x} cafe")
-            assert _wait_until_held(session, pending)["action"] == "no-memory"
+            assert _wait_until_held(session, pending).action is Action.NO_MEMORY
         pending.wait()
         guest.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
         assert guest.guest.verify(BALLOON, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
@@ -155,7 +158,10 @@ def test_a_guest_may_be_ended_when_it_waited_for_too_long(guest: Qemu, pool: Hug
         with contextlib.closing(Hoarder(BALLOON.size_bytes)):
             guest.guest.start(f"write {BALLOON.start:x} cafe")
             assert guest.wait_for_exit(_PATIENCE_S) == -signal.SIGKILL
-            told = [(e["kind"], e["action"]) for e in session.drain_events()]
-        assert told == [("no-memory", "no-memory"), ("ordinary", "kill")]
+            told = [(e.kind, e.action) for e in session.drain_events()]
+        assert told == [
+            (EventKind.NO_MEMORY, Action.NO_MEMORY),
+            (EventKind.ORDINARY, Action.KILL),
+        ]
     assert pool.free() == free + RAM_BYTES // HUGE_BYTES
     assert refused(2, "attach", guest.pid, "--on-no-memory", "wait=3s")

@@ -19,6 +19,7 @@ from uffdballoon.model.granule import Granule
 from uffdballoon.model.job import run_job
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.balloon import ProgressState
 from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
@@ -68,7 +69,7 @@ def attach(qemu: Qemu, policy: str, terms: Terms) -> Session:
 
 
 def ballooned(session: Session) -> list[int]:
-    return [node["ballooned_bytes"] for node in session.status()["nodes"]]
+    return [node.ballooned_bytes for node in session.status().nodes]
 
 
 def test_what_the_guest_gives_up_is_counted_on_its_node(two_nodes: Qemu) -> None:
@@ -76,18 +77,18 @@ def test_what_the_guest_gives_up_is_counted_on_its_node(two_nodes: Qemu) -> None
     for span in (FIRST, SECOND):
         guest.fill(span, SEED, stride_bytes=PAGE_BYTES)
     with Session(SessionOptions(pid=two_nodes.pid, qmp_path=str(two_nodes.qmp_path))) as session:
-        before = [sum(node["host_nodes"].values()) for node in session.status()["nodes"]]
+        before = [sum(node.host_nodes.values()) for node in session.status().nodes]
         assert all(size >= span.size_bytes for size, span in zip(before, OWNED, strict=True))
         guest.balloon_inflate(FIRST)
         guest.balloon_inflate(GpaRange.of(SECOND.start, 2 * PAGE_BYTES), stride_bytes=HUGE_BYTES)
         session.settle()
-        first, second = session.status()["nodes"]
-        assert (first["node"], second["node"]) == (0, 1)
-        assert first["ballooned_bytes"] == first["reclaimed_bytes"] == FIRST.size_bytes
-        assert second["ballooned_bytes"] == second["reclaimed_bytes"] == 2 * PAGE_BYTES
-        assert second["broken_blocks"] == 2
-        assert second["ram_bytes"] == NODE_BYTES
-        assert [block["numa_node"] for block in session.status()["ram_blocks"]] in ([0, 1], [1, 0])
+        first, second = session.status().nodes
+        assert (first.node, second.node) == (0, 1)
+        assert first.ballooned_bytes == first.reclaimed_bytes == FIRST.size_bytes
+        assert second.ballooned_bytes == second.reclaimed_bytes == 2 * PAGE_BYTES
+        assert second.broken_blocks == 2
+        assert second.ram_bytes == NODE_BYTES
+        assert [block.numa_node for block in session.status().ram_blocks] in ([0, 1], [1, 0])
     assert is_whole(two_nodes)
 
 
@@ -97,7 +98,7 @@ def test_whole_granules_of_a_node_are_taken_from_its_end_and_given_back(two_node
             done = session.inflate_node(1, Granule.THP, size_bytes=size_bytes, guest_agreed=True)
             assert done.done_bytes == size_bytes
         assert ballooned(session) == [0, 12 << 20]
-        assert session.verify()["disagreements"] == []
+        assert session.verify().disagreements == ()
         (run,) = run_job(session.recording()).runs
         assert run[0] * PAGE_BYTES >= 2 * NODE_BYTES - (14 << 20)  # a memfd's blocks may lie askew
         done = session.deflate_node(1, Granule.THP, 8 << 20)
@@ -131,7 +132,7 @@ def test_a_floor_of_a_node_holds_there_and_nowhere_else(two_nodes: Qemu) -> None
         for span in (FIRST, SECOND):
             two_nodes.guest.balloon_inflate(span)
         session.settle()
-        assert [node["floor_bytes"] for node in session.status()["nodes"]] == [0, 6 << 20]
+        assert [node.floor_bytes for node in session.status().nodes] == [0, 6 << 20]
         two_nodes.guest.touch(FIRST, Access.WRITE)
         assert ballooned(session) == [0, SECOND.size_bytes]
         pending = two_nodes.guest.start_touch(SECOND, Access.WRITE)
@@ -144,9 +145,9 @@ def test_a_floor_of_a_node_holds_there_and_nowhere_else(two_nodes: Qemu) -> None
         assert min([*left, ballooned(session)[1]]) == 6 << 20
         state = session.status()
         granted_bytes = FIRST.size_bytes + SECOND.size_bytes - (6 << 20)
-        assert state["touches"]["granted"] == granted_bytes // PAGE_BYTES
-        assert state["nodes"][1]["reclaimed_bytes"] == 6 << 20
-        assert not state["nodes"][1]["below_floor"]
+        assert state.touches.granted == granted_bytes // PAGE_BYTES
+        assert state.nodes[1].reclaimed_bytes == 6 << 20
+        assert not state.nodes[1].below_floor
         assert not pending.is_there(0.1)
     pending.wait()
     assert is_whole(two_nodes)
@@ -162,17 +163,17 @@ def test_a_limit_of_a_node_is_for_that_node_alone(two_nodes: Qemu) -> None:
         session.ask_balloon(NODE_BYTES)
         two_nodes.guest.balloon_inflate(first, stride_bytes=HUGE_BYTES // 2)
         assert serve_until_judged(session) == []
-        assert session.balloon_progress()["state"] == "moving"
+        assert session.balloon_progress().state is ProgressState.MOVING
         two_nodes.guest.balloon_inflate(second, stride_bytes=HUGE_BYTES)
         (event,) = serve_until_stopped(session)
-        assert (event["node"], event["broken_blocks"], event["limit_blocks"]) == (1, 4, 1)
+        assert (event.node, event.broken_blocks, event.limit_blocks) == (1, 4, 1)
         progress = session.balloon_progress()
-        assert progress["state"] == "stopped"
-        assert "of node 1" in progress["why"]
-        nodes = session.status()["nodes"]
-        assert [node["limit_blocks"] for node in nodes] == [None, 1]
-        assert nodes[1]["counted_blocks"] == 4
-        assert session.ask_balloon(NODE_BYTES)["state"] == "stopped"
+        assert progress.state is ProgressState.STOPPED
+        assert "of node 1" in progress.why
+        nodes = session.status().nodes
+        assert [node.limit_blocks for node in nodes] == [None, 1]
+        assert nodes[1].counted_blocks == 4
+        assert session.ask_balloon(NODE_BYTES).state is ProgressState.STOPPED
         with pytest.raises(RangeError, match="of node 1"):
             session.inflate_node(1, Granule.SMALL, size_bytes=PAGE_BYTES, guest_agreed=True)
         session.inflate_node(0, Granule.SMALL, size_bytes=PAGE_BYTES, guest_agreed=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +18,8 @@ from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, Hva, HvaRange
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.balloon import BalloonAccount
+from uffdballoon.model.records.events import Event, EventKind
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
@@ -70,21 +72,20 @@ def test_the_trace_follows_in_and_out(guest: Qemu) -> None:
         guest.guest.balloon_inflate(BALLOON)
         told = session.settle()
         state = session.status()
-        assert state["observer"] == "trace"
-        assert state["ballooned_bytes"] == state["reclaimed_bytes"] == BALLOON.size_bytes
-        assert state["balloon"] == {
-            "actual_bytes": RAM_BYTES - BALLOON.size_bytes,
-            "unaccounted_bytes": 0,
-        }
-        assert state["windows"] == 1
-        assert [e["size"] for e in told if e["kind"] == "inflate"] == [BALLOON.size_bytes]
+        assert state.observer is ObserverKind.TRACE
+        assert state.ballooned_bytes == state.reclaimed_bytes == BALLOON.size_bytes
+        assert state.balloon == BalloonAccount(
+            actual_bytes=RAM_BYTES - BALLOON.size_bytes, unaccounted_bytes=0
+        )
+        assert state.windows == 1
+        assert [e.size for e in told if e.kind is EventKind.INFLATE] == [BALLOON.size_bytes]
         guest.guest.balloon_deflate(BALLOON)
         guest.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
         told = session.settle()
         state = session.status()
-        assert [e["size"] for e in told if e["kind"] == "deflate"] == [BALLOON.size_bytes]
-        assert state["touches"]["violations"] == state["ballooned_bytes"] == state["windows"] == 0
-        assert session.verify()["disagreements"] == []
+        assert [e.size for e in told if e.kind is EventKind.DEFLATE] == [BALLOON.size_bytes]
+        assert state.touches.violations == state.ballooned_bytes == state.windows == 0
+        assert session.verify().disagreements == ()
         assert guest.guest.verify(BALLOON, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
     assert guest.guest.verify(OWNED, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
 
@@ -95,12 +96,12 @@ def test_a_touch_without_a_deflate_is_a_violation(guest: Qemu) -> None:
         guest.guest.balloon_inflate(BALLOON)
         session.settle()
         guest.guest.touch(touched, Access.WRITE)
-        violations = [e for e in session.settle() if e["kind"] == "violation"]
-        assert session.status()["touches"]["violations"] == len(violations) == 1000
-        assert {e["gpa"] for e in violations} == set(range(touched.start, touched.end, PAGE_BYTES))
-        assert {e["vcpu"] for e in violations} == {0}
-        assert all(e["time_ns"] > 0 for e in violations)
-        assert session.verify()["disagreements"] == []
+        violations = [e for e in session.settle() if e.kind is EventKind.VIOLATION]
+        assert session.status().touches.violations == len(violations) == 1000
+        assert {e.gpa for e in violations} == set(range(touched.start, touched.end, PAGE_BYTES))
+        assert {e.vcpu for e in violations} == {0}
+        assert all(e.time_ns > 0 for e in violations)
+        assert session.verify().disagreements == ()
     assert guest.guest.verify(OWNED, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
 
 
@@ -111,15 +112,15 @@ def test_what_is_given_up_is_seen_by(kind: ObserverKind, guest: Qemu) -> None:
         guest.guest.balloon_inflate(BALLOON)
         session.settle()
         state = session.status()
-        assert state["observer"] == kind.value
-        assert state["ballooned_bytes"] == state["reclaimed_bytes"] == BALLOON.size_bytes
+        assert state.observer is kind
+        assert state.ballooned_bytes == state.reclaimed_bytes == BALLOON.size_bytes
         guest.guest.balloon_deflate(BALLOON)
         guest.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
         session.settle()
         state = session.status()
-        assert state["ballooned_bytes"] == 0
-        assert state["touches"]["granted"] == BALLOON.size_bytes // PAGE_BYTES
-        assert session.verify()["disagreements"] == []
+        assert state.ballooned_bytes == 0
+        assert state.touches.granted == BALLOON.size_bytes // PAGE_BYTES
+        assert session.verify().disagreements == ()
         assert guest.guest.verify(BALLOON, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
     assert guest.guest.verify(OWNED, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
 
@@ -141,12 +142,12 @@ def test_what_a_locked_qemu_cannot_give_up_stays_the_guests(
         guest.guest.balloon_inflate(BALLOON)
         session.settle()
         state = session.status()
-        assert state["observed"]["refused_discards"] == BALLOON.size_bytes // PAGE_BYTES
-        assert state["ballooned_bytes"] == state["touches"]["violations"] == 0
+        assert state.observed.refused_discards == BALLOON.size_bytes // PAGE_BYTES
+        assert state.ballooned_bytes == state.touches.violations == 0
         assert guest.guest.verify(BALLOON, SEED).bad_lines == 0
         guest.guest.fill(BALLOON, SEED)
         assert session.settle() == []
-        assert session.status()["touches"]["violations"] == 0
+        assert session.status().touches.violations == 0
 
 
 def test_a_reset_empties_the_balloon(
@@ -159,15 +160,15 @@ def test_a_reset_empties_the_balloon(
         session.settle()
         guest.guest.reset()
         deadline = time.monotonic() + _PATIENCE_S
-        told: list[dict[str, Any]] = []
-        while not any(e["kind"] == "reset" for e in told):
+        told: list[Event] = []
+        while not any(e.kind is EventKind.RESET for e in told):
             assert time.monotonic() < deadline
             told += session.settle()
-        assert session.status()["ballooned_bytes"] == session.status()["windows"] == 0
+        assert session.status().ballooned_bytes == session.status().windows == 0
         guest.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
         guest.guest.balloon_inflate(OWNED)
         session.settle()
-        assert session.status()["ballooned_bytes"] == OWNED.size_bytes
+        assert session.status().ballooned_bytes == OWNED.size_bytes
         assert guest.guest.verify(BALLOON, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
 
 
@@ -189,15 +190,15 @@ def test_shared_and_file_memory_is_followed(
     with attach(qemu, ObserverKind.TRACE) as session:
         qemu.guest.balloon_inflate(BALLOON)
         session.settle()
-        assert session.status()["ballooned_bytes"] == BALLOON.size_bytes
-        assert session.verify()["disagreements"] == []
+        assert session.status().ballooned_bytes == BALLOON.size_bytes
+        assert session.verify().disagreements == ()
         qemu.guest.touch(GpaRange.of(BALLOON.start, 3 * PAGE_BYTES), Access.WRITE)
-        assert session.status()["touches"]["violations"] == 3
+        assert session.status().touches.violations == 3
         qemu.guest.balloon_deflate(BALLOON)
         qemu.guest.fill(BALLOON, SEED)
         session.settle()
-        assert session.status()["touches"]["violations"] == 3
-        assert session.status()["ballooned_bytes"] == 0
+        assert session.status().touches.violations == 3
+        assert session.status().ballooned_bytes == 0
         assert qemu.guest.verify(BALLOON, SEED).bad_lines == 0
     assert qemu.guest.verify(OWNED, SEED).bad_lines == 0
 

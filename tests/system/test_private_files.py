@@ -114,8 +114,8 @@ def test_every_page_is_trapped_again_and_the_files_pages_are_freed_too(backing: 
             qemu.guest.touch(BALLOON, Access.WRITE, stride_bytes=PAGE_BYTES)
             session.drain_events()
             state = session.status()
-            assert state["touches"]["violations"] == BALLOON.size_bytes // PAGE_BYTES
-            assert state["ballooned_bytes"] == 0
+            assert state.touches.violations == BALLOON.size_bytes // PAGE_BYTES
+            assert state.ballooned_bytes == 0
         assert qemu.guest.verify(OWNED, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_was_removed_is_taken(shm: Path) -> None:
             report = session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
             assert report.done_bytes == BALLOON.size_bytes
             qemu.guest.write(BALLOON.start, 1)
-            assert session.status()["touches"]["violations"] == 1
+            assert session.status().touches.violations == 1
 
 
 _HOLDERS = {
@@ -178,7 +178,7 @@ def test_a_file_that_another_process_has_is_refused_until_it_lets_go(how: str) -
             assert "cannot be attached" in run("inspect", qemu.pid).stderr
             other.kill()
         with _attach(qemu) as session:
-            assert session.status()["ballooned_bytes"] == 0
+            assert session.status().ballooned_bytes == 0
 
 
 @pytest.mark.takes_huge_pages
@@ -193,7 +193,7 @@ def test_a_named_file_of_huge_pages_is_taken_while_it_is_empty(tmp_path: Path) -
                 assert pool.free() - free == BALLOON.size_bytes // unit
                 qemu.guest.touch(BALLOON, Access.WRITE, stride_bytes=unit)
                 session.drain_events()
-                assert session.status()["touches"]["violations"] == BALLOON.size_bytes // unit
+                assert session.status().touches.violations == BALLOON.size_bytes // unit
             assert qemu.guest.verify(OWNED, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
         (Path(mount) / "ram").unlink(missing_ok=True)
 

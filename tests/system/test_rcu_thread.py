@@ -115,8 +115,8 @@ def test_two_hundred_attaches_stop_no_other_thread(qemu: Qemu) -> None:
 def test_a_session_says_whom_it_stops(qemu: Qemu) -> None:
     said: list[str] = []
     with Session(SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path)), said.append) as session:
-        stopped = session.status()["stopped_us"]
-    assert (stopped["thread"], stopped["main_thread_stops"]) == ("RCU thread", 0)
+        stopped = session.status().stopped_us
+    assert (stopped.thread, stopped.main_thread_stops) == ("RCU thread", 0)
     assert any("RCU thread stopped" in line for line in said)
 
 

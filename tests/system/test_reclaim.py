@@ -87,12 +87,12 @@ def test_what_the_guest_gives_up_in_pieces_is_free_at_once(guest: Qemu) -> None:
         guest.guest.balloon_inflate(HALF, stride_bytes=STRIDE)
         session.settle()
         state = session.status()
-        assert state["ballooned_bytes"] == state["reclaimed_bytes"] == HALF.size_bytes
-        assert state["reclaimed_source"] == "kpageflags"
-        assert state["broken_blocks"] == ARENA.size_bytes // HUGE_BYTES
-        assert state["reclaim"]["freed_bytes"] == HALF.size_bytes
-        assert state["reclaim"]["failed_blocks"] == 0
-        assert session.verify()["disagreements"] == []
+        assert state.ballooned_bytes == state.reclaimed_bytes == HALF.size_bytes
+        assert state.reclaimed_source == "kpageflags"
+        assert state.broken_blocks == ARENA.size_bytes // HUGE_BYTES
+        assert state.reclaim.freed_bytes == HALF.size_bytes
+        assert state.reclaim.failed_blocks == 0
+        assert session.verify().disagreements == ()
         assert owned_is_whole(guest)
     assert owned_is_whole(guest)
 
@@ -102,10 +102,10 @@ def test_left_to_the_kernel_it_is_kept_and_told(guest: Qemu) -> None:
         guest.guest.balloon_inflate(HALF, stride_bytes=STRIDE)
         session.settle()
         state = session.status()
-        assert state["ballooned_bytes"] == HALF.size_bytes
-        assert state["reclaimed_bytes"] < HALF.size_bytes
-        assert state["reclaim"]["pinned_bytes"] > 0
-        assert state["reclaim"]["split_blocks"] == 0
+        assert state.ballooned_bytes == HALF.size_bytes
+        assert state.reclaimed_bytes < HALF.size_bytes
+        assert state.reclaim.pinned_bytes > 0
+        assert state.reclaim.split_blocks == 0
         assert owned_is_whole(guest)
 
 
@@ -116,9 +116,9 @@ def test_a_direct_inflate_is_free_and_other_huge_pages_stay(guest: Qemu) -> None
         session.inflate(piece, Granule.SMALL, guest_agreed=True)
         session.settle()
         state = session.status()
-        assert state["reclaimed_bytes"] == state["ballooned_bytes"] == piece.size_bytes
+        assert state.reclaimed_bytes == state.ballooned_bytes == piece.size_bytes
         assert huge_bytes(guest.pid) == huge - HUGE_BYTES
-        assert state["reclaim"]["split_blocks"] == 1
+        assert state.reclaim.split_blocks == 1
         assert owned_is_whole_but(guest, piece)
 
 
@@ -134,10 +134,10 @@ def test_a_rate_is_kept_to_and_gets_there(guest: Qemu) -> None:
         guest.guest.balloon_inflate(HALF, stride_bytes=STRIDE)
         began = time.monotonic()
         split = []
-        while session.status()["reclaimed_bytes"] < HALF.size_bytes:
+        while session.status().reclaimed_bytes < HALF.size_bytes:
             assert time.monotonic() - began < _PATIENCE_S
             session.keep_up()
-            split.append((time.monotonic() - began, session.status()["reclaim"]["split_blocks"]))
+            split.append((time.monotonic() - began, session.status().reclaim.split_blocks))
             time.sleep(0.02)
         # 32 blocks a second, and what was saved up before.
         assert all(blocks <= 32 * (s + 0.5) + 4 for s, blocks in split)
@@ -155,21 +155,21 @@ def test_nothing_fills_what_is_armed(start_qemu: Callable[[QemuOptions], Qemu]) 
         session.settle()
         wait_until(lambda: not session.settle() and free(session))
         state = session.status()
-        assert state["khugepaged"]["eligible_blocks"] == ARENA.size_bytes // HUGE_BYTES
-        assert state["khugepaged"]["unguarded_blocks"] == 0
-        assert state["ballooned_bytes"] == HALF.size_bytes
+        assert state.khugepaged.eligible_blocks == ARENA.size_bytes // HUGE_BYTES
+        assert state.khugepaged.unguarded_blocks == 0
+        assert state.ballooned_bytes == HALF.size_bytes
         for start in range(ARENA.start, ARENA.end, HUGE_BYTES):
             block = hva_of(session, GpaRange.of(Gpa(start), HUGE_BYTES))
             with pytest.raises(UffdballoonError):
                 process_madvise(session.target.pidfd, [block], Advice.COLLAPSE)
         assert free(session)
-        assert session.verify()["disagreements"] == []
+        assert session.verify().disagreements == ()
         qemu.guest.touch(HALF_FIRST, Access.WRITE)
-        assert session.status()["touches"]["violations"] == 1
+        assert session.status().touches.violations == 1
         qemu.guest.balloon_deflate(HALF, stride_bytes=STRIDE)
         session.settle()
         qemu.guest.fill(ARENA, SEED, stride_bytes=PAGE_BYTES)
-        assert session.status()["windows"] == 0
+        assert session.status().windows == 0
         wait_until(lambda: huge_bytes(qemu.pid) >= ARENA.size_bytes)
         assert owned_is_whole(qemu)
 
@@ -179,7 +179,7 @@ HALF_FIRST = GpaRange.of(HALF.start, PAGE_BYTES)
 
 def free(session: Session) -> bool:
     state = session.status()
-    return bool(state["reclaimed_bytes"] == state["ballooned_bytes"] > 0)
+    return bool(state.reclaimed_bytes == state.ballooned_bytes > 0)
 
 
 @pytest.mark.alone
@@ -197,7 +197,7 @@ def test_shared_memory_is_not_collapsed_either(start_qemu: Callable[[QemuOptions
                     process_madvise(session.target.pidfd, [block], Advice.COLLAPSE)
             assert free(session)
             qemu.guest.touch(HALF_FIRST, Access.WRITE)
-            assert session.status()["touches"]["violations"] == 1
+            assert session.status().touches.violations == 1
             assert owned_is_whole(qemu)
 
 

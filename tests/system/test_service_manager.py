@@ -16,6 +16,7 @@ from uffdballoon.daemon import client
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.records.changes import ChangeReport
 from uffdballoon.model.touch import Access
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _hold_and_end(
     """Return a touch of the balloon that waits, its manager having ended."""
     service_manager.start(guest.pid, *_ARGUMENTS, *more)
     where = {"gpa": DIRECT.start, "size": DIRECT.size_bytes, "granule": Granule.SMALL.value}
-    client.request(guest.pid, "inflate", guest_agreed=True, **where)
+    client.request(guest.pid, "inflate", ChangeReport, guest_agreed=True, **where)
     assert {f"uffd-{guest.pid}", f"ledger-{guest.pid}"} <= service_manager.store.keys()
     assert not is_kept(guest)  # by a process
     service_manager.end(how)
@@ -70,10 +71,10 @@ def test_a_service_that_is_started_anew_goes_on(
     pending = _hold_and_end(guest, service_manager, how)
     service_manager.start(guest.pid, *_ARGUMENTS)
     pending.wait()
-    state = client.request(guest.pid, "status")
-    assert (state["uffd_method"], state["touches"]["violations"]) == ("kept", 1)
-    assert state["observed"]["doubtful_touches"] == 0
-    assert state["ballooned_bytes"] == DIRECT.size_bytes - PAGE_BYTES
+    state = client.status(guest.pid)
+    assert (state.uffd_method, state.touches.violations) == ("kept", 1)
+    assert state.observed.doubtful_touches == 0
+    assert state.ballooned_bytes == DIRECT.size_bytes - PAGE_BYTES
     client.detach(guest.pid)
     assert service_manager.wait() == 0, service_manager.said
     assert service_manager.store == {}
@@ -90,9 +91,9 @@ def test_the_monitor_is_held_with_the_rest(guest: Qemu, service_manager: Service
     service_manager.start(guest.pid, *_ARGUMENTS, *monitor)
     pending.wait()
     assert "connection to the monitor taken over" in service_manager.said
-    state = client.request(guest.pid, "status")
-    assert state["touches"]["violations"] == 1
-    assert state["observed"]["doubtful_touches"] == 0
+    state = client.status(guest.pid)
+    assert state.touches.violations == 1
+    assert state.observed.doubtful_touches == 0
     client.detach(guest.pid)
     assert service_manager.wait() == 0, service_manager.said
     assert service_manager.store == {}
@@ -121,6 +122,6 @@ def test_what_was_held_of_a_target_that_ended_is_left(
         name.replace(str(old.pid), str(new.pid)): fd for name, fd in service_manager.store.items()
     }
     service_manager.start(new.pid, *_ARGUMENTS)
-    assert client.request(new.pid, "status")["uffd_method"] != "kept"
+    assert client.status(new.pid).uffd_method != "kept"
     client.detach(new.pid)
     assert service_manager.wait() == 0, service_manager.said

@@ -16,7 +16,9 @@ from uffdballoon.model.granule import Granule
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.events import EventKind, TouchEvent
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
+from uffdballoon.model.touch import Access, Action, Role
 from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
@@ -127,18 +129,19 @@ def test_what_another_process_filled_is_a_violation_and_keeps_its_contents(
         session.inflate(BALLOON, _granule(unit), guest_agreed=True)
         device.write(read_at, 0xD0D0)
         device.write(written_at, 0xD1D1)
-        assert session.status()["touches"]["violations"] == 0
+        assert session.status().touches.violations == 0
         assert qemu.guest.read(read_at) == 0xD0D0
         qemu.guest.write(written_at + 8, 0xE1E1)
         events = session.drain_events()
-        told = [(e["gpa"], e["access"], e["role"], e["action"], e["kind"]) for e in events]
+        assert all(isinstance(e, TouchEvent) and e.role is Role.DEVICE_WRITER for e in events)
+        told = [(e.gpa, e.access, e.action, e.kind) for e in events]
         assert told == [
-            (read_at, "read", "device-writer", "grant", "violation"),
-            (written_at, "write", "device-writer", "grant", "violation"),
+            (read_at, Access.READ, Action.GRANT, EventKind.VIOLATION),
+            (written_at, Access.WRITE, Action.GRANT, EventKind.VIOLATION),
         ]
         state = session.status()
-        assert state["touches"]["filled_outside"] == state["touches"]["violations"] == 2
-        assert state["ballooned_bytes"] == BALLOON.size_bytes - 2 * unit
+        assert state.touches.filled_outside == state.touches.violations == 2
+        assert state.ballooned_bytes == BALLOON.size_bytes - 2 * unit
         assert session.disagreements() == []
         assert qemu.guest.read(written_at) == 0xD1D1
         assert qemu.guest.read(written_at + 8) == 0xE1E1
@@ -173,6 +176,6 @@ def test_what_another_process_fills_of_owned_memory_is_ordinary(
         assert qemu.guest.read(owned.start) == 0xD2D2
         device.write(BALLOON.start, 0xD3D3)
         assert qemu.guest.read(BALLOON.start) == 0xD3D3
-        touches = session.status()["touches"]
-        assert (touches["violations"], touches["granted"], touches["filled_outside"]) == (0, 1, 1)
+        touches = session.status().touches
+        assert (touches.violations, touches.granted, touches.filled_outside) == (0, 1, 1)
     assert qemu.guest.verify(OWNED, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0

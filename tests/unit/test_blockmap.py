@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 from __future__ import annotations
 
-import json
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,17 +13,11 @@ from uffdballoon.daemon.protocol import MAX_ANSWER_BYTES, encode
 from uffdballoon.errors import ControlError
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, GpaRange, Hva
 from uffdballoon.model.blockgrid import NO_RAM, choose_columns, count_rows, lay_out, merge_cells
-from uffdballoon.model.blockmap import (
-    BlockMap,
-    BlockState,
-    Region,
-    cells_of,
-    count_states,
-    decode_runs,
-    encode_runs,
-    regions_of,
-)
+from uffdballoon.model.blockmap import BlockMap, Region, cells_of, count_states, regions_of
+from uffdballoon.model.blockstate import BlockState, decode_runs, encode_runs
 from uffdballoon.model.ram import Backing, RamBlock, Segment
+from uffdballoon.model.records.encoding import parse, read
+from uffdballoon.model.records.maps import WireMap, WireRegion
 
 _GIB_BLOCKS = (1 << 30) // HUGE_BYTES
 
@@ -55,19 +49,19 @@ def test_runs_are_undone_by_their_inverse(some: bytes) -> None:
 @given(regions())
 def test_a_map_goes_over_the_wire_and_back(some: tuple[Region, ...]) -> None:
     sent = block_map(*some)
-    assert BlockMap.from_wire(json.loads(encode(sent.to_wire()))) == sent
+    assert BlockMap.from_wire(read(parse(encode(sent.to_wire())), WireMap)) == sent
 
 
 @given(regions())
 def test_the_runs_of_the_json_cover_every_block_once(some: tuple[Region, ...]) -> None:
-    shown = block_map(*some).as_dict()
-    for region, told in zip(some, shown["regions"], strict=True):
-        at = told["gpa"]
-        for run in told["runs"]:
-            assert run["gpa"] == at
-            at += run["size"]
+    shown = block_map(*some).report()
+    for region, told in zip(some, shown.regions, strict=True):
+        at = told.gpa
+        for run in told.runs:
+            assert run.gpa == at
+            at += run.size
         assert at == region.span.end
-    assert sum(shown["states"].values()) == sum(len(region.letters) for region in some)
+    assert sum(shown.states.values()) == sum(len(region.letters) for region in some)
 
 
 def test_a_terabyte_in_which_no_two_neighbours_are_alike_fits_an_answer() -> None:
@@ -80,7 +74,7 @@ def test_a_terabyte_in_which_no_two_neighbours_are_alike_fits_an_answer() -> Non
 
 def test_a_state_of_another_version_is_refused_by_name() -> None:
     wire = block_map(Region(Gpa(0), b"HH")).to_wire()
-    wire["regions"][0]["runs"] = "2Z"
+    wire = replace(wire, regions=(WireRegion(gpa=0, runs="2Z"),))
     with pytest.raises(ControlError) as refused:
         BlockMap.from_wire(wire)
     assert refused.value.hint

@@ -12,7 +12,8 @@ from tests.support.blockmaps import block_map
 from uffdballoon.metrics.blocks import COLOURS, block_rows, words_of
 from uffdballoon.metrics.blocktext import Paper, fit, picture
 from uffdballoon.model.addresses import HUGE_BYTES, Gpa
-from uffdballoon.model.blockmap import BlockMap, BlockState, Region
+from uffdballoon.model.blockmap import BlockMap, Region
+from uffdballoon.model.blockstate import BlockState
 
 _LOW = Region(Gpa(0), b"HHsBp.a!" * 20)
 _HIGH = Region(Gpa(4 << 30), b"B" * 70)

@@ -21,6 +21,8 @@ from uffdballoon.daemon.loop import Loop, Source
 from uffdballoon.daemon.protocol import MAX_LINE_BYTES, VERSION, encode
 from uffdballoon.daemon.runtime import refuse_if_attached, socket_path
 from uffdballoon.errors import ControlError, RangeError, TargetBusyError, UffdballoonError
+from uffdballoon.model.notice import notice
+from uffdballoon.model.records.events import EventKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,17 +134,17 @@ def _following(served: _Served) -> Iterator[socket.socket]:
 
 @pytest.mark.usefixtures("served")
 def test_a_request_is_answered_and_a_refusal_keeps_its_name() -> None:
-    assert client.request(PID, "echo", word="hello") == "hello"
+    assert client.request(PID, "echo", str, word="hello") == "hello"
     with pytest.raises(RangeError) as refused:
-        client.request(PID, "other")
+        client.request(PID, "other", str)
     assert (refused.value.why, refused.value.hint) == ("because", "do otherwise")
 
 
 @pytest.mark.usefixtures("served")
 def test_a_job_is_answered_when_it_is_done() -> None:
-    assert client.request(PID, "work", word="done") == "done"
+    assert client.request(PID, "work", object, word="done") == "done"
     with pytest.raises(RangeError, match="nothing came of it"):
-        client.request(PID, "work", word=None)
+        client.request(PID, "work", object, word=None)
 
 
 @pytest.mark.usefixtures("served")
@@ -158,9 +160,9 @@ def test_verbs_behind_a_job_wait_for_it_and_are_answered_in_their_order() -> Non
 
 def test_an_error_that_nobody_foresaw_is_answered_and_costs_nothing_else(served: _Served) -> None:
     with pytest.raises(ControlError, match="failed at that, and goes on") as refused:
-        client.request(PID, "break")
+        client.request(PID, "break", object)
     assert "OverflowError" in refused.value.why
-    assert client.request(PID, "echo", word=1) == 1
+    assert client.request(PID, "echo", object, word=1) == 1
     assert served.failures == ["verb: int too big to convert"]
 
 
@@ -181,7 +183,7 @@ def test_an_error_that_nobody_foresaw_is_answered_and_costs_nothing_else(served:
 )
 def test_garbage_is_refused_and_the_next_client_is_served(data: bytes) -> None:
     assert b'"ok":false' in _raw(data)
-    assert client.request(PID, "echo", word=1) == 1
+    assert client.request(PID, "echo", int, word=1) == 1
 
 
 @pytest.mark.usefixtures("served")
@@ -194,12 +196,13 @@ def test_a_client_that_vanishes_costs_nothing() -> None:
     ):
         with _connected() as connection:
             connection.sendall(data)
-    assert client.request(PID, "echo", word=2) == 2
+    assert client.request(PID, "echo", int, word=2) == 2
 
 
 def test_a_follower_that_hangs_up_while_it_is_told_costs_nothing(by_hand: _Served) -> None:
     with _following(by_hand):
-        by_hand.server.publish({"n": "x" * (64 << 20)})  # more than is kept for one
+        more_than_is_kept_for_one = "x" * (64 << 20)
+        by_hand.server.publish(notice(EventKind.INFLATE, more_than_is_kept_for_one))
     by_hand.turn()
     by_hand.turn()
     assert by_hand.failures == []
@@ -211,11 +214,11 @@ def test_a_burst_reaches_a_follower_that_reads(by_hand: _Served) -> None:
     with _following(by_hand) as follower, follower.makefile("rb") as lines:
         seen: list[int] = []
         reader = threading.Thread(
-            target=lambda: seen.extend(json.loads(lines.readline())["n"] for _ in range(burst))
+            target=lambda: seen.extend(json.loads(lines.readline())["size"] for _ in range(burst))
         )
         reader.start()
         for n in range(burst):
-            by_hand.server.publish({"n": n})
+            by_hand.server.publish(notice(EventKind.INFLATE, size=n))
         while reader.is_alive():
             by_hand.turn()
     assert seen == list(range(burst))
@@ -225,7 +228,7 @@ def test_who_does_not_read_is_told_what_it_missed_once_it_does(by_hand: _Served)
     events, line = 3_000, "x" * 5_000
     with _following(by_hand) as follower, follower.makefile("rb") as lines:
         for n in range(events):
-            by_hand.server.publish({"n": n, "line": line})
+            by_hand.server.publish(notice(EventKind.INFLATE, line, size=n))
             by_hand.turn()
         told = missed = 0
         while told + missed < events:
@@ -234,7 +237,7 @@ def test_who_does_not_read_is_told_what_it_missed_once_it_does(by_hand: _Served)
             if event.get("kind") == "missed":
                 missed += event["count"]
             else:
-                assert event["n"] == told + missed
+                assert event["size"] == told + missed
                 told += 1
     assert missed == by_hand.server.events_missed > 0
 
@@ -247,7 +250,7 @@ def test_clients_that_do_nothing_leave_room_for_one_that_asks() -> None:
         with contextlib.ExitStack() as idle:
             for _ in range(90):  # each is two fds here: the server is in this process
                 idle.enter_context(_connected())
-            assert client.request(PID, "echo", word=3) == 3
+            assert client.request(PID, "echo", object, word=3) == 3
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
@@ -293,7 +296,7 @@ def test_a_manager_that_does_not_answer_is_named(
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(client, "_PATIENCE_S", 0.1)
     with contextlib.closing(_Served()), pytest.raises(ControlError) as refused:
-        client.request(PID, "echo", word=1)
+        client.request(PID, "echo", object, word=1)
     assert f"process {os.getpid()}" in refused.value.why
     assert f"kill -CONT {os.getpid()}" in refused.value.hint
 
@@ -303,7 +306,7 @@ def test_nobody_attached_is_said_with_what_to_do(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(ControlError) as refused:
-        client.request(PID, "status")
+        client.status(PID)
     assert "attach" in refused.value.hint
 
 

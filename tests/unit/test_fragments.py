@@ -11,6 +11,8 @@ from uffdballoon.errors import UsageError
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.fragments import fragments_of
 from uffdballoon.model.recording import FORMAT, Recording
+from uffdballoon.model.records.encoding import parse, to_json
+from uffdballoon.model.records.statistics import WireBytes
 
 TILE = 2048
 
@@ -37,13 +39,10 @@ def test_a_run_is_cut_into_the_fewest_aligned_blocks() -> None:
     assert found.pages == 518
     assert found.orders == {0: 2, 2: 1, 9: 1}
     assert found.runs == {2: 1, 9: 1}
-    assert found.wire_bytes == {
-        "pfn_array": 518 * 4,
-        "bitmap": (1024 - 3 + 7) // 8,
-        "range_list": 32,
-        "order_list": 32,
-    }
-    assert found.as_dict()["messages"] == 3
+    assert found.wire_bytes == WireBytes(
+        pfn_array=518 * 4, bitmap=(1024 - 3 + 7) // 8, range_list=32, order_list=32
+    )
+    assert found.counts().messages == 3
 
 
 @given(page_sets)
@@ -64,7 +63,7 @@ def test_a_larger_guest_is_the_recorded_one_over_and_over(pages: set[int], copie
 @given(page_sets)
 def test_a_recording_is_read_as_it_was_written(pages: set[int]) -> None:
     recording = Recording(TILE * PAGE_BYTES, tuple(runs_of(pages)))
-    assert Recording.parse(recording.as_dict()) == recording
+    assert Recording.parse(parse(to_json(recording.record()))) == recording
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from uffdballoon.daemon.protocol import decode_answer, decode_event
+from uffdballoon.daemon.protocol import decode_answer, decode_object
 from uffdballoon.errors import ControlError, QmpError, UsageError
 from uffdballoon.host.procfs import parse_file_system, parse_maps, read_mappings
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.fragments import fragments_of
 from uffdballoon.model.recording import FORMAT, Recording
+from uffdballoon.model.records.status import Status
 from uffdballoon.model.sizes import parse_size
 from uffdballoon.vmm.qemu.answers import parse_ramblock
 from uffdballoon.vmm.qemu.asking import collect, vcpu_tids
@@ -86,13 +87,13 @@ def test_pages_beyond_any_address_space_are_no_recording() -> None:
 )
 def test_an_answer_that_is_none_is_named_so(line: bytes) -> None:
     with pytest.raises(ControlError) as refused:
-        decode_answer(line)
+        decode_answer(line, Status)
     assert str(refused.value)
 
 
 def test_a_line_of_events_that_is_none_is_named_so() -> None:
     with pytest.raises(ControlError):
-        decode_event(b"[" * 100_000)
+        decode_object(b"[" * 100_000)
 
 
 class _Script:

@@ -11,27 +11,50 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from msgspec import UNSET
 
 from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
 from uffdballoon.errors import ControlError, RangeError, UsageError
-from uffdballoon.session import ChangeReport, Session, Upkeep
+from uffdballoon.model.records.changes import ChangeReport, Detaching, Released
+from uffdballoon.model.records.encoding import parse, read
+from uffdballoon.model.records.events import EventKind, Notice, TouchEvent
+from uffdballoon.model.records.spans import Span
+from uffdballoon.model.records.status import Status
+from uffdballoon.model.touch import Access, Action, Role, Verdict
+from uffdballoon.session import Session, Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from uffdballoon.model.addresses import GpaRange
     from uffdballoon.model.granule import Granule
     from uffdballoon.model.job import Job
+    from uffdballoon.model.records.events import Event
 
 PID = 4711
 _PATIENCE_S = 20.0
-_TOUCH = {"kind": "violation", "verdict": "violation", "action": "grant"}
+_STATUS = Path(__file__).parents[1] / "data" / "json" / "status-grace.json"
+_FDS = ("events", "target", "news", "monitor")
+_TOUCH = TouchEvent(
+    time_ns=1,
+    kind=EventKind.VIOLATION,
+    gpa=4096,
+    size=4096,
+    vcpu=0,
+    tid=7,
+    access=Access.WRITE,
+    verdict=Verdict.VIOLATION,
+    action=Action.GRANT,
+    role=Role.VCPU,
+    sequence=1,
+    answer_ns=1,
+)
 
 
 class _Session:
@@ -42,7 +65,7 @@ class _Session:
         self.fds = {
             name: os.eventfd(0, os.EFD_NONBLOCK) for name in ("events", "target", "news", "monitor")
         }
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self.endless = False
         self.dropped = 0
         self.failure: Exception | None = None
@@ -65,13 +88,13 @@ class _Session:
     def monitor_fileno(self) -> int:
         return self.fds["monitor"]
 
-    def drain_events(self) -> list[dict[str, Any]]:
+    def drain_events(self) -> list[Event]:
         if self.endless:
             return [_TOUCH]
         events, self.events = self.events, []
         return events
 
-    def drain_monitor(self) -> list[dict[str, Any]]:
+    def drain_monitor(self) -> list[Event]:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.fds["monitor"])
         return []
@@ -91,8 +114,8 @@ class _Session:
             assert time.monotonic() < deadline
             time.sleep(0.001)
 
-    def status(self) -> dict[str, Any]:
-        return {"pid": PID}
+    def status(self) -> Status:
+        return read(parse(_STATUS.read_text()), Status)
 
     def release(self, tid: int | None) -> int:
         return tid or 0
@@ -108,7 +131,12 @@ class _Session:
                 yield 0.0
         finally:
             self.took.append(f"{name} put right")
-        return ChangeReport(spans[0].size_bytes, spans[0].size_bytes, (), tuple(spans))
+        return ChangeReport(
+            requested_bytes=spans[0].size_bytes,
+            done_bytes=spans[0].size_bytes,
+            left_out=(),
+            ranges=tuple(map(Span.of, spans)),
+        )
 
 
 class _Running:
@@ -140,7 +168,7 @@ class _Running:
 
 
 @pytest.fixture
-def told() -> list[dict[str, Any]]:
+def told() -> list[Event]:
     return []
 
 
@@ -153,17 +181,18 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Sessio
 
 
 @pytest.fixture
-def running(session: _Session, told: list[dict[str, Any]]) -> Iterator[_Running]:
+def running(session: _Session, told: list[Event]) -> Iterator[_Running]:
     with Manager(cast("Session", session), on_event=told.append) as manager:
         yield _Running(session, manager)
 
 
 def _detach() -> None:
-    client.request(PID, "detach")
+    client.request(PID, "detach", Detaching)
 
 
-def _inflate(gpa: int) -> Any:  # noqa: ANN401 - JSON
-    return client.request(PID, "inflate", gpa=gpa, size=4096, granule="4k", guest_agreed=True)
+def _inflate(gpa: int) -> ChangeReport:
+    what = {"gpa": gpa, "size": 4096, "granule": "4k"}
+    return client.request(PID, "inflate", ChangeReport, guest_agreed=True, **what)
 
 
 def test_it_ends_detached(running: _Running) -> None:
@@ -183,7 +212,7 @@ def test_it_ends_with_the_target(running: _Running) -> None:
     assert ended is Ending.TARGET_GONE
 
 
-def test_it_ends_at_a_violation_if_it_is_to(session: _Session, told: list[dict[str, Any]]) -> None:
+def test_it_ends_at_a_violation_if_it_is_to(session: _Session, told: list[Event]) -> None:
     session.events = [_TOUCH]
     with Manager(cast("Session", session), on_event=told.append, fail_on_violation=True) as manager:
         assert manager.run() is Ending.VIOLATION
@@ -196,7 +225,7 @@ def test_a_guest_that_touches_without_end_holds_up_nobody(running: _Running, end
     os.eventfd_write(running.session.fds["events"], 1)
 
     def ask() -> None:
-        assert client.request(PID, "status")["pid"] == PID
+        assert client.status(PID).loop is not UNSET
         end()
 
     running.during(ask)
@@ -206,7 +235,7 @@ def test_a_guest_that_touches_without_end_holds_up_nobody(running: _Running, end
     "failure", [RangeError("the windows are gone"), OSError(24, "Too many open files")]
 )
 def test_an_upkeep_that_fails_is_told_and_done_again(
-    running: _Running, told: list[dict[str, Any]], failure: Exception
+    running: _Running, told: list[Event], failure: Exception
 ) -> None:
     running.session.failure = failure
 
@@ -218,8 +247,9 @@ def test_an_upkeep_that_fails_is_told_and_done_again(
 
     assert running.during(ask) is Ending.DETACHED
     (event,) = told  # the second time it is the same failure
-    assert event["kind"] == "failed"
-    assert str(failure) in event["why"]
+    assert isinstance(event, Notice)
+    assert event.kind is EventKind.FAILED
+    assert str(failure) in str(event.why)
 
 
 def test_events_that_cannot_be_written_reach_those_who_follow(session: _Session) -> None:
@@ -229,26 +259,27 @@ def test_events_that_cannot_be_written_reach_those_who_follow(session: _Session)
         raise OSError(28, "No space left on device")
 
     with Manager(cast("Session", session), on_event=full) as manager:
-        seen: list[dict[str, Any]] = []
+        seen: list[Event] = []
 
         def ask() -> None:
-            seen.extend(client.request(PID, "events"))
+            seen.extend(client.recent_events(PID))
             _detach()
 
         assert _Running(session, manager).during(ask) is Ending.DETACHED
-    assert [event["kind"] for event in seen].count("violation") == 2
-    (failed,) = (event for event in seen if event["kind"] == "failed")
-    assert "No space left on device" in failed["why"]
+    assert seen.count(_TOUCH) == 2
+    (failed,) = (event for event in seen if isinstance(event, Notice))
+    assert failed.kind is EventKind.FAILED
+    assert "No space left on device" in str(failed.why)
 
 
-def test_what_the_ring_dropped_is_told(running: _Running, told: list[dict[str, Any]]) -> None:
+def test_what_the_ring_dropped_is_told(running: _Running, told: list[Event]) -> None:
     running.session.events = [_TOUCH]
     running.session.dropped = 7
     assert running.during(_detach) is Ending.DETACHED
-    assert [(event["kind"], event.get("count")) for event in told] == [
-        ("violation", None),
-        ("missed", 7),
-    ]
+    touch, missed = told
+    assert touch == _TOUCH
+    assert isinstance(missed, Notice)
+    assert (missed.kind, missed.count) == (EventKind.MISSED, 7)
 
 
 @pytest.mark.parametrize("tid", [99999999999999999999, -1, 0, 1.5, "7", True])
@@ -257,8 +288,8 @@ def test_a_thread_that_is_none_is_refused_and_nothing_else_happens(
 ) -> None:
     def ask() -> None:
         with pytest.raises(UsageError, match="no thread"):
-            client.request(PID, "release", tid=tid)
-        assert client.request(PID, "release", tid=12) == {"released": 12}
+            client.request(PID, "release", Released, tid=tid)
+        assert client.request(PID, "release", Released, tid=12) == Released(released=12)
         _detach()
 
     assert running.during(ask) is Ending.DETACHED
@@ -282,7 +313,7 @@ def test_a_thread_that_is_none_is_refused_and_nothing_else_happens(
 def test_ranges_that_are_none_are_refused(running: _Running, what: dict[str, object]) -> None:
     def ask() -> None:
         with pytest.raises(UsageError):
-            client.request(PID, "inflate", granule="4k", guest_agreed=True, **what)
+            client.request(PID, "inflate", ChangeReport, granule="4k", guest_agreed=True, **what)
         _detach()
 
     assert running.during(ask) is Ending.DETACHED
@@ -292,7 +323,7 @@ def test_changes_come_one_after_the_other_and_others_are_served_meanwhile(
     running: _Running,
 ) -> None:
     running.session.steps = 200
-    done: list[str] = []
+    done: list[ChangeReport] = []
 
     def ask() -> None:
         threads = [
@@ -301,7 +332,7 @@ def test_changes_come_one_after_the_other_and_others_are_served_meanwhile(
         ]
         for thread in threads:
             thread.start()
-            assert client.request(PID, "status")["pid"] == PID
+            assert client.status(PID).loop is not UNSET
         for thread in threads:
             thread.join()
         _detach()
@@ -315,7 +346,7 @@ def test_changes_come_one_after_the_other_and_others_are_served_meanwhile(
 
 
 def test_a_change_that_is_under_way_when_it_ends_is_put_right(
-    session: _Session, told: list[dict[str, Any]]
+    session: _Session, told: list[Event]
 ) -> None:
     session.steps = 1 << 30
     with Manager(cast("Session", session), on_event=told.append) as manager:

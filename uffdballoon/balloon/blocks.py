@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING
 
 from uffdballoon.core.cells import Cells
 from uffdballoon.model.addresses import HvaRange
-from uffdballoon.model.blockmap import (
-    BlockMap,
-    RamBlockTally,
-    Region,
-    cells_of,
-    count_states,
-    regions_of,
-)
+from uffdballoon.model.blockmap import BlockMap, Region, cells_of, count_states, regions_of
+from uffdballoon.model.records.maps import RamBlockMap
 
 if TYPE_CHECKING:
     from uffdballoon.balloon.enforcer import Enforcer
@@ -53,15 +47,15 @@ def look_at_blocks(
         recent_s=recent_s,
         regions=tuple(regions),
         ram_blocks=tuple(
-            RamBlockTally(
+            RamBlockMap(
                 idstr=block.idstr,
-                size_bytes=block.size_bytes,
-                backing=block.backing.value,
+                size=block.size_bytes,
+                backing=block.backing,
                 numa_node=block.numa_node,
                 states=count_states(
                     cells_of((s for s in layout.segments if s.block == block), regions)
                 ),
-                tally=enforcer.ledger.tally(block.hva_range),
+                **enforcer.ledger.tally(block.hva_range)._asdict(),
             )
             for block in layout.blocks
         ),

@@ -9,19 +9,23 @@ import operator
 import os
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uffdballoon.core.fault_loop import Observing
 from uffdballoon.core.ledger import Ledger
 from uffdballoon.errors import TargetGoneError, UffdballoonError
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.notice import notice
+from uffdballoon.model.records.events import EventKind
+from uffdballoon.model.records.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from uffdballoon.balloon.enforcer import Enforcer
     from uffdballoon.model.addresses import HvaRange
+    from uffdballoon.model.records.events import Notice
+    from uffdballoon.model.records.statistics import InflateCounts
     from uffdballoon.observe.observers import Observer
 
 _KEPT = 64  # of the last inflates
@@ -38,7 +42,7 @@ class Follower:
         self._scans = observer.observing is Observing.SCAN
         self._parts = parts
         self._before = Ledger(enforcer.ledger.blocks)  # as it was when last told of
-        self._inflates: deque[dict[str, Any]] = deque(maxlen=_KEPT)
+        self._inflates: deque[InflateCounts] = deque(maxlen=_KEPT)
         self._seen = (0, 0)  # pages given up and taken back, as last told
         self._resyncs = 0
         self._errno = 0
@@ -57,32 +61,32 @@ class Follower:
         stats = self._loop.stats()
         return (stats.observed_inflated, stats.observed_deflated) != self._seen
 
-    def take_news(self) -> list[dict[str, Any]]:
+    def take_news(self) -> list[Notice]:
         """See to what is urgent, and tell what the guest gave up and took back."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._loop.news_fileno())
         return [*self._zap_again(), *self._told_errors(), *self._told_changes()]
 
-    def statistics(self) -> dict[str, Any]:
+    def statistics(self, pid: int, ram_bytes: int) -> Statistics:
         """Return how fragmented the balloon is, and each inflate was."""
-        return {
-            "balloon": self._enforcer.ledger.fragments(self._parts).as_dict(),
-            "inflates": list(self._inflates),
-            "arrivals": {
-                str(1 << i): count for i, count in enumerate(self._loop.arrivals()) if count
-            },
-        }
+        return Statistics(
+            pid=pid,
+            ram_bytes=ram_bytes,
+            balloon=self._enforcer.ledger.fragments(self._parts).counts(),
+            inflates=tuple(self._inflates),
+            arrivals={1 << i: count for i, count in enumerate(self._loop.arrivals()) if count},
+        )
 
-    def _zap_again(self) -> list[dict[str, Any]]:
+    def _zap_again(self) -> list[Notice]:
         try:
             self._enforcer.zap_again()
         except TargetGoneError:
             raise
         except UffdballoonError as error:
-            return [notice("not-zapped", str(error))]
+            return [notice(EventKind.NOT_ZAPPED, str(error))]
         return []
 
-    def _told_errors(self) -> list[dict[str, Any]]:
+    def _told_errors(self) -> list[Notice]:
         number, before = self._loop.stats().follow_errno, self._errno
         self._errno = number
         if number in (0, before):
@@ -90,9 +94,11 @@ class Follower:
         what = os.strerror(number)
         if number == errno.ENOMEM:
             what = "the kernel has no room for another mapping of the target (vm.max_map_count)"
-        return [notice("not-trapped", f"some of what the guest gave up is not trapped: {what}")]
+        return [
+            notice(EventKind.NOT_TRAPPED, f"some of what the guest gave up is not trapped: {what}")
+        ]
 
-    def _told_changes(self) -> list[dict[str, Any]]:
+    def _told_changes(self) -> list[Notice]:
         stats = self._loop.stats()
         if stats.moving:
             return []  # the eventfd tells when it has been quiet for a moment
@@ -100,7 +106,9 @@ class Follower:
         notices = [
             notice(kind, size=pages * PAGE_BYTES)
             for kind, pages in zip(
-                ("inflate", "deflate"), map(operator.sub, now, self._seen), strict=True
+                (EventKind.INFLATE, EventKind.DEFLATE),
+                map(operator.sub, now, self._seen),
+                strict=True,
             )
             if pages
         ]
@@ -109,7 +117,7 @@ class Follower:
             self._note_inflate()
         if stats.resyncs != self._resyncs:
             why = f"{stats.lost_records} record(s) of the trace were lost; looked at memory instead"
-            notices.append(notice("resync", why))
+            notices.append(notice(EventKind.RESYNC, why))
             self._resyncs = stats.resyncs
         return notices
 
@@ -118,5 +126,5 @@ class Follower:
         ledger = self._enforcer.ledger
         added = ledger.fragments(self._parts, self._before)
         if added.pages:
-            self._inflates.append({"time_ns": time.time_ns(), **added.as_dict()})
+            self._inflates.append(added.counts_at(time.time_ns()))
         ledger.copy_to(self._before)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from uffdballoon.core.ledger import Ledger
 from uffdballoon.errors import RangeError
 from uffdballoon.model.notice import notice
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.events import EventKind
+from uffdballoon.model.records.memory import Fragmentation
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.blockmap import Tally
     from uffdballoon.model.fragmentation import FragmentationLimit
     from uffdballoon.model.ram import RamBlock
+    from uffdballoon.model.records.events import Notice
 
 _LOOK_S = 0.02
 _UNDER_WAY = 8
@@ -80,6 +83,13 @@ def _parts(limit: FragmentationLimit | None, blocks: Sequence[RamBlock]) -> tupl
     )
 
 
+class NodeLimit(NamedTuple):
+    """How many blocks of a node may be broken, and how many count as that; None: no limit."""
+
+    limit_blocks: int | None
+    counted_blocks: int | None
+
+
 class FragmentationGuard:
     """Counts broken blocks while the guest gives memory up; without a limit it only counts.
 
@@ -106,7 +116,7 @@ class FragmentationGuard:
         self._stopped_at_bytes: int | None = None
         self._told_s = 0.0
 
-    def look(self) -> list[dict[str, Any]]:
+    def look(self) -> list[Notice]:
         """Stop the inflate when it has broken too much; return the event lines.
 
         To be called again within due_s().
@@ -160,27 +170,26 @@ class FragmentationGuard:
         """Forget that the inflate was stopped: the guest is asked for something else."""
         self._stopped_at_bytes = None
 
-    def report(self, tally: Tally) -> dict[str, Any]:
+    def report(self, tally: Tally) -> Fragmentation:
         """Return the limit, and what ``tally`` of all RAM has broken, for ``status``."""
         limit = self._limit
-        return {
-            "limit_blocks": None if limit is None else limit.max_broken_blocks,
-            "min_order": None if limit is None else limit.min_order,
-            "counted_blocks": tally.broken if limit is None else self._count_all(limit),
-            "broken_blocks": tally.broken,
-            "whole_blocks": tally.whole,
-            "untouched_blocks": tally.untouched,
-            "stopped_at_bytes": self._stopped_at_bytes,
-        }
+        return Fragmentation(
+            limit_blocks=None if limit is None else limit.max_broken_blocks,
+            min_order=None if limit is None else limit.min_order,
+            counted_blocks=tally.broken if limit is None else self._count_all(limit),
+            broken_blocks=tally.broken,
+            whole_blocks=tally.whole,
+            untouched_blocks=tally.untouched,
+            stopped_at_bytes=self._stopped_at_bytes,
+        )
 
-    def report_node(self, node: int | None) -> dict[str, Any]:
-        """Return the limit of a node, and what counts as broken of it; None without a limit."""
+    def limit_of(self, node: int | None) -> NodeLimit:
+        """Return the limit of a node, and what counts as broken of it."""
         parts = (part for part in self._parts if part.node == node and node is not None)
         part = next(parts, None)
-        return {
-            "limit_blocks": None if part is None else part.max_broken_blocks,
-            "counted_blocks": None if part is None else part.count(self._ledger),
-        }
+        if part is None:
+            return NodeLimit(None, None)
+        return NodeLimit(part.max_broken_blocks, part.count(self._ledger))
 
     @property
     def _is_pending(self) -> bool:
@@ -206,7 +215,7 @@ class FragmentationGuard:
         self._copied_s, self._copied_pages = now_s, self._seen_pages
         return settled
 
-    def _stop_it(self, now_s: float) -> list[dict[str, Any]]:
+    def _stop_it(self, now_s: float) -> list[Notice]:
         self._next_s = max(self._next_s, now_s + _AGAIN_S)
         part = self._worst()
         broken = part.count(self._ledger)
@@ -221,7 +230,7 @@ class FragmentationGuard:
         self._told_s = now_s
         return [
             notice(
-                "fragmentation-limit",
+                EventKind.FRAGMENTATION_LIMIT,
                 f"{why}; stopped with {format_size(reached)} left to the guest",
                 size=self._ledger.ballooned_bytes,
                 actual_bytes=reached,

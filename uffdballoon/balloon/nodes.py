@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uffdballoon.errors import RangeError, UsageError
 from uffdballoon.host.numa import HostNodes
 from uffdballoon.model.addresses import GpaRange, HvaRange
 from uffdballoon.model.granule import Granule, round_inward
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.memory import NodeStatus, RamBlockStatus
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from uffdballoon.balloon.fragmentation import NodeLimit
     from uffdballoon.core.ledger import Ledger
     from uffdballoon.core.reclaim import ReclaimMeasure
     from uffdballoon.model.blockmap import Tally
@@ -58,27 +60,27 @@ class GuestNodes:
         self,
         measured: Mapping[RamBlock, ReclaimMeasure],
         tallies: Mapping[RamBlock, Tally],
-        limit_of: Callable[[int | None], dict[str, Any]],
-    ) -> list[dict[str, Any]]:
+        limit_of: Callable[[int | None], NodeLimit],
+    ) -> tuple[NodeStatus, ...]:
         """Return each node's counts and what ``limit_of`` it there is, for ``status``."""
         where = self._host.read()
         rest = [None] if any(b.numa_node is None for b in self._layout.blocks) else []
-        return [
-            self._report_of(node, measured, tallies, where) | limit_of(node)
+        return tuple(
+            self._report_of(node, measured, tallies, where, limit_of(node))
             for node in [*self.numbers, *rest]
-        ]
+        )
 
-    def blocks_report(self, tallies: Mapping[RamBlock, Tally]) -> list[dict[str, Any]]:
+    def blocks_report(self, tallies: Mapping[RamBlock, Tally]) -> tuple[RamBlockStatus, ...]:
         """Return for each RAM block how many of its huge pages are broken, for ``status``."""
-        return [
-            {
-                "idstr": block.idstr,
-                "size": block.size_bytes,
-                "numa_node": block.numa_node,
+        return tuple(
+            RamBlockStatus(
+                idstr=block.idstr,
+                size=block.size_bytes,
+                numa_node=block.numa_node,
                 **tallies[block]._asdict(),
-            }
+            )
             for block in self._layout.blocks
-        ]
+        )
 
     def owned(self, node: int, granule: Granule, size_bytes: int | None) -> list[GpaRange]:
         """Choose whole granules to take, from the end of the node on; all when no size is given.
@@ -147,25 +149,28 @@ class GuestNodes:
         measured: Mapping[RamBlock, ReclaimMeasure],
         tallies: Mapping[RamBlock, Tally],
         where: Mapping[HvaRange, Mapping[int, int]],
-    ) -> dict[str, Any]:
+        limit: NodeLimit,
+    ) -> NodeStatus:
         blocks = self._blocks_of(node)
         host: Counter[int] = Counter()
         for block in blocks:
             host.update(where.get(block.hva_range, {}))
         ballooned_bytes = sum(self._ledger.count_bytes(block.hva_range) for block in blocks)
         floor_bytes = self._terms.floor_of(node)
-        return {
-            "node": node,
-            "ram_bytes": _ram_bytes(self._layout, node),
-            "ballooned_bytes": ballooned_bytes,
-            "floor_bytes": floor_bytes,
-            "below_floor": ballooned_bytes < floor_bytes,
-            "reclaimed_bytes": sum(measured[block].free_bytes for block in blocks),
-            "broken_blocks": sum(
+        return NodeStatus(
+            node=node,
+            ram_bytes=_ram_bytes(self._layout, node),
+            ballooned_bytes=ballooned_bytes,
+            floor_bytes=floor_bytes,
+            below_floor=ballooned_bytes < floor_bytes,
+            reclaimed_bytes=sum(measured[block].free_bytes for block in blocks),
+            broken_blocks=sum(
                 tallies[block].broken for block in blocks if block.backing is not Backing.HUGETLBFS
             ),
-            "host_nodes": {str(number): size for number, size in sorted(host.items())},
-        }
+            host_nodes=dict(sorted(host.items())),
+            limit_blocks=limit.limit_blocks,
+            counted_blocks=limit.counted_blocks,
+        )
 
 
 def _numbers(layout: Layout) -> list[int]:

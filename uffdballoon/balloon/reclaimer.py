@@ -8,19 +8,21 @@ mappings that a split holds is the one that arming waits for.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uffdballoon.core.reclaim import ReclaimMeasure
 from uffdballoon.errors import TargetGoneError
 from uffdballoon.host.thp import read_thp_settings
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES
 from uffdballoon.model.reclaiming import Reclaiming
+from uffdballoon.model.records.memory import Khugepaged, Reclaim
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from uffdballoon.core.reclaim import ReclaimPasses
     from uffdballoon.model.ram import RamBlock
+    from uffdballoon.model.records.status import ReclaimedSource
 
 SETTLE_NS = 200_000_000
 """How long a block is left alone after a page of it was given up: mostly the rest follows."""
@@ -79,36 +81,34 @@ class Reclaimer:
         except TargetGoneError:
             return {block: ReclaimMeasure() for block in blocks}
 
-    def report(self, found: ReclaimMeasure) -> dict[str, Any]:
-        """Return what is free and how it was found out, for ``status``."""
-        thp = read_thp_settings()
-        return {
-            "reclaimed_bytes": found.free_bytes,
-            "reclaimed_source": "kpageflags" if self._passes.sees_huge_pages else "pagemap",
-            "broken_blocks": found.broken_blocks,
-            "reclaim": {
-                "mode": self._mode.value,
-                "rate_bytes_per_s": round(self._blocks_per_s * HUGE_BYTES),
-                "resident_bytes": found.resident_pages * PAGE_BYTES,
-                "pinned_bytes": found.pinned_pages * PAGE_BYTES,
-                "pinned_blocks": found.pinned_blocks,
-                **self._counters(),
-            },
-            "khugepaged": {
-                "enabled": thp.enabled if thp else "never",
-                "max_ptes_none": thp.max_ptes_none if thp else 0,
-                "eligible_blocks": found.eligible_blocks,
-                "unguarded_blocks": found.unguarded_blocks,
-            },
-        }
+    @property
+    def source(self) -> ReclaimedSource:
+        """What is free is measured by it."""
+        return "kpageflags" if self._passes.sees_huge_pages else "pagemap"
 
-    def _counters(self) -> dict[str, int]:
+    def report(self, found: ReclaimMeasure) -> Reclaim:
+        """Return what is kept and what was done about it, for ``status``."""
         stats = self._passes.stats()
-        return {
-            "pending_blocks": stats.pending_blocks,
-            "split_blocks": stats.split_blocks,
-            "failed_blocks": stats.failed_blocks,
-            "aged_pages": stats.advised_pages,
-            "freed_bytes": stats.freed_pages * PAGE_BYTES,
-            "spent_us": round(stats.calls_ns * _US_PER_NS),
-        }
+        return Reclaim(
+            mode=self._mode,
+            rate_bytes_per_s=round(self._blocks_per_s * HUGE_BYTES),
+            resident_bytes=found.resident_pages * PAGE_BYTES,
+            pinned_bytes=found.pinned_pages * PAGE_BYTES,
+            pinned_blocks=found.pinned_blocks,
+            pending_blocks=stats.pending_blocks,
+            split_blocks=stats.split_blocks,
+            failed_blocks=stats.failed_blocks,
+            aged_pages=stats.advised_pages,
+            freed_bytes=stats.freed_pages * PAGE_BYTES,
+            spent_us=round(stats.calls_ns * _US_PER_NS),
+        )
+
+    def report_khugepaged(self, found: ReclaimMeasure) -> Khugepaged:
+        """Return what khugepaged is kept from, for ``status``."""
+        thp = read_thp_settings()
+        return Khugepaged(
+            enabled=thp.enabled if thp else "never",
+            max_ptes_none=thp.max_ptes_none if thp else 0,
+            eligible_blocks=found.eligible_blocks,
+            unguarded_blocks=found.unguarded_blocks,
+        )

@@ -54,7 +54,7 @@ def run(
         with ThpTunings(MOST_AGGRESSIVE):
             progress(f"khugepaged at its most aggressive, for {seconds:g} s")
             watch.go_on(seconds)
-            state = client.request(guarded.pid, "status")
+            state = client.status(guarded.pid)
         rows = [_row(name, guests[name], watch.series[name]) for name in guests]
     return {
         "machine": describe_machine(),
@@ -62,8 +62,8 @@ def run(
         "ballooned_bytes": size_bytes // 2,
         "collapses": _collapses() - collapses,
         "full_scans": watch.full_scans,
-        "eligible_blocks": state["khugepaged"]["eligible_blocks"],
-        "ballooned_resident_bytes": state["reclaim"]["resident_bytes"],
+        "eligible_blocks": state.khugepaged.eligible_blocks,
+        "ballooned_resident_bytes": state.reclaim.resident_bytes,
         "series": rows,
         "ratios": {
             f"{row['name']}: came back / ballooned": row["grew_bytes"] / (size_bytes // 2)
@@ -74,7 +74,7 @@ def run(
 
 def _settle(pid: int) -> None:
     """Wait until the manager has nothing left to give back."""
-    while client.request(pid, "status")["reclaim"]["pending_blocks"]:
+    while client.status(pid).reclaim.pending_blocks:
         time.sleep(_SAMPLE_S)
 
 

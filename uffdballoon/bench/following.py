@@ -14,9 +14,12 @@ from uffdballoon.daemon import client
 from uffdballoon.errors import LabError
 from uffdballoon.lab.linux_qemu import LinuxQemu
 from uffdballoon.lab.qemu_options import Memory, QemuOptions
+from uffdballoon.model.records.balloon import Verification
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from uffdballoon.model.records.status import Status
 
 NOBODY = "nobody"
 DEFAULT_ROUNDS = 5
@@ -101,7 +104,7 @@ def _cycle(
         state = _agreement(qemu, name) if name != NOBODY else {}
         deflate_s = reach(qemu, _RAM_BYTES)
         if name == "trace":
-            state["left_in_ledger_bytes"] = settled(qemu.pid)["ballooned_bytes"]
+            state["left_in_ledger_bytes"] = settled(qemu.pid).ballooned_bytes
     return (inflate_s, deflate_s), state
 
 
@@ -119,26 +122,26 @@ def reach(qemu: LinuxQemu, size_bytes: int) -> float:
     return time.monotonic() - began
 
 
-def settled(pid: int) -> dict[str, Any]:
+def settled(pid: int) -> Status:
     """Wait until the manager has followed to the end; return its status."""
     before = -1
     while True:
-        state: dict[str, Any] = client.request(pid, "status")
-        if state["ballooned_bytes"] == before:
+        state = client.status(pid)
+        if state.ballooned_bytes == before:
             return state
-        before = state["ballooned_bytes"]
+        before = state.ballooned_bytes
         time.sleep(1.5)  # longer than the period of the scan
 
 
 def _agreement(qemu: LinuxQemu, name: str) -> dict[str, Any]:
     state = settled(qemu.pid)
-    verified = client.request(qemu.pid, "verify")
+    verified = client.request(qemu.pid, "verify", Verification)
     return {
         "observer": name,
-        "unaccounted_bytes": verified["unaccounted_bytes"],
-        "disagreements": len(verified["disagreements"]),
-        "violations": state["touches"]["violations"],
-        "windows": state["windows"],
-        "lost_records": state["observed"]["lost_records"],
-        "arm_us_max": state["observed"]["arm_us_max"],
+        "unaccounted_bytes": verified.unaccounted_bytes,
+        "disagreements": len(verified.disagreements),
+        "violations": state.touches.violations,
+        "windows": state.windows,
+        "lost_records": state.observed.lost_records,
+        "arm_us_max": state.observed.arm_us_max,
     }

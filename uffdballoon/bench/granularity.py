@@ -72,9 +72,9 @@ def _measure(guest: FragmentedGuest, piece_bytes: int, rounds: int) -> dict[str,
         "huge_bytes_before": huge_before,
         "huge_bytes_after": huge_after,
         "split_bytes": huge_before - huge_after - gone_whole,
-        "ballooned_bytes": state["ballooned_bytes"],
-        "reclaimed_bytes": state["reclaimed_bytes"],
-        "violations": state["touches"]["violations"],
+        "ballooned_bytes": state.ballooned_bytes,
+        "reclaimed_bytes": state.reclaimed_bytes,
+        "violations": state.touches.violations,
         "owned_intact": kept.is_as_it_was(),
     }
 

@@ -42,7 +42,7 @@ def _wait_until_attached(manager: subprocess.Popen[str], pid: int) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            client.request(pid, "status")
+            client.status(pid)
         except ControlError as error:
             last: UffdballoonError = error
         else:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from uffdballoon.metrics.drawing import pyplot_or_refuse as _pyplot
@@ -10,6 +11,8 @@ from uffdballoon.metrics.drawing import save as _save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from uffdballoon.model.records.statistics import FragmentCounts
 
 _OURS, _THEIRS, _NOBODY = "#1b6ca8", "#b8860b", "#7a7a7a"
 
@@ -138,17 +141,17 @@ def _time(value_ns: float) -> str:
     return f"{value_ns / 1000:.1f} us" if value_ns < 1e6 else f"{value_ns / 1e6:.1f} ms"  # noqa: PLR2004
 
 
-def plot_fragments(balloons: dict[str, dict[str, Any]], path: str) -> None:
+def plot_fragments(balloons: dict[str, FragmentCounts], path: str) -> None:
     """Draw run lengths, orders and cost on the wire of each balloon, a row for each."""
     pyplot = _pyplot()
     figure, rows = pyplot.subplots(
         len(balloons), 3, figsize=(14, 3.2 * len(balloons)), layout="constrained", squeeze=False
     )
     for axes, (title, fragments) in zip(rows, balloons.items(), strict=True):
-        panels = (
-            ("runs by length in pages", fragments["run_lengths"], "runs"),
-            ("power-of-two blocks by order", fragments["orders"], "blocks"),
-            ("bytes on the wire", fragments["wire_bytes"], "bytes"),
+        panels: tuple[tuple[str, dict[Any, int], str], ...] = (
+            ("runs by length in pages", fragments.run_lengths, "runs"),
+            ("power-of-two blocks by order", fragments.orders, "blocks"),
+            ("bytes on the wire", asdict(fragments.wire_bytes), "bytes"),
         )
         for axis, (what, values, unit) in zip(axes, panels, strict=True):
             names = [str(key).replace("_", "\n") for key in values]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from uffdballoon.bench.fragmented import fragmented_guest
@@ -122,10 +123,12 @@ def _measure(name: str, guest: FragmentedGuest, group: MemoryCgroup | None) -> d
             group.relax()
         gauge.watch(WATCH_S)
         if name == _WITH:
-            state = client.request(guest.qemu.pid, "status")
+            state = client.status(guest.qemu.pid)
             extra["status"] = {
-                key: state[key]
-                for key in ("observer", "ballooned_bytes", "reclaimed_bytes", "reclaim")
+                "observer": state.observer.value,
+                "ballooned_bytes": state.ballooned_bytes,
+                "reclaimed_bytes": state.reclaimed_bytes,
+                "reclaim": asdict(state.reclaim) | {"mode": state.reclaim.mode.value},
             }
         extra["bad_lines"] = guest.bad_lines()
     return _row(guest, gauge.series, in_group=group is not None) | extra

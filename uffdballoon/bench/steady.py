@@ -44,7 +44,7 @@ def run(*, rounds: int, idle_s: float, progress: Callable[[str], None]) -> dict[
         work = qemu.guest.talk(f"guestwork bench {_WORK_BYTES} 0 {_SLICE_MS} thp")
         work.read_line()  # ready
         _measure(work, _SLICES, {key: [] for key in _KEYS})  # warms up
-        state: dict[str, Any] = {}
+        windows = violations = 0
         for number in range(rounds):
             progress(f"round {number + 1} of {rounds}")
             with managed(qemu):
@@ -53,6 +53,7 @@ def run(*, rounds: int, idle_s: float, progress: Callable[[str], None]) -> dict[
                 before = huge_bytes(qemu.pid)
                 _measure(work, _SLICES, rates["enforced"])
                 state = settled(qemu.pid)
+                windows, violations = state.windows, state.touches.violations
                 coverage["enforced"].append(huge_bytes(qemu.pid) - before)
             before = huge_bytes(qemu.pid)
             _measure(work, _SLICES, rates["not attached"])
@@ -74,8 +75,8 @@ def run(*, rounds: int, idle_s: float, progress: Callable[[str], None]) -> dict[
         "machine": describe_machine(),
         "balloon_bytes": _BALLOON_BYTES,
         "series": series,
-        "windows": state["windows"],
-        "violations": state["touches"]["violations"],
+        "windows": windows,
+        "violations": violations,
         "idle": idle,
         "ratios": {
             f"{key}: enforced vs not attached": statistics.median(enforced[key])

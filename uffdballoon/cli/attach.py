@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 import click
 
@@ -35,6 +34,7 @@ from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.ofnodes import refuse_twice
 from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
+from uffdballoon.model.records.encoding import to_json
 from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.session import Holding, Session, SessionOptions
 from uffdballoon.vmm.qemu.suitability import ALLOWABLE
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from uffdballoon.core.keeper import Keeper, Kept
+    from uffdballoon.model.records.events import Event
 
 _EXIT_CODES = {
     Ending.DETACHED: ExitCode.DONE,
@@ -358,7 +359,7 @@ def _describe(ending: Ending, pid: int) -> str:
 
 
 @contextlib.contextmanager
-def _event_writer(path: str | None, form: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _event_writer(path: str | None, form: str) -> Iterator[Callable[[Event], None]]:
     """Yield what writes one event, line by line, so that `tail -f` shows it at once."""
     with contextlib.ExitStack() as files:
         stream: IO[str] | None = None
@@ -374,9 +375,9 @@ def _event_writer(path: str | None, form: str) -> Iterator[Callable[[dict[str, A
                     hint="give a file that can be written, or -",
                 ) from error
 
-        def write(event: dict[str, Any]) -> None:
+        def write(event: Event) -> None:
             if stream is not None:
-                line = json.dumps(event) if form == "json" else event_line(event)
+                line = to_json(event) if form == "json" else event_line(event)
                 print(line, file=stream, flush=True)
 
         yield write

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from uffdballoon.cli.output import print_json, say
@@ -12,6 +10,7 @@ from uffdballoon.cli.types import ADDRESS, PID, SIZE
 from uffdballoon.daemon import client
 from uffdballoon.errors import UsageError
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.records.changes import ChangeReport, Released
 from uffdballoon.model.sizes import format_size
 
 _gpa = click.option(
@@ -62,7 +61,9 @@ def inflate(  # noqa: PLR0913 - an option each
     Example: uffdballoon inflate 4711 --gpa 0x8000000 --size 64M --guest-agreed
     """
     what = _what(gpa, size, node)
-    report = client.request(pid, "inflate", **what, granule=granule, guest_agreed=guest_agreed)
+    report = client.request(
+        pid, "inflate", ChangeReport, **what, granule=granule, guest_agreed=guest_agreed
+    )
     _report("inflated", report, as_json=as_json)
 
 
@@ -83,7 +84,7 @@ def deflate(
     as_json: bool,
 ) -> None:
     """Give a range back to the guest of the attached PID."""
-    report = client.request(pid, "deflate", **_what(gpa, size, node), granule=granule)
+    report = client.request(pid, "deflate", ChangeReport, **_what(gpa, size, node), granule=granule)
     _report("deflated", report, as_json=as_json)
 
 
@@ -95,7 +96,7 @@ def release(pid: int, *, tid: int | None) -> None:
 
     Example: uffdballoon release 4711 --tid 4715
     """
-    released = client.request(pid, "release", tid=tid)["released"]
+    released = client.request(pid, "release", Released, tid=tid).released
     say(f"released {released} touch(es)")
 
 
@@ -115,16 +116,12 @@ def _what(gpa: int | None, size: int | None, node: int | None) -> dict[str, int 
     return {"gpa": gpa, "size": size, "node": node}
 
 
-def _report(done: str, report: dict[str, Any], *, as_json: bool) -> None:
+def _report(done: str, report: ChangeReport, *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    where = ", ".join(
-        f"gpa {span['gpa']:#x}-{span['gpa'] + span['size']:#x}" for span in report["ranges"]
-    )
-    done_bytes, requested_bytes = (report[f"{key}_bytes"] for key in ("done", "requested"))
-    say(f"{done} {format_size(done_bytes)} of {format_size(requested_bytes)}: {where}")
-    for piece in report["left_out"]:
-        say(
-            f"left out: {format_size(piece['size'])} at gpa {piece['gpa']:#x} (not a whole granule)"
-        )
+    where = ", ".join(f"gpa {span.gpa:#x}-{span.gpa + span.size:#x}" for span in report.ranges)
+    of = f"{format_size(report.done_bytes)} of {format_size(report.requested_bytes)}"
+    say(f"{done} {of}: {where}")
+    for piece in report.left_out:
+        say(f"left out: {format_size(piece.size)} at gpa {piece.gpa:#x} (not a whole granule)")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +28,7 @@ from uffdballoon.errors import UsageError
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.qemu import Accel
 from uffdballoon.model.addresses import HUGE_BYTES
+from uffdballoon.model.records.encoding import to_json
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
@@ -453,7 +453,7 @@ def _give(
     print_table(header, rows(result))
     print_table(("", ""), [(name, f"{value:.4g}") for name, value in result["ratios"].items()])
     if json_to is not None:
-        Path(json_to).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        Path(json_to).write_text(to_json(result, indent=1) + "\n", encoding="utf-8")
 
 
 @bench.command("guest")

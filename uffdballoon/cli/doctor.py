@@ -31,6 +31,7 @@ from uffdballoon.host.probes import (
     probe_host,
 )
 from uffdballoon.host.uffd import DEVICE
+from uffdballoon.model.records.host import DoctorReport, ProbeFacts
 from uffdballoon.model.sizes import format_size
 from uffdballoon.session import look_at
 from uffdballoon.target.private_file import why_refused
@@ -69,7 +70,8 @@ def doctor(pid: int | None, *, qmp: str | None, as_json: bool) -> int:
     probes += _target_probes(pid, qmp) if pid is not None else []
     code = _verdict(probes, of_one=pid is not None)
     if as_json:
-        print_json({"exit_code": int(code), "probes": [dataclasses.asdict(p) for p in probes]})
+        found = tuple(ProbeFacts(**dataclasses.asdict(probe)) for probe in probes)
+        print_json(DoctorReport(exit_code=code, probes=found))
         return int(code)
     print_table(("", "what", "found", "what to do"), [_row(probe) for probe in probes])
     click.echo(_sum_up(probes, code, of_one=pid is not None))

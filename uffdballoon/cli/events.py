@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from uffdballoon.cli.types import PID
 from uffdballoon.daemon import client
 from uffdballoon.metrics.text import event_line
+from uffdballoon.model.records.encoding import to_json
 
 
 @click.command()
@@ -18,6 +17,6 @@ from uffdballoon.metrics.text import event_line
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def events(pid: int, *, follow: bool, as_json: bool) -> None:
     """Show the last 1000 events of the attached PID."""
-    source = client.follow(pid) if follow else iter(client.request(pid, "events"))
+    source = client.follow(pid) if follow else iter(client.recent_events(pid))
     for event in source:
-        click.echo(json.dumps(event) if as_json else event_line(event))
+        click.echo(to_json(event) if as_json else event_line(event))

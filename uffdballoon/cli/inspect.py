@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,11 +12,21 @@ from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.types import PID
 from uffdballoon.host.privileges import ALL_CAPABILITIES, capability_names
 from uffdballoon.host.procfs import locked_bytes_of
+from uffdballoon.model.records.target import (
+    ConfinementFacts,
+    FindingFacts,
+    RamFacts,
+    TargetFacts,
+    ThreadFacts,
+)
 from uffdballoon.model.sizes import format_size
 from uffdballoon.session import look_at
 from uffdballoon.target.private_file import why_refused
 from uffdballoon.target.process import Target
 from uffdballoon.vmm.qemu.vcpus import find_vcpus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @click.command()
@@ -33,50 +43,50 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
         ("gpa", "size", "hva", "block", "backing", "shared", "page", "node"),
         [
             (
-                f"{row['gpa']:#x}",
-                format_size(row["size"]),
-                f"{row['hva']:#x}",
-                row["idstr"],
-                row["backing"],
-                "yes" if row["shared"] else "no",
-                format_size(row["page_bytes"]),
-                "?" if row["numa_node"] is None else str(row["numa_node"]),
+                f"{row.gpa:#x}",
+                format_size(row.size),
+                f"{row.hva:#x}",
+                row.idstr,
+                row.backing.value,
+                "yes" if row.shared else "no",
+                format_size(row.page_bytes),
+                "?" if row.numa_node is None else str(row.numa_node),
             )
-            for row in facts["ram"]
+            for row in facts.ram
         ],
     )
-    for lack in facts["unknown"]:
+    for lack in facts.unknown:
         say(f"not known: {lack}")
-    for refusal in facts["refusals"]:
+    for refusal in facts.refusals:
         say(f"cannot be attached: {refusal}")
-    balloon = facts["balloon_actual_bytes"]
-    say(f"found by {facts['source']}")
+    balloon = facts.balloon_actual_bytes
+    say(f"found by {facts.source}")
     say(f"balloon: guest has {format_size(balloon)}" if balloon else "balloon: not known")
     _show_process(facts)
 
 
-def _show_process(facts: dict[str, Any]) -> None:
-    vcpus = facts["vcpus"]
-    confined = facts["confinement"]
+def _show_process(facts: TargetFacts) -> None:
+    vcpus = facts.vcpus
+    confined = facts.confinement
     told = ", ".join(f"{tid} is vCPU {number}" for tid, number in vcpus.items())
     say(f"vCPU threads: {told or 'not known'}")
-    others = [f"{t['tid']} {t['name']}" for t in facts["threads"] if str(t["tid"]) not in vcpus]
+    others = [f"{t.tid} {t.name}" for t in facts.threads if t.tid not in vcpus]
     say(f"other threads: {', '.join(others) or 'none'}")
     say(
-        f"confinement: uid {confined['uid']}; "
-        f"capabilities: {_abridged(confined['capability_names'])}; "
-        f"no_new_privs {_switch(on=confined['no_new_privs'])}; "
-        f"seccomp {_switch(on=confined['seccomp'])}; "
-        f"namespaces of its own: {', '.join(confined['foreign_namespaces']) or 'none'}; "
-        f"security label: {confined['security_label'] or 'none'}"
+        f"confinement: uid {confined.uid}; "
+        f"capabilities: {_abridged(confined.capability_names)}; "
+        f"no_new_privs {_switch(on=confined.no_new_privs)}; "
+        f"seccomp {_switch(on=confined.seccomp)}; "
+        f"namespaces of its own: {', '.join(confined.foreign_namespaces) or 'none'}; "
+        f"security label: {confined.security_label or 'none'}"
     )
-    say(f"locked memory: {format_size(facts['locked_bytes'])}")
-    for finding in facts["unsuitable"]:
-        refused = f" (attach needs --allow {finding['name']})" if finding["refuses"] else ""
-        say(f"does not hold: {finding['sentence']}{refused}")
+    say(f"locked memory: {format_size(facts.locked_bytes)}")
+    for finding in facts.unsuitable:
+        refused = f" (attach needs --allow {finding.name})" if finding.refuses else ""
+        say(f"does not hold: {finding.sentence}{refused}")
 
 
-def _abridged(names: list[str]) -> str:
+def _abridged(names: Sequence[str]) -> str:
     if len(names) >= ALL_CAPABILITIES:
         return "all"
     return ", ".join(names) or "none"
@@ -86,39 +96,39 @@ def _switch(*, on: bool) -> str:
     return "on" if on else "off"
 
 
-def _facts(pid: int, qmp: str | None) -> dict[str, Any]:
+def _facts(pid: int, qmp: str | None) -> TargetFacts:
     with Target.open(pid) as target:
         layout, monitor, unsuitable = look_at(target, qmp)
         confinement = target.confinement()
         vcpus = target.seen_from_here(monitor.vcpu_tids) if monitor else find_vcpus(target)
-        return {
-            "pid": pid,
-            "exe": target.exe,
-            "source": layout.source,
-            "unknown": list(layout.unknown),
-            "refusals": [why for block in layout.blocks if (why := why_refused(pid, block))],
-            "locked_bytes": locked_bytes_of(pid),
-            "ram_bytes": layout.ram_bytes,
-            "ram": [
-                {
-                    "gpa": segment.gpa,
-                    "size": segment.size_bytes,
-                    "hva": segment.hva,
-                    "idstr": segment.block.idstr,
-                    "memdev": segment.block.memdev,
-                    "page_bytes": segment.block.page_bytes,
-                    "backing": segment.block.backing.value,
-                    "shared": segment.block.shared,
-                    "numa_node": segment.block.numa_node,
-                }
+        return TargetFacts(
+            pid=pid,
+            exe=target.exe,
+            source=layout.source,
+            unknown=tuple(layout.unknown),
+            refusals=tuple(why for block in layout.blocks if (why := why_refused(pid, block))),
+            locked_bytes=locked_bytes_of(pid),
+            ram_bytes=layout.ram_bytes,
+            ram=tuple(
+                RamFacts(
+                    gpa=segment.gpa,
+                    size=segment.size_bytes,
+                    hva=segment.hva,
+                    idstr=segment.block.idstr,
+                    memdev=segment.block.memdev,
+                    page_bytes=segment.block.page_bytes,
+                    backing=segment.block.backing,
+                    shared=segment.block.shared,
+                    numa_node=segment.block.numa_node,
+                )
                 for segment in layout.segments
-            ],
-            "balloon_actual_bytes": monitor.balloon_actual_bytes if monitor else None,
-            "vcpus": {str(tid): index for tid, index in vcpus.items()},
-            "threads": [thread._asdict() for thread in target.threads()],
-            "confinement": {
+            ),
+            balloon_actual_bytes=monitor.balloon_actual_bytes if monitor else None,
+            vcpus=dict(vcpus),
+            threads=tuple(ThreadFacts(**thread._asdict()) for thread in target.threads()),
+            confinement=ConfinementFacts(
                 **dataclasses.asdict(confinement),
-                "capability_names": capability_names(confinement.capabilities),
-            },
-            "unsuitable": [dataclasses.asdict(finding) for finding in unsuitable],
-        }
+                capability_names=tuple(capability_names(confinement.capabilities)),
+            ),
+            unsuitable=tuple(FindingFacts(**dataclasses.asdict(f)) for f in unsuitable),
+        )

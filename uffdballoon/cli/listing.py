@@ -9,6 +9,7 @@ import click
 
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.daemon.runtime import manager_of
+from uffdballoon.model.records.target import ListedTarget
 from uffdballoon.model.sizes import format_size
 from uffdballoon.target.process import list_targets
 from uffdballoon.vmm.qemu.discovery import options_of
@@ -24,13 +25,13 @@ def list_(*, as_json: bool) -> None:
             targets.enter_context(target)
             options = options_of(target.pid, target.cmdline)
             rows.append(
-                {
-                    "pid": target.pid,
-                    "exe": target.exe,
-                    "machine": options.machine,
-                    "ram_bytes": options.ram_bytes,
-                    "attached": manager_of(target.pid) is not None,
-                }
+                ListedTarget(
+                    pid=target.pid,
+                    exe=target.exe,
+                    machine=options.machine,
+                    ram_bytes=options.ram_bytes,
+                    attached=manager_of(target.pid) is not None,
+                )
             )
     if as_json:
         print_json(rows)
@@ -41,11 +42,11 @@ def list_(*, as_json: bool) -> None:
         ("pid", "machine", "RAM", "attached", "program"),
         [
             (
-                str(row["pid"]),
-                str(row["machine"]) or "?",
-                format_size(int(str(row["ram_bytes"]))) if row["ram_bytes"] is not None else "?",
-                "yes" if row["attached"] else "no",
-                str(row["exe"]),
+                str(row.pid),
+                row.machine or "?",
+                format_size(row.ram_bytes) if row.ram_bytes is not None else "?",
+                "yes" if row.attached else "no",
+                row.exe,
             )
             for row in rows
         ],

@@ -14,6 +14,7 @@ from uffdballoon.metrics.blocks import block_rows
 from uffdballoon.metrics.blocktext import Paper, picture
 from uffdballoon.metrics.drawing import pyplot_or_refuse
 from uffdballoon.model.blockmap import BlockMap
+from uffdballoon.model.records.maps import WireMap
 
 _BELOW = 12
 """Lines of a screen that are for the legend, the table and the next prompt."""
@@ -21,7 +22,7 @@ _BELOW = 12
 
 def ask_for_map(pid: int, recent_ns: int) -> BlockMap:
     """Ask the manager of PID what each block is; touches of ``recent_ns`` are shown."""
-    return BlockMap.from_wire(client.request(pid, "map", recent_s=recent_ns / 1e9))
+    return BlockMap.from_wire(client.request(pid, "map", WireMap, recent_s=recent_ns / 1e9))
 
 
 @click.command("map")
@@ -49,7 +50,7 @@ def map_(pid: int, *, as_json: bool, png_to: str | None, full: bool, recent_ns: 
         draw_blocks(blocks, png_to)
         say(f"drawn: {png_to}")
     if as_json:
-        print_json(blocks.as_dict())
+        print_json(blocks.report())
     elif png_to is None:
         _show(blocks, full=full)
 

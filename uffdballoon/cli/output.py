@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
+
+from uffdballoon.model.records.encoding import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ def say(line: str) -> None:
 
 
 def print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))
+    click.echo(to_json(value, indent=2))
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import click
 
@@ -12,9 +11,10 @@ from uffdballoon.cli.output import print_json, say
 from uffdballoon.cli.types import PID, SIZE
 from uffdballoon.daemon import client
 from uffdballoon.errors import ExitCode
+from uffdballoon.model.records.balloon import BalloonProgress, ProgressState
 from uffdballoon.model.sizes import format_size
 
-_FAILED = ("stalled", "stopped")
+_FAILED = (ProgressState.STALLED, ProgressState.STOPPED)
 _POLL_S = 0.2
 _TELL_EVERY_S = 1.0
 
@@ -38,11 +38,11 @@ def set_(pid: int, *, size: int, no_wait: bool, as_json: bool) -> int:
 
     Example: uffdballoon set 4711 --balloon 2G
     """
-    progress = client.request(pid, "set", size=size)
+    progress = client.request(pid, "set", BalloonProgress, size=size)
     told = time.monotonic()
-    while progress["state"] == "moving" and not no_wait:
+    while progress.state is ProgressState.MOVING and not no_wait:
         time.sleep(_POLL_S)
-        progress = client.request(pid, "progress")
+        progress = client.request(pid, "progress", BalloonProgress)
         if time.monotonic() - told >= _TELL_EVERY_S and not as_json:
             say(_line(progress))
             told = time.monotonic()
@@ -50,12 +50,12 @@ def set_(pid: int, *, size: int, no_wait: bool, as_json: bool) -> int:
         print_json(progress)
     else:
         say(_line(progress))
-    return int(ExitCode.FAILED if progress["state"] in _FAILED else ExitCode.DONE)
+    return int(ExitCode.FAILED if progress.state in _FAILED else ExitCode.DONE)
 
 
-def _line(progress: dict[str, Any]) -> str:
-    actual = progress["actual_bytes"]
+def _line(progress: BalloonProgress) -> str:
+    actual = progress.actual_bytes
     has = "nothing is known of" if actual is None else f"{format_size(actual)} left to"
-    asked = format_size(progress["target_bytes"])
-    line = f"{progress['state']}: {has} the guest, {asked} asked for"
-    return f"{line}; {progress['why']}" if progress["why"] else line
+    asked = format_size(progress.target_bytes)
+    line = f"{progress.state.value}: {has} the guest, {asked} asked for"
+    return f"{line}; {progress.why}" if progress.why else line

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +14,14 @@ from uffdballoon.cli.types import PID, SIZE
 from uffdballoon.daemon import client
 from uffdballoon.errors import UsageError
 from uffdballoon.model.recording import Recording
+from uffdballoon.model.records.encoding import parse, to_json
+from uffdballoon.model.records.statistics import (
+    FragmentCounts,
+    RecordedBalloon,
+    SimulatedGuest,
+    Simulation,
+    Statistics,
+)
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
@@ -68,14 +75,14 @@ def stats(
     if plot_to is not None:
         plots.require()
     if pid is not None:
-        found = client.request(pid, "stats")
-        pictures = {"the balloon": found["balloon"]}
+        found: Statistics | Simulation = client.request(pid, "stats", Statistics)
         if record_to is not None:
-            runs = client.request(pid, "runs")
-            _write(record_to, Recording.parse(runs).as_dict())
-            say(f"recorded {len(runs['runs'])} runs in {record_to}")
+            recorded = client.request(pid, "runs", RecordedBalloon)
+            _write(record_to, recorded)
+            say(f"recorded {len(recorded.runs)} runs in {record_to}")
     else:
-        found, pictures = _simulated(str(simulate), sizes or _LARGE)
+        found = _simulated(str(simulate), sizes or _LARGE)
+    pictures = _pictures(found)
     if plot_to is not None:
         plots.plot_fragments(pictures, plot_to)
     if as_json:
@@ -83,53 +90,67 @@ def stats(
         return
     for title, fragments in pictures.items():
         _show(title, fragments)
-    for number, inflate in enumerate(found.get("inflates", ()), start=1):
-        _show(f"inflate {number}", inflate)
+    if isinstance(found, Statistics):
+        for number, inflate in enumerate(found.inflates, start=1):
+            _show(f"inflate {number}", inflate)
 
 
-def _simulated(path: str, sizes: Sequence[int]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _simulated(path: str, sizes: Sequence[int]) -> Simulation:
     try:
-        recording = Recording.parse(json.loads(Path(path).read_text(encoding="utf-8")))
+        recording = Recording.parse(parse(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"cannot read {path}",
             why=getattr(error, "strerror", None) or f"not JSON: {error}",
             hint="give a file that `uffdballoon stats PID --record FILE` wrote",
         ) from error
-    guests = [
-        {"ram_bytes": size, "balloon": recording.tiled(size).as_dict()}
-        for size in (recording.ram_bytes, *sizes)
-    ]
-    titles = [f"guest of {format_size(recording.ram_bytes)}, recorded"]
-    titles += [f"guest of {format_size(size)}, simulated" for size in sizes]
-    pictures = {title: g["balloon"] for title, g in zip(titles, guests, strict=True)}
-    return {"recorded_ram_bytes": recording.ram_bytes, "guests": guests}, pictures
+    return Simulation(
+        recorded_ram_bytes=recording.ram_bytes,
+        guests=tuple(
+            SimulatedGuest(ram_bytes=size, balloon=recording.tiled(size).counts())
+            for size in (recording.ram_bytes, *sizes)
+        ),
+    )
 
 
-def _write(path: str, value: dict[str, Any]) -> None:
+def _pictures(found: Statistics | Simulation) -> dict[str, FragmentCounts]:
+    """Return what is shown, by its title."""
+    if isinstance(found, Statistics):
+        return {"the balloon": found.balloon}
+    recorded, *larger = found.guests
+    pictures = {f"guest of {format_size(recorded.ram_bytes)}, recorded": recorded.balloon}
+    for guest in larger:
+        pictures[f"guest of {format_size(guest.ram_bytes)}, simulated"] = guest.balloon
+    return pictures
+
+
+def _write(path: str, value: RecordedBalloon) -> None:
     try:
-        Path(path).write_text(json.dumps(value) + "\n", encoding="utf-8")
+        Path(path).write_text(to_json(value) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"cannot write to {path}", why=error.strerror or "", hint="give a file in a directory"
         ) from error
 
 
-def _show(title: str, fragments: dict[str, Any]) -> None:
+def _show(title: str, fragments: FragmentCounts) -> None:
     click.echo(
-        f"{title}: {fragments['pages']} pages in {fragments['runs']} runs, "
-        f"{fragments['messages']} messages of the driver"
+        f"{title}: {fragments.pages} pages in {fragments.runs} runs, "
+        f"{fragments.messages} messages of the driver"
     )
-    if not fragments["pages"]:
+    if not fragments.pages:
         return
     print_table(
         ("run of pages", "runs"),
-        [(f"{length}+", str(count)) for length, count in fragments["run_lengths"].items()],
+        [(f"{length}+", str(count)) for length, count in fragments.run_lengths.items()],
     )
     print_table(
-        ("order", "blocks"), [(order, str(count)) for order, count in fragments["orders"].items()]
+        ("order", "blocks"), [(str(order), str(count)) for order, count in fragments.orders.items()]
     )
     print_table(
         ("encoding", "on the wire"),
-        [(words, format_size(fragments["wire_bytes"][name])) for name, words in _ENCODINGS.items()],
+        [
+            (words, format_size(getattr(fragments.wire_bytes, name)))
+            for name, words in _ENCODINGS.items()
+        ],
     )

@@ -16,7 +16,7 @@ from uffdballoon.metrics.text import status_rows
 @click.option("--json", "as_json", is_flag=True)
 def status(pid: int, *, as_json: bool) -> None:
     """Show what is in the balloon of the attached PID, and what its guest did."""
-    state = client.request(pid, "status")
+    state = client.status(pid)
     if as_json:
         print_json(state)
     else:

@@ -71,7 +71,7 @@ def top(pid: int, *, once: bool, interval_ns: int, recent_ns: int) -> None:
 
 
 def _look(pid: int, recent_ns: int, before: View | None = None, seconds: float = 1.0) -> View:
-    status = client.request(pid, "status")
+    status = client.status(pid)
     rates = None if before is None else Rates.between(before.status, status, seconds)
     return View(status, ask_for_map(pid, recent_ns), rates)
 

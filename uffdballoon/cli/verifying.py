@@ -9,6 +9,7 @@ from uffdballoon.cli.output import print_json, print_table
 from uffdballoon.cli.types import PID
 from uffdballoon.daemon import client
 from uffdballoon.errors import ExitCode
+from uffdballoon.model.records.balloon import Verification
 from uffdballoon.model.sizes import format_size
 
 
@@ -21,18 +22,18 @@ def verify(pid: int, *, as_json: bool) -> int:
     Ends with 1 when a page that is called ballooned holds memory. To be asked
     while the guest's balloon does not move.
     """
-    found = client.request(pid, "verify")
+    found = client.request(pid, "verify", Verification)
     if as_json:
         print_json(found)
     else:
-        rows = [("in the balloon", format_size(found["ballooned_bytes"]))]
-        if found["actual_bytes"] is not None:
-            rows.append(("left to the guest", format_size(found["actual_bytes"])))
-            rows.append(("not accounted for", f"{found['unaccounted_bytes']} bytes"))
-        rows.append(("disagreements", str(len(found["disagreements"]))))
+        rows = [("in the balloon", format_size(found.ballooned_bytes))]
+        if found.actual_bytes is not None:
+            rows.append(("left to the guest", format_size(found.actual_bytes)))
+            rows.append(("not accounted for", f"{found.unaccounted_bytes} bytes"))
+        rows.append(("disagreements", str(len(found.disagreements))))
         rows += [
-            ("holds memory", f"gpa {run['gpa']:#x}, {format_size(run['size'])}")
-            for run in found["disagreements"]
+            ("holds memory", f"gpa {run.gpa:#x}, {format_size(run.size)}")
+            for run in found.disagreements
         ]
         print_table(("", ""), rows)
-    return int(ExitCode.FAILED if found["disagreements"] else ExitCode.DONE)
+    return int(ExitCode.FAILED if found.disagreements else ExitCode.DONE)

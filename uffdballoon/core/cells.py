@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from uffdballoon._native import ffi, lib
 from uffdballoon.host.errnos import check_uffd
 from uffdballoon.model.addresses import HUGE_BYTES
-from uffdballoon.model.blockmap import BlockState
+from uffdballoon.model.blockstate import BlockState
 
 if TYPE_CHECKING:
     from uffdballoon.core.fault_loop import FaultLoop

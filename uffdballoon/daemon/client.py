@@ -7,28 +7,34 @@ import contextlib
 import os
 import select
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from uffdballoon.daemon.protocol import (
     MAX_ANSWER_BYTES,
     VERSION,
     decode_answer,
-    decode_event,
+    decode_object,
     encode,
     is_progress,
 )
 from uffdballoon.daemon.runtime import peer_of, socket_path
 from uffdballoon.errors import ControlError, PermissionDeniedError
+from uffdballoon.model.records.changes import Detaching
+from uffdballoon.model.records.events import read_event
+from uffdballoon.model.records.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from uffdballoon.model.records.events import Event
+
+T = TypeVar("T")
 
 _PATIENCE_S = 10.0
 
 
-def request(pid: int, verb: str, **arguments: object) -> Any:  # noqa: ANN401 - the verb's own
-    """Ask the manager of process ``pid``; return its result, or raise what it raised.
+def request(pid: int, verb: str, shape: type[T], **arguments: object) -> T:
+    """Ask the manager of process ``pid``; return the verb's record, or raise what it raised.
 
     Raises ControlError when it says nothing for 10 s: one that works says so each second.
     """
@@ -37,12 +43,17 @@ def request(pid: int, verb: str, **arguments: object) -> Any:  # noqa: ANN401 - 
         connection.sendall(encode(asked))
         while is_progress(line := lines.readline(MAX_ANSWER_BYTES)):
             pass
-        return _result(line, pid)
+        return _result(line, pid, shape)
+
+
+def status(pid: int) -> Status:
+    """Ask the manager of process ``pid`` how it stands."""
+    return request(pid, "status", Status)
 
 
 def detach(pid: int) -> None:
     """End the manager of process ``pid`` and wait for its end: only then is the guest let go."""
-    manager = int(request(pid, "detach")["manager"])
+    manager = request(pid, "detach", Detaching).manager
     try:
         pidfd = os.pidfd_open(manager)
     except ProcessLookupError:
@@ -59,14 +70,19 @@ def detach(pid: int) -> None:
         os.close(pidfd)
 
 
-def follow(pid: int) -> Iterator[dict[str, Any]]:
+def recent_events(pid: int) -> list[Event]:
+    """Return the last events that the manager of process ``pid`` told."""
+    return [read_event(event) for event in request(pid, "events", list[object])]
+
+
+def follow(pid: int) -> Iterator[Event]:
     """Yield events as they come, until the manager ends."""
     with _connect(pid) as connection, connection.makefile("rb") as lines:
         connection.sendall(encode({"v": VERSION, "verb": "follow"}))
-        _result(lines.readline(MAX_ANSWER_BYTES), pid)
+        _result(lines.readline(MAX_ANSWER_BYTES), pid, object)
         connection.settimeout(None)  # events come when they come
         for line in lines:
-            yield decode_event(line)
+            yield read_event(decode_object(line))
 
 
 @contextlib.contextmanager
@@ -99,10 +115,10 @@ def _connect(pid: int) -> Iterator[socket.socket]:
             raise _hung_up(pid) from error
 
 
-def _result(line: bytes, pid: int) -> Any:  # noqa: ANN401 - the verb's own
+def _result(line: bytes, pid: int, shape: type[T]) -> T:
     if not line.endswith(b"\n"):
         raise _hung_up(pid)
-    return decode_answer(line)
+    return decode_answer(line, shape)
 
 
 def _hung_up(pid: int) -> ControlError:

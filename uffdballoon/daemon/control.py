@@ -25,12 +25,13 @@ from uffdballoon.daemon.protocol import (
 from uffdballoon.daemon.runtime import listen_for_verbs, peer_of, socket_path
 from uffdballoon.errors import ControlError, PermissionDeniedError, UffdballoonError
 from uffdballoon.model.notice import notice
+from uffdballoon.model.records.events import EventKind
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from uffdballoon.model.job import Job
+    from uffdballoon.model.records.events import Event
 
 _MAX_FOLLOWER_BYTES = 4 << 20
 _MAX_CLIENTS = 64
@@ -60,16 +61,14 @@ class _Client:
 class ControlServer:
     """Listens for verbs on behalf of a loop.
 
-    ``handle`` returns the result of a verb, or a job that will.
+    ``handle`` returns the result of a verb, or a job (model.job) that will.
     """
 
-    def __init__(
-        self, pid: int, loop: Loop, handle: Callable[[dict[str, Any]], Any | Job[Any]]
-    ) -> None:
+    def __init__(self, pid: int, loop: Loop, handle: Callable[[dict[str, Any]], object]) -> None:
         self._loop = loop
         self._handle = handle
         self._clients: dict[_Client, None] = {}  # the one that came first is the first
-        self.recent: deque[dict[str, Any]] = deque(maxlen=_RECENT_EVENTS)
+        self.recent: deque[Event] = deque(maxlen=_RECENT_EVENTS)
         self.events_missed = 0
         self.path = socket_path(pid)
         self._listener = listen_for_verbs(pid)
@@ -84,7 +83,7 @@ class ControlServer:
         self._listener.close()
         self.path.unlink(missing_ok=True)
 
-    def publish(self, event: dict[str, Any]) -> None:
+    def publish(self, event: Event) -> None:
         """Tell an event to those who follow; one that reads too slowly is told what it missed."""
         self.recent.append(event)
         line: bytes | None = None
@@ -105,7 +104,7 @@ class ControlServer:
         """Say where in its events others are missing, once there is room again."""
         if client.missed and len(client.to_send) < _MAX_FOLLOWER_BYTES // 2:
             why = f"{client.missed} event(s) came faster than they were read"
-            client.to_send += encode(notice("missed", why, count=client.missed))
+            client.to_send += encode(notice(EventKind.MISSED, why, count=client.missed))
             client.missed = 0
 
     def _accept(self) -> bool:
@@ -223,7 +222,7 @@ class ControlServer:
             )
         self._answer(client, error_message(error))
 
-    def _answer(self, client: _Client, message: dict[str, Any], *, last: bool = False) -> None:
+    def _answer(self, client: _Client, message: dict[str, object], *, last: bool = False) -> None:
         if client not in self._clients:
             return  # it has hung up meanwhile
         line = encode(message)

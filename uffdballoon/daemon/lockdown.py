@@ -11,7 +11,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UffdballoonError, UnsupportedError
 from uffdballoon.host.privileges import (
@@ -21,6 +21,7 @@ from uffdballoon.host.privileges import (
     keep_capabilities,
 )
 from uffdballoon.model.ladder import RungKind
+from uffdballoon.model.records.counters import Sandbox
 
 if TYPE_CHECKING:
     from uffdballoon.session import Session
@@ -37,11 +38,12 @@ class Lockdown:
         kept = ", ".join(map(str, sorted(self.capabilities))) or "no capability"
         return f"sandbox {'on' if self.sandboxed else 'off'}; holds {kept}"
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "on": self.sandboxed,
-            "capabilities": [str(capability) for capability in sorted(self.capabilities)],
-        }
+    def report(self) -> Sandbox:
+        """Return it as a part of ``status``."""
+        return Sandbox(
+            on=self.sandboxed,
+            capabilities=tuple(str(capability) for capability in sorted(self.capabilities)),
+        )
 
 
 def lock_down(session: Session) -> Lockdown:

@@ -8,6 +8,7 @@ import enum
 import os
 import signal
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from uffdballoon.daemon import requests
@@ -16,13 +17,23 @@ from uffdballoon.daemon.lockdown import lock_down, stay_open
 from uffdballoon.daemon.loop import Loop, Signals, Source
 from uffdballoon.errors import ControlError, TargetGoneError
 from uffdballoon.model.notice import notice
+from uffdballoon.model.records.changes import Detaching, Released
+from uffdballoon.model.records.events import EventKind
+from uffdballoon.model.records.status import LoopStatus
+from uffdballoon.model.touch import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uffdballoon.model.addresses import GpaRange
     from uffdballoon.model.job import Job
-    from uffdballoon.session import ChangeReport, Session
+    from uffdballoon.model.records.balloon import BalloonProgress
+    from uffdballoon.model.records.changes import ChangeReport
+    from uffdballoon.model.records.events import Event
+    from uffdballoon.model.records.maps import WireMap
+    from uffdballoon.model.records.statistics import RecordedBalloon
+    from uffdballoon.model.records.status import Status
+    from uffdballoon.session import Session
 
 _TIDY_AFTER_S = 1.0
 """After touches: how long windows that they may have emptied stay."""
@@ -53,7 +64,7 @@ class Manager:
         self,
         session: Session,
         *,
-        on_event: Callable[[dict[str, Any]], None],
+        on_event: Callable[[Event], None],
         fail_on_violation: bool = False,
         sandbox: bool = False,
     ) -> None:
@@ -65,7 +76,7 @@ class Manager:
         self._changes: list[object] = []
         self._dropped = 0
         self._failures_told: dict[tuple[str, str], float] = {}
-        self._verbs: dict[str, Callable[[dict[str, Any]], Any | Job[Any]]] = {
+        self._verbs: dict[str, Callable[[dict[str, Any]], object]] = {
             "status": self._status,
             "events": lambda _: list(self._control.recent),
             "inflate": self._inflate,
@@ -140,7 +151,7 @@ class Manager:
             key: at for key, at in self._failures_told.items() if now - at < _FAILURE_TOLD_S
         }
         self._failures_told[name, what] = now
-        self._tell(notice("failed", f"{name}: {what}"))
+        self._tell(notice(EventKind.FAILED, f"{name}: {what}"))
 
     def _keep_up(self) -> None:
         upkeep = self._session.keep_up()
@@ -160,7 +171,7 @@ class Manager:
             self._upkeep.within(_TIDY_AFTER_S)
         for event in events:
             self._tell(event)
-            if self._fail_on_violation and event["verdict"] == "violation":
+            if self._fail_on_violation and event.verdict is Verdict.VIOLATION:
                 self._end(Ending.VIOLATION)
         self._tell_dropped()
         return bool(events)
@@ -171,7 +182,7 @@ class Manager:
         if dropped > self._dropped:
             count = dropped - self._dropped
             why = f"{count} event(s) came faster than the manager took them"
-            self._tell(notice("missed", why, count=count))
+            self._tell(notice(EventKind.MISSED, why, count=count))
             self._dropped = dropped
 
     def _drain_last(self) -> None:
@@ -186,7 +197,7 @@ class Manager:
         self._upkeep.within(0.0)
         return False
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _tell(self, event: Event) -> None:
         self._control.publish(event)
         try:
             self._on_event(event)
@@ -197,7 +208,7 @@ class Manager:
         self._end(Ending.TARGET_GONE)
         return False
 
-    def _handle(self, message: dict[str, Any]) -> Any | Job[Any]:  # noqa: ANN401 - the verb's own
+    def _handle(self, message: dict[str, Any]) -> object:
         verb = self._verbs.get(message["verb"])
         if verb is None:
             raise ControlError(
@@ -205,7 +216,7 @@ class Manager:
             )
         return verb(message)
 
-    def _changing(self, job: Job[ChangeReport]) -> Job[dict[str, Any]]:
+    def _changing(self, job: Job[ChangeReport]) -> Job[ChangeReport]:
         """Change the balloon, one change after the other in the order in which they came."""
         ticket = object()
         self._changes.append(ticket)
@@ -216,9 +227,9 @@ class Manager:
         finally:
             self._changes.remove(ticket)
         self._upkeep.within(0.0)
-        return report.as_dict()
+        return report
 
-    def _inflate(self, message: dict[str, Any]) -> Job[dict[str, Any]]:
+    def _inflate(self, message: dict[str, Any]) -> Job[ChangeReport]:
         agreed = message.get("guest_agreed") is True
         node = requests.node_of(message)
         granule = requests.granule_of(message)
@@ -233,7 +244,7 @@ class Manager:
         self._refuse_outside_node(node, spans)
         return self._changing(self._session.inflating(spans, granule, guest_agreed=agreed))
 
-    def _deflate(self, message: dict[str, Any]) -> Job[dict[str, Any]]:
+    def _deflate(self, message: dict[str, Any]) -> Job[ChangeReport]:
         node = requests.node_of(message)
         granule = requests.granule_of(message)
         if node is not None and not requests.names_ranges(message):
@@ -248,24 +259,31 @@ class Manager:
             for span in spans:
                 self._session.refuse_outside_node(node, span)
 
-    def _release(self, message: dict[str, Any]) -> dict[str, int]:
-        return {"released": self._session.release(requests.tid_of(message))}
+    def _release(self, message: dict[str, Any]) -> Released:
+        return Released(released=self._session.release(requests.tid_of(message)))
 
-    def _status(self, _: dict[str, Any]) -> dict[str, Any]:
-        state = {**self._session.status(), "sandbox": self.lockdown.as_dict()}
+    def _status(self, _: dict[str, Any]) -> Status:
+        counts = self._loop.counts
+        loop = LoopStatus(
+            turns=counts.turns,
+            longest_turn_us=round(counts.longest_turn_s * 1e6),
+            failures=counts.failures,
+            events_missed=self._control.events_missed,
+        )
+        state = replace(self._session.status(), loop=loop, sandbox=self.lockdown.report())
         self._drain_monitor()  # of RAM that was plugged in nobody tells unless it is looked for
         return state
 
-    def _set(self, message: dict[str, Any]) -> dict[str, Any]:
+    def _set(self, message: dict[str, Any]) -> BalloonProgress:
         return self._session.ask_balloon(requests.size_of(message))
 
-    def _runs(self, _: dict[str, Any]) -> Job[dict[str, Any]]:
-        return (yield from self._session.recording()).as_dict()
+    def _runs(self, _: dict[str, Any]) -> Job[RecordedBalloon]:
+        return (yield from self._session.recording()).record()
 
-    def _map(self, message: dict[str, Any]) -> Job[dict[str, Any]]:
+    def _map(self, message: dict[str, Any]) -> Job[WireMap]:
         recent_s = requests.seconds_of(message)
         return (yield from self._session.mapping(recent_s)).to_wire()
 
-    def _detach(self, _: dict[str, Any]) -> dict[str, int]:
+    def _detach(self, _: dict[str, Any]) -> Detaching:
         self._end(Ending.DETACHED)
-        return {"manager": os.getpid()}
+        return Detaching(manager=os.getpid())

@@ -9,19 +9,23 @@ a while is told each second that it is under way: ``{"progress": true}``.
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from typing import Any, TypeVar
 
 from uffdballoon import errors
 from uffdballoon.errors import ControlError, UffdballoonError
+from uffdballoon.model.records.changes import Refusal
+from uffdballoon.model.records.encoding import parse, read, to_line
+
+T = TypeVar("T")
 
 VERSION = 1
 MAX_LINE_BYTES = 64 << 10
 MAX_ANSWER_BYTES = 64 << 20
 
 
-def encode(message: dict[str, Any]) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
+def encode(message: object) -> bytes:
+    """Write a request, an answer or an event as a line."""
+    return to_line(message)
 
 
 PROGRESS = encode({"progress": True})
@@ -31,7 +35,7 @@ PROGRESS = encode({"progress": True})
 def decode_request(line: bytes) -> dict[str, Any]:
     """Read a request; raise ControlError for anything that is none."""
     try:
-        message = json.loads(line)
+        message = parse(line)
     except (ValueError, RecursionError) as error:
         raise ControlError("that is no request", why=f"not JSON: {error}") from error
     if not isinstance(message, dict) or not isinstance(message.get("verb"), str):
@@ -50,41 +54,37 @@ def is_progress(line: bytes) -> bool:
     return line == PROGRESS
 
 
-def error_message(error: UffdballoonError) -> dict[str, Any]:
-    return {
-        "ok": False,
-        "error": {
-            "name": type(error).__name__,
-            "what": error.what,
-            "why": error.why,
-            "hint": error.hint,
-            "pid": error.pid,
-            "errno": error.errno,
-        },
-    }
+def error_message(error: UffdballoonError) -> dict[str, object]:
+    refusal = Refusal(
+        name=type(error).__name__,
+        what=error.what,
+        why=error.why,
+        hint=error.hint,
+        pid=error.pid,
+        errno=error.errno,
+    )
+    return {"ok": False, "error": refusal}
 
 
-def raise_remote(message: dict[str, Any]) -> None:
+def raise_remote(told: object) -> None:
     """Raise here what the manager refused with, under its own name."""
-    fields = message.get("error")
-    fields = fields if isinstance(fields, dict) else {}
-    pid, number = fields.get("pid"), fields.get("errno")
-    kind = getattr(errors, str(fields.get("name")), ControlError)
+    refusal = read(told, Refusal) if told is not None else Refusal()
+    kind = getattr(errors, refusal.name, ControlError)
     if not (isinstance(kind, type) and issubclass(kind, UffdballoonError)):
         kind = ControlError
     raise kind(
-        str(fields.get("what", "the manager refused")),
-        why=str(fields.get("why", "")),
-        hint=str(fields.get("hint", "")),
-        pid=pid if isinstance(pid, int) else None,
-        errno=number if isinstance(number, int) else None,
+        refusal.what,
+        why=refusal.why,
+        hint=refusal.hint,
+        pid=refusal.pid,
+        errno=refusal.errno,
     )
 
 
-def decode_event(line: bytes) -> dict[str, Any]:
+def decode_object(line: bytes) -> dict[str, object]:
     """Read a line of a manager's; raise ControlError for anything that is no object."""
     try:
-        message = json.loads(line)
+        message = parse(line)
     except (ValueError, RecursionError) as error:
         raise ControlError("that is no answer", why=f"not JSON: {error}") from error
     if not isinstance(message, dict):
@@ -92,9 +92,9 @@ def decode_event(line: bytes) -> dict[str, Any]:
     return message
 
 
-def decode_answer(line: bytes) -> Any:  # noqa: ANN401 - the verb's own
+def decode_answer(line: bytes, shape: type[T]) -> T:
     """Read an answer; raise what it refuses with, or ControlError for anything that is none."""
-    message = decode_event(line)
+    message = decode_object(line)
     if message.get("ok") is not True:
-        raise_remote(message)
-    return message.get("result")
+        raise_remote(message.get("error"))
+    return read(message.get("result"), shape)

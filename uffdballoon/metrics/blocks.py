@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from uffdballoon.model.blockmap import BlockState
+from uffdballoon.model.blockstate import BlockState
 
 if TYPE_CHECKING:
     from uffdballoon.model.blockmap import BlockMap
@@ -39,6 +39,5 @@ def words_of(state: BlockState, recent_s: float) -> str:
 def block_rows(blocks: BlockMap) -> list[tuple[str, str, str, str]]:
     """Return (RAM block, broken, whole, untouched) for each RAM block."""
     return [
-        (of.idstr, str(of.tally.broken), str(of.tally.whole), str(of.tally.untouched))
-        for of in blocks.ram_blocks
+        (of.idstr, str(of.broken), str(of.whole), str(of.untouched)) for of in blocks.ram_blocks
     ]

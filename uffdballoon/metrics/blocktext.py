@@ -18,7 +18,7 @@ from rich.text import Text
 
 from uffdballoon.metrics.blocks import COLOURS, words_of
 from uffdballoon.model.blockgrid import NO_RAM, choose_columns, count_rows, lay_out
-from uffdballoon.model.blockmap import STATE_OF_BYTE, BlockState
+from uffdballoon.model.blockstate import STATE_OF_BYTE, BlockState
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:

@@ -4,18 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-_COUNTERS = {
-    "violations": ("touches", "violations"),
-    "granted": ("touches", "granted"),
-    "ordinary": ("touches", "ordinary"),
-    "inflated_pages": ("inflated_pages_total",),
-    "deflated_pages": ("deflated_pages_total",),
-}
+    from uffdballoon.model.records.status import Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +21,17 @@ class Rates:
     deflated_pages: float
 
     @classmethod
-    def between(cls, before: Mapping[str, Any], now: Mapping[str, Any], seconds: float) -> Rates:
+    def between(cls, before: Status, now: Status, seconds: float) -> Rates:
         """Compare two statuses of the same manager."""
-        changes = (_read(now, path) - _read(before, path) for path in _COUNTERS.values())
+        changes = (new - old for old, new in zip(_read(before), _read(now), strict=True))
         return cls(*(change / seconds for change in changes))
 
 
-def _read(status: Mapping[str, Any], path: tuple[str, ...]) -> int:
-    value: Any = status
-    for key in path:
-        value = value[key]
-    return int(value)
+def _read(status: Status) -> tuple[int, int, int, int, int]:
+    return (
+        status.touches.violations,
+        status.touches.granted,
+        status.touches.ordinary,
+        status.inflated_pages_total,
+        status.deflated_pages_total,
+    )

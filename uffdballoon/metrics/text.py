@@ -4,126 +4,142 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from uffdballoon.model.observing import ObserverKind
+from uffdballoon.model.records.events import Notice
 from uffdballoon.model.sizes import format_size
+from uffdballoon.model.terms import ContractKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from uffdballoon.model.records.balloon import GuestMemory
+    from uffdballoon.model.records.counters import Latency
+    from uffdballoon.model.records.events import Event
+    from uffdballoon.model.records.memory import Fragmentation, Khugepaged, NodeStatus
+    from uffdballoon.model.records.status import ContractStatus, Held, Status
 
 
-def status_rows(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+def status_rows(status: Status) -> list[tuple[str, str]]:
     """Return a status as (name, value) rows."""
-    touches, latency = status["touches"], status["latency_ns"]
-    stopped = status["stopped_us"]
+    touches, stopped = status.touches, status.stopped_us
     return [
-        ("target", f"{status['pid']} ({status['state']}, userfaultfd {status['uffd_method']})"),
-        ("contract", f"{_contract(status['contract'])}, observer {status['observer']}"),
-        ("policy", status["policy"]),
-        ("guest RAM", format_size(status["ram_bytes"])),
-        ("in the balloon", format_size(status["ballooned_bytes"])),
+        ("target", f"{status.pid} ({status.state.value}, userfaultfd {status.uffd_method})"),
+        ("contract", f"{_contract(status.contract)}, observer {status.observer.value}"),
+        ("policy", status.policy),
+        ("guest RAM", format_size(status.ram_bytes)),
+        ("in the balloon", format_size(status.ballooned_bytes)),
         ("reclaimed", _reclaimed(status)),
-        ("kept from khugepaged", _guarded(status["khugepaged"])),
-        ("huge pages", _broken(status["fragmentation"])),
-        *(("node", _node(node)) for node in status["nodes"] if len(status["nodes"]) > 1),
+        ("kept from khugepaged", _guarded(status.khugepaged)),
+        ("huge pages", _broken(status.fragmentation)),
+        *(("node", _node(node)) for node in status.nodes if len(status.nodes) > 1),
         *_told_by_the_guest(status),
-        ("windows", f"{status['windows']} ({_mappings(status)})"),
-        ("violations", f"{touches['violations']}"),
+        ("windows", f"{status.windows} ({_mappings(status)})"),
+        ("violations", f"{touches.violations}"),
         (
             "other touches",
             ", ".join(
-                f"{touches[name]} {words}"
-                for name, words in (
-                    ("granted", "granted"),
-                    ("ordinary", "ordinary"),
-                    ("host_reads", "host reads"),
+                (
+                    f"{touches.granted} granted",
+                    f"{touches.ordinary} ordinary",
+                    f"{touches.host_reads} host reads",
                 )
             ),
         ),
-        ("answered by", ", ".join(f"{k} {v}" for k, v in status["actions"].items() if v) or "-"),
-        *(("held", _held(touch)) for touch in status["held"]),
-        ("answer time", ", ".join(f"{k} {v / 1000:.1f} us" for k, v in latency.items())),
+        ("answered by", answered_by(status)),
+        *(("held", _held(touch)) for touch in status.held),
+        ("answer time", _answer_time(status.latency_ns)),
         (
-            f"{stopped['thread']} stopped",
-            f"{stopped['attach']} us to attach, at most {stopped['zap_max']} us at a time to zap",
+            f"{stopped.thread} stopped",
+            f"{stopped.attach} us to attach, at most {stopped.zap_max} us at a time to zap",
         ),
-        ("events dropped", f"{status['events_dropped']}"),
+        ("events dropped", f"{status.events_dropped}"),
     ]
 
 
-def _mappings(status: Mapping[str, Any]) -> str:
-    text = f"{status['vmas']} mappings in the target"
-    if status["cut_huge_mappings"]:
-        text += f", {status['cut_huge_mappings']} of them cut from huge pages, for good"
+def answered_by(status: Status) -> str:
+    """Name the actions that were taken, each with how often."""
+    return ", ".join(f"{a.value} {n}" for a, n in status.actions.items() if n) or "-"
+
+
+def _answer_time(latency: Latency) -> str:
+    of = {"p50": latency.p50, "p99": latency.p99, "p999": latency.p999}
+    return ", ".join(f"{name} {ns / 1000:.1f} us" for name, ns in of.items())
+
+
+def _mappings(status: Status) -> str:
+    text = f"{status.vmas} mappings in the target"
+    if status.cut_huge_mappings:
+        text += f", {status.cut_huge_mappings} of them cut from huge pages, for good"
     return text
 
 
-def _reclaimed(status: Mapping[str, Any]) -> str:
-    reclaim = status["reclaim"]
-    parts = [f"{format_size(status['reclaimed_bytes'])}, by {status['reclaimed_source']}"]
-    for key, words in (("pinned_bytes", "kept by huge pages"), ("resident_bytes", "there")):
-        if reclaim[key]:
-            parts.append(f"{format_size(reclaim[key])} {words}")
+def _reclaimed(status: Status) -> str:
+    reclaim = status.reclaim
+    parts = [f"{format_size(status.reclaimed_bytes)}, by {status.reclaimed_source}"]
+    if reclaim.pinned_bytes:
+        parts.append(f"{format_size(reclaim.pinned_bytes)} kept by huge pages")
+    if reclaim.resident_bytes:
+        parts.append(f"{format_size(reclaim.resident_bytes)} there")
     return "; ".join(parts)
 
 
-def _guarded(khugepaged: Mapping[str, Any]) -> str:
-    unguarded = khugepaged["unguarded_blocks"]
+def _guarded(khugepaged: Khugepaged) -> str:
+    unguarded = khugepaged.unguarded_blocks
     apart = f"; {unguarded} are not armed" if unguarded else ""
-    return f"{khugepaged['eligible_blocks']} blocks of 2 MiB{apart}"
+    return f"{khugepaged.eligible_blocks} blocks of 2 MiB{apart}"
 
 
-def _broken(found: Mapping[str, Any]) -> str:
+def _broken(found: Fragmentation) -> str:
     text = (
-        f"{found['broken_blocks']} broken, {found['whole_blocks']} whole, "
-        f"{found['untouched_blocks']} untouched"
+        f"{found.broken_blocks} broken, {found.whole_blocks} whole, "
+        f"{found.untouched_blocks} untouched"
     )
-    if found["limit_blocks"] is not None:
-        text += f"; {found['counted_blocks']} of {found['limit_blocks']} that may be broken"
-    if found["stopped_at_bytes"] is not None:
-        text += f"; stopped with {format_size(found['stopped_at_bytes'])} left to the guest"
+    if found.limit_blocks is not None:
+        text += f"; {found.counted_blocks} of {found.limit_blocks} that may be broken"
+    if found.stopped_at_bytes is not None:
+        text += f"; stopped with {format_size(found.stopped_at_bytes)} left to the guest"
     return text
 
 
-def _node(node: Mapping[str, Any]) -> str:
-    number = "?" if node["node"] is None else node["node"]
+def _node(node: NodeStatus) -> str:
+    number = "?" if node.node is None else node.node
     host = ", ".join(
-        f"{format_size(size)} on host node {there}" for there, size in node["host_nodes"].items()
+        f"{format_size(size)} on host node {there}" for there, size in node.host_nodes.items()
     )
     floor, limit = "", ""
-    if node["floor_bytes"]:
-        floor = f", floor {format_size(node['floor_bytes'])} ({_kept(node)})"
-    if node["limit_blocks"] is not None:
-        limit = f", {node['counted_blocks']} of {node['limit_blocks']} that may be"
+    if node.floor_bytes:
+        floor = f", floor {format_size(node.floor_bytes)} ({_kept(node)})"
+    if node.limit_blocks is not None:
+        limit = f", {node.counted_blocks} of {node.limit_blocks} that may be"
     return (
-        f"{number}: {format_size(node['ballooned_bytes'])} of {format_size(node['ram_bytes'])} in "
-        f"the balloon{floor}; {node['broken_blocks']} broken{limit}; {host or 'nothing'} resident"
+        f"{number}: {format_size(node.ballooned_bytes)} of {format_size(node.ram_bytes)} in "
+        f"the balloon{floor}; {node.broken_blocks} broken{limit}; {host or 'nothing'} resident"
     )
 
 
-def _told_by_the_guest(status: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _told_by_the_guest(status: Status) -> list[tuple[str, str]]:
     rows = []
-    balloon, seen = status["balloon"], status["observed"]
-    if balloon["actual_bytes"] is not None:
-        unseen = balloon["unaccounted_bytes"]
-        apart = f"; {format_size(unseen)} of its balloon not known" if unseen > 0 else ""
-        rows.append(("left to the guest", f"{format_size(balloon['actual_bytes'])}{apart}"))
-    if status["ram_change_bytes"]:
-        rows.append(("RAM since the attach", _ram_change(status["ram_change_bytes"])))
-    if status["guest_memory"] is not None:
-        rows.append(("the guest's memory", _guest_memory(status["guest_memory"])))
-    if status["observer"] != "direct":
+    balloon, seen = status.balloon, status.observed
+    if balloon.actual_bytes is not None:
+        unseen = balloon.unaccounted_bytes
+        apart = f"; {format_size(unseen)} of its balloon not known" if unseen and unseen > 0 else ""
+        rows.append(("left to the guest", f"{format_size(balloon.actual_bytes)}{apart}"))
+    if status.ram_change_bytes:
+        rows.append(("RAM since the attach", _ram_change(status.ram_change_bytes)))
+    if status.guest_memory is not None:
+        rows.append(("the guest's memory", _guest_memory(status.guest_memory)))
+    if status.observer is not ObserverKind.DIRECT:
         rows.append(
             (
                 "observed",
                 (
-                    f"{seen['inflated_pages']} pages given up, {seen['deflated_pages']} taken "
-                    f"back, trapped within {seen['arm_us_max'] / 1000:.1f} ms"
+                    f"{seen.inflated_pages} pages given up, {seen.deflated_pages} taken "
+                    f"back, trapped within {seen.arm_us_max / 1000:.1f} ms"
                 ),
             )
         )
-    if seen["resyncs"]:
-        rows.append(("trace", f"lost {seen['lost_records']} records, {seen['resyncs']} times"))
+    if seen.resyncs:
+        rows.append(("trace", f"lost {seen.lost_records} records, {seen.resyncs} times"))
     return rows
 
 
@@ -133,10 +149,10 @@ def _ram_change(change_bytes: int) -> str:
     return f"{format_size(change_bytes)} came and are not enforced: detach and attach again"
 
 
-def _guest_memory(told: Mapping[str, Any]) -> str:
-    if told["age_s"] is None:
+def _guest_memory(told: GuestMemory) -> str:
+    if told.age_s is None:
         return "its driver has told nothing yet: ask again"
-    values = told["values"]
+    values = told.values
     parts = [
         f"{format_size(values[key])} {words}"
         for key, words in (
@@ -150,42 +166,42 @@ def _guest_memory(told: Mapping[str, Any]) -> str:
     ]
     if "major-faults" in values:
         parts.append(f"{values['major-faults']} major faults")
-    return f"{', '.join(parts)}; told {told['age_s']:.0f} s ago"
+    return f"{', '.join(parts)}; told {told.age_s:.0f} s ago"
 
 
-def _contract(contract: Mapping[str, Any]) -> str:
-    if contract["kind"] == "told":
+def _contract(contract: ContractStatus) -> str:
+    if contract.kind is ContractKind.TOLD:
         return "told"
-    grace = ", in its boot grace" if contract["in_grace"] else ""
-    return f"cap, floor {format_size(contract['floor_bytes'])} ({_kept(contract)}{grace})"
+    grace = ", in its boot grace" if contract.in_grace else ""
+    return f"cap, floor {format_size(contract.floor_bytes)} ({_kept(contract)}{grace})"
 
 
-def _kept(floor: Mapping[str, Any]) -> str:
-    return "below it" if floor["below_floor"] else "kept"
+def _kept(floor: ContractStatus | NodeStatus) -> str:
+    return "below it" if floor.below_floor else "kept"
 
 
-def _held(touch: Mapping[str, Any]) -> str:
-    ends = "until released" if touch["left_s"] is None else f"for {touch['left_s']:.1f} s more"
-    gpa = "?" if touch["gpa"] is None else f"{touch['gpa']:#x}"
+def _held(touch: Held) -> str:
+    ends = "until released" if touch.left_s is None else f"for {touch.left_s:.1f} s more"
+    gpa = "?" if touch.gpa is None else f"{touch.gpa:#x}"
     return (
-        f"tid {touch['tid']} by {touch['action']}, {touch['access']} of gpa {gpa}, "
-        f"for {touch['held_s']:.1f} s, {ends}"
+        f"tid {touch.tid} by {touch.action.value}, {touch.access.value} of gpa {gpa}, "
+        f"for {touch.held_s:.1f} s, {ends}"
     )
 
 
-def event_line(event: Mapping[str, Any]) -> str:
+def event_line(event: Event) -> str:
     """Return an event as one line."""
-    if event["verdict"] is None:
-        why = f": {event['why']}" if "why" in event else ""
-        size = "" if event["size"] is None else f" {format_size(event['size'])}"
-        return f"{_clock(event)} {event['kind']}{size}{why}"
-    gpa = "?" if event["gpa"] is None else f"{event['gpa']:#x}"
-    who = f"tid {event['tid']}" if event["vcpu"] is None else f"vcpu {event['vcpu']}"
+    if isinstance(event, Notice):
+        why = f": {event.why}" if event.why else ""
+        size = "" if event.size is None else f" {format_size(event.size)}"
+        return f"{_clock(event)} {event.kind.value}{size}{why}"
+    gpa = "?" if event.gpa is None else f"{event.gpa:#x}"
+    who = f"tid {event.tid}" if event.vcpu is None else f"vcpu {event.vcpu}"
     return (
-        f"{_clock(event)} {event['kind']} {event['access']} gpa {gpa} "
-        f"size {event['size']} {who} -> {event['action']}"
+        f"{_clock(event)} {event.kind.value} {event.access.value} gpa {gpa} "
+        f"size {event.size} {who} -> {event.action.value}"
     )
 
 
-def _clock(event: Mapping[str, Any]) -> str:
-    return f"{dt.datetime.fromtimestamp(event['time_ns'] / 1e9, tz=dt.UTC):%H:%M:%S.%f}"
+def _clock(event: Event) -> str:
+    return f"{dt.datetime.fromtimestamp(event.time_ns / 1e9, tz=dt.UTC):%H:%M:%S.%f}"

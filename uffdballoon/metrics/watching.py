@@ -5,23 +5,23 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from uffdballoon.metrics.blocktext import Paper, picture
+from uffdballoon.metrics.text import answered_by
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from rich.console import Console, RenderableType
 
     from uffdballoon.metrics.rates import Rates
     from uffdballoon.model.blockmap import BlockMap
+    from uffdballoon.model.records.status import Status
 
 _COUNTERS_WIDTH = 40
 _BESIDE_FROM = 100
@@ -35,7 +35,7 @@ _TWO_ABREAST_FROM = 76
 class View:
     """What was seen at one time; ``rates`` is None the first time."""
 
-    status: Mapping[str, Any]
+    status: Status
     blocks: BlockMap
     rates: Rates | None
 
@@ -43,28 +43,28 @@ class View:
 def counter_rows(view: View) -> list[tuple[str, str]]:
     """Return (name, value) for each counter."""
     status, rates = view.status, view.rates
-    touches, latency = status["touches"], status["latency_ns"]
-    ram = status["ram_bytes"]
+    touches, latency = status.touches, status.latency_ns
+    ram = status.ram_bytes
     return [
-        ("in the balloon", _share(status["ballooned_bytes"], ram)),
-        ("reclaimed", _share(status["reclaimed_bytes"], ram)),
+        ("in the balloon", _share(status.ballooned_bytes, ram)),
+        ("reclaimed", _share(status.reclaimed_bytes, ram)),
         (
             "given up",
-            _pages(status["inflated_pages_total"], rates.inflated_pages if rates else None),
+            _pages(status.inflated_pages_total, rates.inflated_pages if rates else None),
         ),
         (
             "taken back",
-            _pages(status["deflated_pages_total"], rates.deflated_pages if rates else None),
+            _pages(status.deflated_pages_total, rates.deflated_pages if rates else None),
         ),
-        ("violations", _count(touches["violations"], rates.violations if rates else None)),
-        ("granted", _count(touches["granted"], rates.granted if rates else None)),
-        ("ordinary", _count(touches["ordinary"], rates.ordinary if rates else None)),
-        ("answered by", ", ".join(f"{k} {v}" for k, v in status["actions"].items() if v) or "-"),
-        ("held", str(len(status["held"]))),
-        ("answer time", f"p50 {latency['p50'] / 1000:.1f}, p99 {latency['p99'] / 1000:.1f} us"),
-        ("windows", f"{status['windows']}, {format_size(status['armed_bytes'])} armed"),
-        ("broken blocks", str(status["broken_blocks"])),
-        ("events dropped", str(status["events_dropped"])),
+        ("violations", _count(touches.violations, rates.violations if rates else None)),
+        ("granted", _count(touches.granted, rates.granted if rates else None)),
+        ("ordinary", _count(touches.ordinary, rates.ordinary if rates else None)),
+        ("answered by", answered_by(status)),
+        ("held", str(len(status.held))),
+        ("answer time", f"p50 {latency.p50 / 1000:.1f}, p99 {latency.p99 / 1000:.1f} us"),
+        ("windows", f"{status.windows}, {format_size(status.armed_bytes)} armed"),
+        ("broken blocks", str(status.broken_blocks)),
+        ("events dropped", str(status.events_dropped)),
     ]
 
 
@@ -81,9 +81,9 @@ def screen(view: View, console: Console, *, fill: bool) -> RenderableType:
     paper = Paper.of(console, lines=lines)
     drawn = picture(view.blocks, Paper(width, paper.lines, paper.colour))
     title = Text.assemble(
-        (f"uffdballoon {view.status['pid']}", "bold"),
-        f"  {format_size(view.status['ram_bytes'])}, {view.status['policy']}, "
-        f"{view.status['contract']['kind']}, observer {view.status['observer']}",
+        (f"uffdballoon {view.status.pid}", "bold"),
+        f"  {format_size(view.status.ram_bytes)}, {view.status.policy}, "
+        f"{view.status.contract.kind.value}, observer {view.status.observer.value}",
         ("   q ends" if fill else "", "dim"),
     )
     title.truncate(console.width)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uffdballoon.model.addresses import HUGE_BYTES, Gpa
-from uffdballoon.model.blockmap import STATE_OF_BYTE, BlockState
+from uffdballoon.model.blockstate import STATE_OF_BYTE, BlockState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

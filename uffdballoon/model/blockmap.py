@@ -7,67 +7,26 @@ to all of them is done by functions of ``bytes``.
 
 from __future__ import annotations
 
-import enum
 import itertools
-import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from uffdballoon.errors import ControlError
 from uffdballoon.model.addresses import HUGE_BYTES, Gpa, GpaRange, round_down, round_up
+from uffdballoon.model.blockstate import (
+    STATE_OF_BYTE,
+    STATE_OF_LETTER,
+    BlockState,
+    decode_runs,
+    encode_runs,
+)
+from uffdballoon.model.records.maps import MapRegion, MapReport, MapRun, WireMap, WireRegion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from uffdballoon.model.ram import Segment
-
-_RUN = re.compile(r"(\d*)(\D)")
-_REPEATED = re.compile(rb"(.)\1+")
-
-
-class BlockState(enum.Enum):
-    """What a block of 2 MiB is; the last of these that applies.
-
-    TOUCHED is a violation or a grant a short while ago. ARMED is a block that a
-    window covers though nothing in it is ballooned.
-    """
-
-    ABSENT = "absent"
-    OWNED_THP = "owned-thp"
-    OWNED_4K = "owned-4k"
-    ARMED = "armed"
-    BALLOONED = "ballooned"
-    PARTLY = "partly-ballooned"
-    TOUCHED = "touched"
-
-    @property
-    def letter(self) -> str:
-        return _LETTERS[self]
-
-
-_LETTERS = {
-    BlockState.ABSENT: ".",
-    BlockState.OWNED_THP: "H",
-    BlockState.OWNED_4K: "s",
-    BlockState.ARMED: "a",
-    BlockState.BALLOONED: "B",
-    BlockState.PARTLY: "p",
-    BlockState.TOUCHED: "!",
-}
-STATE_OF_LETTER = {letter: state for state, letter in _LETTERS.items()}
-STATE_OF_BYTE = {ord(letter): state for letter, state in STATE_OF_LETTER.items()}
-
-
-def encode_runs(letters: bytes) -> str:
-    """Write runs of the same letter as a number and the letter: ``12H.3B``."""
-    # The manager waits for this: only what repeats is looked at one by one.
-    return _REPEATED.sub(lambda run: b"%d%b" % (len(run[0]), run[1]), letters).decode()
-
-
-def decode_runs(text: str) -> Iterator[tuple[str, int]]:
-    """Yield (letter, count); undoes encode_runs()."""
-    for count, letter in _RUN.findall(text):
-        yield letter, int(count or 1)
+    from uffdballoon.model.records.maps import RamBlockMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,39 +63,6 @@ class Tally(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class RamBlockTally:
-    """A RAM block: its cells by state, and its huge pages by what the balloon left of them."""
-
-    idstr: str
-    size_bytes: int
-    backing: str
-    numa_node: int | None
-    states: dict[BlockState, int]
-    tally: Tally
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "idstr": self.idstr,
-            "size": self.size_bytes,
-            "backing": self.backing,
-            "numa_node": self.numa_node,
-            "states": _by_name(self.states),
-            **self.tally._asdict(),
-        }
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> RamBlockTally:
-        return cls(
-            idstr=fields["idstr"],
-            size_bytes=fields["size"],
-            backing=fields["backing"],
-            numa_node=fields["numa_node"],
-            states={BlockState(name): count for name, count in fields["states"].items()},
-            tally=Tally(*(fields[name] for name in Tally._fields)),
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class BlockMap:
     """All of a guest's memory; ``recent_s`` is how long a touch is shown."""
 
@@ -144,59 +70,65 @@ class BlockMap:
     ram_bytes: int
     recent_s: float
     regions: tuple[Region, ...]
-    ram_blocks: tuple[RamBlockTally, ...]
+    ram_blocks: tuple[RamBlockMap, ...]
 
     @property
     def allocated_bytes(self) -> int:
         """The size of all RAM blocks; ``ram_bytes`` is without what firmware lies over."""
-        return sum(block.size_bytes for block in self.ram_blocks)
+        return sum(block.size for block in self.ram_blocks)
 
     def counts(self) -> dict[BlockState, int]:
         """Count the blocks in each state."""
         return count_states(region.letters for region in self.regions)
 
-    def to_wire(self) -> dict[str, Any]:
+    def to_wire(self) -> WireMap:
         """Return it as it goes over the control socket, its cells as runs of letters."""
-        regions = [{"gpa": r.gpa, "runs": encode_runs(r.letters)} for r in self.regions]
-        return {**self._facts(), "regions": regions}
+        return WireMap(
+            pid=self.pid,
+            block_bytes=HUGE_BYTES,
+            ram_bytes=self.ram_bytes,
+            recent_s=self.recent_s,
+            states=self.counts(),
+            ram_blocks=self.ram_blocks,
+            regions=tuple(
+                WireRegion(gpa=region.gpa, runs=encode_runs(region.letters))
+                for region in self.regions
+            ),
+        )
 
-    def as_dict(self) -> dict[str, Any]:
+    def report(self) -> MapReport:
         """Return it in the shape of ``map --json``: runs in words."""
-        regions = [
-            {
-                "gpa": region.gpa,
-                "size": region.span.size_bytes,
-                "runs": [
-                    {"gpa": span.start, "size": span.size_bytes, "state": state.value}
-                    for span, state in region.states()
-                ],
-            }
-            for region in self.regions
-        ]
-        return {**self._facts(), "regions": regions}
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "pid": self.pid,
-            "block_bytes": HUGE_BYTES,
-            "ram_bytes": self.ram_bytes,
-            "recent_s": self.recent_s,
-            "states": _by_name(self.counts()),
-            "ram_blocks": [block.as_dict() for block in self.ram_blocks],
-        }
+        return MapReport(
+            pid=self.pid,
+            block_bytes=HUGE_BYTES,
+            ram_bytes=self.ram_bytes,
+            recent_s=self.recent_s,
+            states=self.counts(),
+            ram_blocks=self.ram_blocks,
+            regions=tuple(
+                MapRegion(
+                    gpa=region.gpa,
+                    size=region.span.size_bytes,
+                    runs=tuple(
+                        MapRun(gpa=span.start, size=span.size_bytes, state=state)
+                        for span, state in region.states()
+                    ),
+                )
+                for region in self.regions
+            ),
+        )
 
     @classmethod
-    def from_wire(cls, fields: Mapping[str, Any]) -> BlockMap:
+    def from_wire(cls, told: WireMap) -> BlockMap:
         """Undo to_wire(); raise ControlError for a state that is not known here."""
         return cls(
-            pid=fields["pid"],
-            ram_bytes=fields["ram_bytes"],
-            recent_s=fields["recent_s"],
+            pid=told.pid,
+            ram_bytes=told.ram_bytes,
+            recent_s=told.recent_s,
             regions=tuple(
-                Region(Gpa(region["gpa"]), _decode_letters(region["runs"]))
-                for region in fields["regions"]
+                Region(Gpa(region.gpa), _decode_letters(region.runs)) for region in told.regions
             ),
-            ram_blocks=tuple(RamBlockTally.from_dict(block) for block in fields["ram_blocks"]),
+            ram_blocks=told.ram_blocks,
         )
 
 
@@ -204,8 +136,8 @@ def count_states(pieces: Iterable[bytes]) -> dict[BlockState, int]:
     """Count letters by state; every state is in it."""
     counts = dict.fromkeys(BlockState, 0)
     for letters in pieces:
-        for state, letter in _LETTERS.items():
-            counts[state] += letters.count(letter.encode())
+        for letter, state in STATE_OF_BYTE.items():
+            counts[state] += letters.count(letter)
     return counts
 
 
@@ -234,10 +166,6 @@ def cells_of(segments: Iterable[Segment], regions: Sequence[Region]) -> list[byt
         first = (span.start - region.gpa) // HUGE_BYTES
         pieces.append(region.letters[first : first + span.size_bytes // HUGE_BYTES])
     return pieces
-
-
-def _by_name(counts: Mapping[BlockState, int]) -> dict[str, int]:
-    return {state.value: count for state, count in counts.items()}
 
 
 def _decode_letters(runs: str) -> bytes:

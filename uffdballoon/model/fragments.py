@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from uffdballoon.model.records.statistics import FragmentCounts, InflateCounts, WireBytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,25 +46,40 @@ class Fragments:
     span_pages: int
 
     @property
-    def wire_bytes(self) -> dict[str, int]:
+    def wire_bytes(self) -> WireBytes:
         """What each encoding would send."""
-        return {
-            "pfn_array": self.pages * PFN_BYTES,
-            "bitmap": (self.span_pages + 7) // 8,
-            "range_list": self.count * RANGE_BYTES,
-            "order_list": sum(self.orders.values()) * ORDER_BYTES,
-        }
+        return WireBytes(
+            pfn_array=self.pages * PFN_BYTES,
+            bitmap=(self.span_pages + 7) // 8,
+            range_list=self.count * RANGE_BYTES,
+            order_list=sum(self.orders.values()) * ORDER_BYTES,
+        )
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "pages": self.pages,
-            "runs": self.count,
-            "run_lengths": {str(1 << k): v for k, v in sorted(self.runs.items())},
-            "orders": {str(k): v for k, v in sorted(self.orders.items())},
-            "span_pages": self.span_pages,
-            "wire_bytes": self.wire_bytes,
-            "messages": -(-self.pages // MESSAGE_PAGES),
-        }
+    def counts(self) -> FragmentCounts:
+        """Return them in the shape of ``stats --json``."""
+        return FragmentCounts(
+            pages=self.pages,
+            runs=self.count,
+            run_lengths={1 << k: v for k, v in sorted(self.runs.items())},
+            orders=dict(sorted(self.orders.items())),
+            span_pages=self.span_pages,
+            wire_bytes=self.wire_bytes,
+            messages=-(-self.pages // MESSAGE_PAGES),
+        )
+
+    def counts_at(self, time_ns: int) -> InflateCounts:
+        """Return them as those of an inflate that was over at ``time_ns``, since 1970."""
+        counts = self.counts()
+        return InflateCounts(
+            pages=counts.pages,
+            runs=counts.runs,
+            run_lengths=counts.run_lengths,
+            orders=counts.orders,
+            span_pages=counts.span_pages,
+            wire_bytes=counts.wire_bytes,
+            messages=counts.messages,
+            time_ns=time_ns,
+        )
 
 
 def fragments_of(runs: Iterable[tuple[int, int]]) -> Fragments:

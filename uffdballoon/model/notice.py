@@ -4,17 +4,25 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TypedDict, Unpack
 
-_OF_TOUCHES = ("gpa", "size", "vcpu", "tid", "access", "verdict", "action")
+from msgspec import UNSET
+
+from uffdballoon.model.records.events import EventKind, Notice
 
 
-def notice(kind: str, why: str = "", **more: object) -> dict[str, Any]:
-    """Return an event line with the keys of every other, None where they say nothing."""
-    line: dict[str, Any] = {
-        "time_ns": time.time_ns(),
-        "kind": kind,
-        **dict.fromkeys(_OF_TOUCHES),
-        **more,
-    }
-    return {**line, "why": why} if why else line
+class _More(TypedDict, total=False):
+    """What only some notices have, see Notice."""
+
+    size: int
+    actual_bytes: int
+    node: int | None
+    broken_blocks: int
+    limit_blocks: int
+    ram_change_bytes: int
+    count: int
+
+
+def notice(kind: EventKind, why: str = "", **more: Unpack[_More]) -> Notice:
+    """Tell of it as of now; ``why`` is for a person."""
+    return Notice(time_ns=time.time_ns(), kind=kind, why=why or UNSET, **more)

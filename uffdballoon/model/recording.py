@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from uffdballoon.errors import UsageError
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.fragments import MAX_ORDER, Fragments, fragments_of
+from uffdballoon.model.records.statistics import RecordedBalloon
 
 FORMAT = "uffdballoon balloon 1"
 _ALIGNED_PAGES = 1 << MAX_ORDER
@@ -27,12 +27,13 @@ class Recording:
     ram_bytes: int
     runs: tuple[tuple[int, int], ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        return {"format": FORMAT, "ram_bytes": self.ram_bytes, "runs": [list(r) for r in self.runs]}
+    def record(self) -> RecordedBalloon:
+        """Return it in the shape in which it is kept."""
+        return RecordedBalloon(format=FORMAT, ram_bytes=self.ram_bytes, runs=self.runs)
 
     @classmethod
     def parse(cls, value: object) -> Recording:
-        """Read what as_dict() returned; raise UsageError for anything else."""
+        """Read the JSON of record(); raise UsageError for anything else."""
         if not isinstance(value, dict) or value.get("format") != FORMAT:
             raise _bad(f"its format is not {FORMAT!r}")
         ram_bytes, rows = value.get("ram_bytes"), value.get("runs")

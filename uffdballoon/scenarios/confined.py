@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from uffdballoon.lab.confinement import EVERYTHING
 from uffdballoon.lab.qemu import Accel
 from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.records.events import EventKind
 from uffdballoon.model.touch import Access
 from uffdballoon.scenarios.stage import BALLOON, pages
 
@@ -41,23 +42,23 @@ def confined_qemu(stage: Stage) -> None:
         state = session.verify()
         stage.promise(
             "what its guest gives up is followed from outside",
-            holds=state["ballooned_bytes"] == BALLOON.size_bytes and not state["disagreements"],
+            holds=state.ballooned_bytes == BALLOON.size_bytes and not state.disagreements,
         )
         qemu.guest.touch(pages(0, _COUNT), Access.READ)
         qemu.guest.start_on_second(pages(0, 1), Access.WRITE)
         stage.wait_for(session, "a frozen vCPU", lambda: bool(session.held()))
         (held,) = session.held()
-        told = [event["vcpu"] for event in stage.events if event["kind"] == "violation"]
-        stage.host(f"vCPU {held['vcpu']} is frozen; we know its thread as {held['tid']}")
+        told = [event.vcpu for event in stage.events if event.kind is EventKind.VIOLATION]
+        stage.host(f"vCPU {held.vcpu} is frozen; we know its thread as {held.tid}")
         stage.promise(
             "each touch is told with its vCPU, which has another thread id in there",
             holds=told == [0] * _COUNT + [1]
-            and held["vcpu"] == 1
-            and Path(f"/proc/{qemu.pid}/task/{held['tid']}").exists(),
+            and held.vcpu == 1
+            and Path(f"/proc/{qemu.pid}/task/{held.tid}").exists(),
         )
-        session.release(held["tid"])
+        session.release(held.tid)
         qemu.guest.wait_for_second()
-        granted = BALLOON.size_bytes - session.status()["ballooned_bytes"]
+        granted = BALLOON.size_bytes - session.status().ballooned_bytes
         stage.promise("release lets it go on, with that one page", holds=granted == PAGE_BYTES)
     stage.promise("no fd is left in the target", holds=_becomes(before, qemu.pid))
     stage.check_owned(qemu.guest)

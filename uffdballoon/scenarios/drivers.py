@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from uffdballoon.model.records.balloon import ProgressState
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
@@ -31,22 +32,22 @@ def _reach(stage: Stage, session: Session, size_bytes: int) -> None:
     stage.wait_for(
         session,
         f"the guest at {format_size(size_bytes)}",
-        lambda: session.balloon_progress()["state"] == "reached",
+        lambda: session.balloon_progress().state is ProgressState.REACHED,
     )
     stage.settle(session)
 
 
 def _agrees(stage: Stage, session: Session, ballooned_bytes: int) -> bool:
     state = session.verify()
-    wanted = {"ballooned_bytes": ballooned_bytes, "unaccounted_bytes": 0, "disagreements": []}
-    if all(state[key] == value for key, value in wanted.items()):
+    found = (state.ballooned_bytes, state.unaccounted_bytes, state.disagreements)
+    if found == (ballooned_bytes, 0, ()):
         return True
-    stage.host(f"ledger and guest disagree: {state}; {session.status()['observed']}")
+    stage.host(f"ledger and guest disagree: {state}; {session.status().observed}")
     return False
 
 
 def _violations(session: Session) -> int:
-    return int(session.status()["touches"]["violations"])
+    return session.status().touches.violations
 
 
 def honest_guest(stage: Stage) -> None:
@@ -61,7 +62,7 @@ def honest_guest(stage: Stage) -> None:
             _reach(stage, session, _RAM_BYTES - _BALLOON_BYTES)
             gave_up = _agrees(stage, session, _BALLOON_BYTES)
             _reach(stage, session, _RAM_BYTES)
-            took_back = _agrees(stage, session, 0) and session.status()["windows"] == 0
+            took_back = _agrees(stage, session, 0) and session.status().windows == 0
             if number in (1, cycles) or not (gave_up and took_back):
                 stage.promise(
                     f"cycle {number}: {format_size(_BALLOON_BYTES)} are in the ledger to the page, "
@@ -72,10 +73,10 @@ def honest_guest(stage: Stage) -> None:
                     f"cycle {number}: after the deflate the ledger is empty, and no window is left",
                     holds=took_back,
                 )
-        seen = session.status()["observed"]
+        seen = session.status().observed
         stage.host(
-            f"{seen['inflated_pages']} pages given up, {seen['deflated_pages']} taken back; "
-            f"{seen['lost_records']} records lost; trapped within {seen['arm_us_max'] // 1000} ms"
+            f"{seen.inflated_pages} pages given up, {seen.deflated_pages} taken back; "
+            f"{seen.lost_records} records lost; trapped within {seen.arm_us_max // 1000} ms"
         )
         stage.promise("an honest guest is never called a violator", holds=_violations(session) == 0)
         qemu.guest.check("killall -TERM guestwork")  # the agent, init, does not mind
@@ -108,22 +109,22 @@ def _check_oom(
     state = session.verify()
     stage.host(
         f"{name}: {'it got it' if fed else 'its kernel killed the process'}; "
-        f"{format_size(state['ballooned_bytes'])} are in the balloon"
+        f"{format_size(state.ballooned_bytes)} are in the balloon"
     )
     if deflates:
         stage.promise(
             f"{name}: the driver took back what was needed, and told before",
-            holds=fed and state["ballooned_bytes"] < _SMALL_BALLOON_BYTES,
+            holds=fed and state.ballooned_bytes < _SMALL_BALLOON_BYTES,
         )
     else:
         stage.promise(
             f"{name}: the balloon stays as it was",
-            holds=not fed and state["ballooned_bytes"] == _SMALL_BALLOON_BYTES,
+            holds=not fed and state.ballooned_bytes == _SMALL_BALLOON_BYTES,
         )
     stage.promise(f"{name}: no touch was a violation", holds=_violations(session) == 0)
     stage.promise(
         f"{name}: ledger, page tables and the guest's own count agree",
-        holds=state["unaccounted_bytes"] == 0 and state["disagreements"] == [],
+        holds=state.unaccounted_bytes == 0 and not state.disagreements,
     )
     stage.promise(
         f"{name}: the guest is alive", holds=qemu.guest.check("echo alive").strip() == "alive"

@@ -14,6 +14,7 @@ from uffdballoon.daemon.runtime import socket_path
 from uffdballoon.errors import ControlError, LabError
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.records.changes import ChangeReport
 from uffdballoon.model.touch import Access
 from uffdballoon.scenarios.stage import BALLOON, pages
 
@@ -60,15 +61,15 @@ def _held(stage: Stage, qemu: Qemu) -> None:
         stage.promise("hold: the guest waits at its touch", holds=not pending.is_there(0.2))
     with _manager(stage, qemu, *hold, "--policy", "observe", inflates=False):
         pending.wait()
-        state = client.request(qemu.pid, "status")
-        stage.host(f"another manager took over; {state['touches']['violations']} violations")
+        state = client.status(qemu.pid)
+        stage.host(f"another manager took over; {state.touches.violations} violations")
         stage.promise(
             "hold: it judges the touch that the dead one had held, and all after it, once each",
-            holds=state["touches"]["violations"] == _COUNT,
+            holds=state.touches.violations == _COUNT,
         )
         stage.promise(
             "hold: its ledger is that of the dead one",
-            holds=state["ballooned_bytes"] == BALLOON.size_bytes - _COUNT * PAGE_BYTES,
+            holds=state.ballooned_bytes == BALLOON.size_bytes - _COUNT * PAGE_BYTES,
         )
         client.detach(qemu.pid)
     qemu.guest.touch(pages(_COUNT, 1), Access.WRITE)
@@ -88,9 +89,8 @@ def _manager(
         stage.host(f"process {manager.pid} is the manager: attach PID {' '.join(arguments)}")
         if inflates:
             span = {"gpa": BALLOON.start, "size": BALLOON.size_bytes}
-            client.request(
-                qemu.pid, "inflate", **span, granule=Granule.SMALL.value, guest_agreed=True
-            )
+            how = {"granule": Granule.SMALL.value, "guest_agreed": True}
+            client.request(qemu.pid, "inflate", ChangeReport, **span, **how)
         yield manager
     finally:
         manager.kill()
@@ -102,7 +102,7 @@ def _wait_until_it_answers(pid: int, manager: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            client.request(pid, "status")
+            client.status(pid)
         except ControlError as error:
             if manager.poll() is not None or time.monotonic() > deadline:
                 raise LabError("the manager does not come up", why=error.why) from error

@@ -10,8 +10,9 @@ from uffdballoon.lab.qemu_options import Memory
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.events import EventKind, TouchEvent
 from uffdballoon.model.sizes import format_size
-from uffdballoon.model.touch import Access
+from uffdballoon.model.touch import Access, Action, Role
 from uffdballoon.scenarios.stage import BALLOON, pages
 from uffdballoon.target.backing import open_backing_file
 
@@ -45,14 +46,14 @@ def hugetlbfs_2m(stage: Stage) -> None:
         stage.guest("wrote to a ballooned huge page")
         stage.promise(
             "it is one violation, and one huge page",
-            holds=session.status()["touches"]["violations"] == 1
+            holds=session.status().touches.violations == 1
             and (pool.free() - free + 1) * HUGE_BYTES == BALLOON.size_bytes,
         )
         _wait_for_a_page(stage, session, qemu, pool)
         session.deflate(BALLOON, Granule.HUGE2M)
         qemu.guest.fill(BALLOON, _SEED, stride_bytes=PAGE_BYTES)
         stage.settle(session)
-        stage.promise("after the deflate no window is left", holds=session.status()["windows"] == 0)
+        stage.promise("after the deflate no window is left", holds=session.status().windows == 0)
     check = qemu.guest.verify(BALLOON, _SEED, stride_bytes=PAGE_BYTES)
     stage.promise(
         "detached, the pool is as it was, and the guest has its pages",
@@ -70,7 +71,7 @@ def _wait_for_a_page(stage: Stage, session: Session, qemu: Qemu, pool: HugePageP
         stage.wait_for(session, "a touch that waits", lambda: bool(session.held()))
         stage.host("the pool is empty: the touch of another ballooned page waits")
         (held,) = session.held()
-        stage.promise("it is told as no-memory", holds=held["action"] == "no-memory")
+        stage.promise("it is told as no-memory", holds=held.action is Action.NO_MEMORY)
         stage.promise("the guest lives, and waits", holds=not pending.is_there(0.1))
     stage.finish(session, pending)
     pending.wait()
@@ -93,7 +94,7 @@ def tmpfs_shared(stage: Stage) -> None:
             stage.promise(
                 f"the file has {format_size(BALLOON.size_bytes)} less, and nothing was stopped",
                 holds=freed_bytes == BALLOON.size_bytes
-                and session.status()["stopped_us"]["zap_count"] == 0,
+                and session.status().stopped_us.zap_count == 0,
             )
             where = block.hva + BALLOON.start - file.file_start
             os.pwrite(file.fd, _WORD.to_bytes(4, "little"), where)
@@ -103,21 +104,21 @@ def tmpfs_shared(stage: Stage) -> None:
         got = qemu.guest.read(BALLOON.start)
         stage.guest(f"read {got:#x} there")
         stage.pump(session)
-        (event,) = (e for e in stage.events if e["kind"] == "violation")
+        (event,) = (e for e in stage.events if e.kind is EventKind.VIOLATION)
         stage.promise(
             "it is a violation by a device, and what was written is kept",
-            holds=event["role"] == "device-writer" and got == _WORD,
+            holds=isinstance(event, TouchEvent)
+            and event.role is Role.DEVICE_WRITER
+            and got == _WORD,
         )
         qemu.guest.touch(pages(1, 3), Access.READ)
         qemu.guest.touch(pages(1, 3), Access.WRITE)
         stage.guest("read and then wrote to 3 more pages")
-        stage.promise(
-            "each is trapped, twice", holds=session.status()["touches"]["violations"] == 1 + 6
-        )
+        stage.promise("each is trapped, twice", holds=session.status().touches.violations == 1 + 6)
         session.deflate(BALLOON, Granule.SMALL)
         qemu.guest.fill(BALLOON, _SEED, stride_bytes=PAGE_BYTES)
         stage.settle(session)
-        stage.promise("after the deflate no window is left", holds=session.status()["windows"] == 0)
+        stage.promise("after the deflate no window is left", holds=session.status().windows == 0)
     check = qemu.guest.verify(BALLOON, _SEED, stride_bytes=PAGE_BYTES)
     stage.promise("the guest has its pages", holds=check.bad_lines == 0)
     stage.check_owned(qemu.guest)

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from uffdballoon.errors import RangeError
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.fragmentation import FragmentationLimit
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.records.balloon import ProgressState
+from uffdballoon.model.records.events import EventKind, Notice
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
@@ -40,27 +44,33 @@ def thp_fragmentation_limit(stage: Stage) -> None:
         pending.wait()
         stage.wait_for(session, "all of it", lambda: _reached(session))
         stage.settle(session)
-        state = session.status()["fragmentation"]
+        state = session.status().fragmentation
         stage.guest(f"gave up {format_size(WHOLE.size_bytes)} in whole blocks")
         stage.promise(
             "whole blocks break nothing, and nobody stops them",
-            holds=state["broken_blocks"] == 0
-            and state["whole_blocks"] == WHOLE.size_bytes // HUGE_BYTES
-            and state["stopped_at_bytes"] is None,
+            holds=state.broken_blocks == 0
+            and state.whole_blocks == WHOLE.size_bytes // HUGE_BYTES
+            and state.stopped_at_bytes is None,
         )
         _give_up_pieces(stage, session, qemu.guest, ram_bytes)
-        state = session.status()["fragmentation"]
-        told = [event for event in stage.events if event["kind"] == "fragmentation-limit"]
+        state = session.status().fragmentation
+        told = [
+            event
+            for event in stage.events
+            if isinstance(event, Notice) and event.kind is EventKind.FRAGMENTATION_LIMIT
+        ]
         stage.promise(
             f"it is stopped soon after {LIMIT_BLOCKS} blocks, and that is told with how far it got",
-            holds=LIMIT_BLOCKS < state["broken_blocks"] < _BLOCKS
+            holds=LIMIT_BLOCKS < state.broken_blocks < _BLOCKS
             and bool(told)
-            and told[0]["actual_bytes"] >= state["stopped_at_bytes"] > 0,
+            and state.stopped_at_bytes is not None
+            and told[0].actual_bytes is not UNSET
+            and told[0].actual_bytes >= state.stopped_at_bytes > 0,
         )
         stage.promise(
             "whoever asked for more is told why it was stopped",
-            holds=session.balloon_progress()["state"] == "stopped"
-            and session.ask_balloon(PAGE_BYTES)["state"] == "stopped",
+            holds=session.balloon_progress().state is ProgressState.STOPPED
+            and session.ask_balloon(PAGE_BYTES).state is ProgressState.STOPPED,
         )
         stage.promise(
             "nor may the operator break another block",
@@ -91,7 +101,7 @@ def _give_up_pieces(stage: Stage, session: Session, guest: MicroGuest, ram_bytes
     stage.wait_for(
         session,
         "a stop",
-        lambda: session.status()["fragmentation"]["stopped_at_bytes"] is not None,
+        lambda: session.status().fragmentation.stopped_at_bytes is not None,
     )
     stage.guest("sees the target that it has reached, and gives up no more")
 
@@ -102,13 +112,13 @@ def _balloon(guest: MicroGuest) -> dict[str, int]:
 
 
 def _reached(session: Session) -> bool:
-    return bool(session.balloon_progress()["state"] == "reached")
+    return session.balloon_progress().state is ProgressState.REACHED
 
 
 def _is_refused(session: Session, span: GpaRange) -> bool:
-    before = session.status()["ballooned_bytes"]
+    before = session.status().ballooned_bytes
     try:
         session.inflate(span, Granule.SMALL, guest_agreed=True)
     except RangeError:
-        return bool(session.status()["ballooned_bytes"] == before)
+        return session.status().ballooned_bytes == before
     return False

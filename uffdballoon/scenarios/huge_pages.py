@@ -53,7 +53,7 @@ def khugepaged_reinflation(stage: Stage) -> None:
         stage.promise("of what is held to it nothing is back", holds=grown[after.pid] == 0)
         state = session.status()
         stage.host(
-            f"khugepaged would have filled {state['khugepaged']['eligible_blocks']} blocks of 2 MiB"
+            f"khugepaged would have filled {state.khugepaged.eligible_blocks} blocks of 2 MiB"
         )
         stage.promise("all of it is still free", holds=_is_free(session))
         stage.promise(
@@ -80,16 +80,16 @@ def _take_half_back(qemu: Qemu) -> None:
 
 def _is_free(session: Session) -> bool:
     state = session.status()
-    return bool(state["reclaimed_bytes"] == state["ballooned_bytes"] == _BALLOONED_BYTES)
+    return state.reclaimed_bytes == state.ballooned_bytes == _BALLOONED_BYTES
 
 
 def _tell_reclaimed(stage: Stage, session: Session) -> None:
     state = session.status()
     stage.host(
-        f"{format_size(state['reclaimed_bytes'])} of {format_size(state['ballooned_bytes'])} "
-        f"are free, by {state['reclaimed_source']}"
+        f"{format_size(state.reclaimed_bytes)} of {format_size(state.ballooned_bytes)} "
+        f"are free, by {state.reclaimed_source}"
     )
-    if state["reclaimed_source"] == "kpageflags":
+    if state.reclaimed_source == "kpageflags":
         stage.promise("what is ballooned is free", holds=_is_free(session))
 
 
@@ -128,4 +128,4 @@ def _coverage_comes_back(stage: Stage, session: Session, qemu: Qemu) -> None:
             lambda: huge_bytes(qemu.pid) - left >= _ENOUGH * _ARENA.size_bytes,
         )
     stage.host(f"deflated: huge pages went from {format_size(left)} to what they were")
-    stage.promise("no window is left of what was deflated", holds=session.status()["windows"] == 0)
+    stage.promise("no window is left of what was deflated", holds=session.status().windows == 0)

@@ -28,7 +28,7 @@ _SEED = 0x0DE
 
 
 def _ballooned(session: Session) -> list[int]:
-    return [node["ballooned_bytes"] for node in session.status()["nodes"]]
+    return [node.ballooned_bytes for node in session.status().nodes]
 
 
 def two_node(stage: Stage) -> None:
@@ -37,16 +37,16 @@ def two_node(stage: Stage) -> None:
     qemu = stage.start(memory=memory)
     qemu.guest.fill(_SECOND, _SEED)
     with stage.attach(qemu, "observe") as session:
-        nodes = session.status()["nodes"]
+        nodes = session.status().nodes
         for node in nodes:
-            where = ", ".join(f"{format_size(v)} on {k}" for k, v in node["host_nodes"].items())
+            where = ", ".join(f"{format_size(v)} on {k}" for k, v in node.host_nodes.items())
             stage.host(
-                f"node {node['node']}: {format_size(node['ram_bytes'])}; on nodes of the host: "
+                f"node {node.node}: {format_size(node.ram_bytes)}; on nodes of the host: "
                 f"{where or 'not known'}"
             )
         stage.promise(
             "the guest has two nodes, and both are seen",
-            holds=[node["node"] for node in nodes] == [0, 1],
+            holds=[node.node for node in nodes] == [0, 1],
         )
         qemu.guest.balloon_inflate(_GIVEN_UP)
         stage.settle(session)
@@ -56,7 +56,7 @@ def two_node(stage: Stage) -> None:
         )
         done = session.inflate_node(1, Granule.THP, size_bytes=_TAKEN_BYTES, guest_agreed=True)
         stage.host(f"took {format_size(done.done_bytes)} of node 1, in whole blocks from its end")
-        reclaimed = [node["reclaimed_bytes"] for node in session.status()["nodes"]]
+        reclaimed = [node.reclaimed_bytes for node in session.status().nodes]
         stage.promise(
             "it is counted on node 1, and both are free on the host",
             holds=_ballooned(session) == reclaimed == [_GIVEN_UP.size_bytes, _TAKEN_BYTES],
@@ -66,7 +66,7 @@ def two_node(stage: Stage) -> None:
         stage.settle(session)
         stage.promise(
             "a touch there is trapped, and leaves node 0 as it is",
-            holds=session.status()["touches"]["violations"] == 3  # noqa: PLR2004
+            holds=session.status().touches.violations == 3  # noqa: PLR2004
             and _ballooned(session) == [_GIVEN_UP.size_bytes, _TAKEN_BYTES - last.size_bytes],
         )
         session.deflate_node(1, Granule.SMALL, None)

@@ -44,23 +44,23 @@ def violation_storm(stage: Stage) -> None:
         stage.guest(f"wrote to {touches} ballooned pages; nobody took an event meanwhile")
         state = session.status()
         stage.pump(session)
-        taken, dropped = len(stage.events), state["events_dropped"]
-        latency = state["latency_ns"]
+        taken, dropped = len(stage.events), state.events_dropped
+        latency = state.latency_ns
         stage.host(
-            f"counted {state['touches']['violations']}, told {taken}, dropped {dropped}; "
-            f"answer p50 {latency['p50'] / 1000:.1f} us, p99 {latency['p99'] / 1000:.1f} us; "
+            f"counted {state.touches.violations}, told {taken}, dropped {dropped}; "
+            f"answer p50 {latency.p50 / 1000:.1f} us, p99 {latency.p99 / 1000:.1f} us; "
             f"manager grew by {grown // 1024} KiB"
         )
         stage.promise(
             "none is lost in the counts",
-            holds=state["touches"]["violations"] == touches,
+            holds=state.touches.violations == touches,
         )
         stage.promise(
             "events are dropped only with a count of how many",
             holds=taken + dropped == touches,
         )
         stage.promise("the manager's memory is flat", holds=grown < _MEMORY_GROWTH_BYTES)
-        stage.promise("all was granted, as observe says", holds=state["ballooned_bytes"] == 0)
+        stage.promise("all was granted, as observe says", holds=state.ballooned_bytes == 0)
     stage.check_owned(qemu.guest)
 
 
@@ -77,15 +77,13 @@ def greedy_guest(stage: Stage) -> None:
         stage.wait_for(session, "a frozen vCPU", lambda: bool(session.held()))
         state = session.status()
         stage.host(
-            f"granted {state['touches']['granted']} pages; "
-            f"{format_size(state['ballooned_bytes'])} are left in the balloon; the vCPU is frozen"
+            f"granted {state.touches.granted} pages; "
+            f"{format_size(state.ballooned_bytes)} are left in the balloon; the vCPU is frozen"
         )
-        stage.promise(
-            "what is above the floor is granted", holds=state["touches"]["granted"] == allowed
-        )
+        stage.promise("what is above the floor is granted", holds=state.touches.granted == allowed)
         stage.promise(
             f"the floor of {format_size(floor_bytes)} holds",
-            holds=state["ballooned_bytes"] == floor_bytes and not state["contract"]["below_floor"],
+            holds=state.ballooned_bytes == floor_bytes and not state.contract.below_floor,
         )
         stage.promise("the guest is held at the floor", holds=not pending.is_there(0.1))
         session.deflate(BALLOON, Granule.SMALL)
@@ -107,19 +105,19 @@ def two_vcpus_one_page(stage: Stage) -> None:
         race = qemu.guest.race(arena, Access.WRITE)
         stage.guest(f"both vCPUs wrote to each of {race.count} pages; {race.bad} words were lost")
         stage.pump(session)
-        touches = session.status()["touches"]
-        by_vcpu = [sum(event["vcpu"] == cpu for event in stage.events) for cpu in (0, 1)]
+        touches = session.status().touches
+        by_vcpu = [sum(event.vcpu == cpu for event in stage.events) for cpu in (0, 1)]
         stage.host(
-            f"{touches['violations']} violations (vCPU 0: {by_vcpu[0]}, vCPU 1: {by_vcpu[1]}), "
-            f"{touches['ordinary']} touches came right after the grant"
+            f"{touches.violations} violations (vCPU 0: {by_vcpu[0]}, vCPU 1: {by_vcpu[1]}), "
+            f"{touches.ordinary} touches came right after the grant"
         )
         stage.promise(
             "every page is a violation once, by whoever was first",
-            holds=touches["violations"] == race.count == races,
+            holds=touches.violations == race.count == races,
         )
         stage.promise(
             "the other one's touch is counted once at most",
-            holds=touches["ordinary"] <= races and sum(by_vcpu) == races,
+            holds=touches.ordinary <= races and sum(by_vcpu) == races,
         )
         stage.promise("nobody is left waiting", holds=session.held() == [])
         stage.promise("no word is lost", holds=race.bad == 0)
@@ -129,13 +127,13 @@ def two_vcpus_one_page(stage: Stage) -> None:
         stage.pump(session)
         state = session.status()
         stage.guest(f"both vCPUs read each of {race.count} pages; {race.bad} saw different values")
-        stage.host(f"{state['touches']['violations']} reads trapped, all answered with zeros")
+        stage.host(f"{state.touches.violations} reads trapped, all answered with zeros")
         stage.promise(
             "each vCPU's read is counted once at most, and each page at least once",
-            holds=races <= state["touches"]["violations"] <= 2 * races,
+            holds=races <= state.touches.violations <= 2 * races,
         )
         stage.promise(
             "no page left the balloon, and none costs memory",
-            holds=state["ballooned_bytes"] == state["reclaimed_bytes"] == arena.size_bytes,
+            holds=state.ballooned_bytes == state.reclaimed_bytes == arena.size_bytes,
         )
     stage.check_owned(qemu.guest)

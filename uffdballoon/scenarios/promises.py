@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from uffdballoon.errors import LabError
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
+from uffdballoon.model.records.events import EventKind
 from uffdballoon.model.sizes import format_size
 from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.model.touch import Access
@@ -28,9 +29,9 @@ def _give_up(stage: Stage, session: Session, qemu: Qemu, span: GpaRange = BALLOO
     state = session.verify()
     stage.promise(
         "every page of it is in the ledger and gone from the host, as the guest itself counts",
-        holds=state["ballooned_bytes"] == span.size_bytes
-        and state["unaccounted_bytes"] == 0
-        and state["disagreements"] == [],
+        holds=state.ballooned_bytes == span.size_bytes
+        and state.unaccounted_bytes == 0
+        and not state.disagreements,
     )
 
 
@@ -43,21 +44,21 @@ def dishonest_guest(stage: Stage) -> None:
         qemu.guest.touch(touched, Access.WRITE)
         stage.guest(f"wrote to {TOUCHES} of these pages, and deflated none")
         stage.settle(session)
-        violations = [event for event in stage.events if event["kind"] == "violation"]
+        violations = [event for event in stage.events if event.kind is EventKind.VIOLATION]
         stage.host(f"{len(violations)} violations told")
         stage.promise(
             "told: each of them is a violation, counted and told with page, vCPU and time",
-            holds=session.status()["touches"]["violations"] == len(violations) == TOUCHES
-            and {event["gpa"] for event in violations}
+            holds=session.status().touches.violations == len(violations) == TOUCHES
+            and {event.gpa for event in violations}
             == set(range(touched.start, touched.end, PAGE_BYTES))
-            and all(event["vcpu"] == 0 and event["time_ns"] for event in violations),
+            and all(event.vcpu == 0 and event.time_ns for event in violations),
         )
         qemu.guest.balloon_deflate(BALLOON)
         qemu.guest.touch(BALLOON, Access.WRITE)
         stage.settle(session)
         stage.promise(
             "told: what it deflates first, it may touch",
-            holds=session.status()["touches"]["violations"] == TOUCHES,
+            holds=session.status().touches.violations == TOUCHES,
         )
     floor_bytes = BALLOON.size_bytes // 2
     terms = Terms(kind=ContractKind.CAP, floor_bytes=floor_bytes)
@@ -66,10 +67,10 @@ def dishonest_guest(stage: Stage) -> None:
         pending = qemu.guest.start_touch(BALLOON, Access.WRITE)
         stage.wait_for(session, "a frozen vCPU", lambda: bool(session.held()))
         state = session.status()
-        stage.guest(f"wrote until it was held, with {format_size(state['ballooned_bytes'])} left")
+        stage.guest(f"wrote until it was held, with {format_size(state.ballooned_bytes)} left")
         stage.promise(
             "cap: what is above the floor is granted, and not a page more",
-            holds=state["ballooned_bytes"] == floor_bytes,
+            holds=state.ballooned_bytes == floor_bytes,
         )
     pending.wait()
     stage.host("detached")
@@ -84,24 +85,24 @@ def reboot_while_ballooned(stage: Stage) -> None:
         _give_up(stage, session, qemu)
         qemu.guest.reset()
         stage.guest("was reset, and has booted again")
-        stage.wait_for_event(session, "reset")
+        stage.wait_for_event(session, EventKind.RESET)
         state = session.status()
         stage.promise(
             "after the reset the balloon is empty, and no window is left",
-            holds=state["ballooned_bytes"] == state["windows"] == 0,
+            holds=state.ballooned_bytes == state.windows == 0,
         )
         qemu.guest.touch(BALLOON, Access.WRITE)
         stage.settle(session)
         stage.promise(
             "it uses what it had given up before: no violation",
-            holds=session.status()["touches"]["violations"] == 0,
+            holds=session.status().touches.violations == 0,
         )
         _give_up(stage, session, qemu)
         qemu.guest.touch(pages(0, 3), Access.WRITE)
         stage.settle(session)
         stage.promise(
             "what it gives up anew is enforced as before",
-            holds=session.status()["touches"]["violations"] == 3,  # noqa: PLR2004
+            holds=session.status().touches.violations == 3,  # noqa: PLR2004
         )
 
 
@@ -118,23 +119,23 @@ def migrate_enforced(stage: Stage) -> None:
         state = session.status()
         stage.host(
             f"migrated to a file of {format_size(image.stat().st_size)}; "
-            f"its thread read {state['touches']['host_reads']} ballooned pages"
+            f"its thread read {state.touches.host_reads} ballooned pages"
         )
         stage.promise(
             "the migration thread's reads are no violations, and give zeros",
-            holds=state["touches"]["violations"] == before["touches"]["violations"]
-            and state["touches"]["host_reads"] > 0,
+            holds=state.touches.violations == before.touches.violations
+            and state.touches.host_reads > 0,
         )
         stage.promise(
             "they cost no memory, and no page left the balloon",
-            holds=state["ballooned_bytes"] == state["reclaimed_bytes"] == BALLOON.size_bytes,
+            holds=state.ballooned_bytes == state.reclaimed_bytes == BALLOON.size_bytes,
         )
         qemu.monitor.execute("cont")
         qemu.guest.touch(pages(0, 3), Access.WRITE)
         stage.settle(session)
         stage.promise(
             "a source that goes on is held to its contract as before",
-            holds=session.status()["touches"]["violations"] == 3,  # noqa: PLR2004
+            holds=session.status().touches.violations == 3,  # noqa: PLR2004
         )
     stage.check_owned(qemu.guest)
     destination = stage.start_from(image, qemu.options)

@@ -7,7 +7,7 @@ import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from uffdballoon.errors import LabError
 from uffdballoon.lab.confinement import NOT_CONFINED
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from uffdballoon.lab.microguest import MicroGuest
     from uffdballoon.lab.qemu_process import QemuProcess
     from uffdballoon.model.fragmentation import FragmentationLimit
+    from uffdballoon.model.records.events import Event, EventKind
 
 OWNED = GpaRange.of(32 << 20, 1 << 20)
 BALLOON = GpaRange.of(64 << 20, 8 << 20)
@@ -60,7 +61,7 @@ class Stage:
         self.accel = accel
         self.quick = quick
         self._running = contextlib.ExitStack()
-        self.events: list[dict[str, Any]] = []
+        self.events: list[Event] = []
         self._keep_up_at = 0.0
 
     def __enter__(self) -> Self:
@@ -163,7 +164,7 @@ class Stage:
             fragmentation=fragmentation,
         )
         session = Session(options)
-        told_by = session.status()["observer"]
+        told_by = session.status().observer.value
         self.host(
             f"attached by pid; contract {terms.kind.value}, policy {policy}, observer {told_by}"
         )
@@ -192,9 +193,9 @@ class Stage:
         """Serve the session until the guest's balloon is quiet."""
         self.events.extend(session.settle())
 
-    def wait_for_event(self, session: Session, kind: str) -> None:
+    def wait_for_event(self, session: Session, kind: EventKind) -> None:
         """Serve the session until it tells of something of that kind."""
-        self.wait_for(session, kind, lambda: any(e["kind"] == kind for e in self.events))
+        self.wait_for(session, kind.value, lambda: any(e.kind is kind for e in self.events))
         self.settle(session)
 
     def wait_for(self, session: Session, what: str, condition: Callable[[], bool]) -> None:

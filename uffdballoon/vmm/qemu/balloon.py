@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uffdballoon.errors import QmpError, UnsupportedError
+from uffdballoon.model.records.balloon import DriverProgress, ProgressState
 from uffdballoon.model.sizes import format_size
 from uffdballoon.vmm.qemu.asking import understanding
 
@@ -98,30 +99,27 @@ class BalloonTarget:
         """Say that the guest was asked to stop on its way there."""
         self._stopped = why
 
-    def progress(self) -> dict[str, Any]:
-        """Return {"target_bytes", "before_bytes", "actual_bytes", "state", "why"}.
-
-        ``state`` is moving, reached, stopped, or stalled: ``why`` says what stands in the way.
-        """
+    def progress(self) -> DriverProgress:
+        """Return how far it has come, and what stands in the way."""
         actual = actual_bytes(self._monitor)
         if actual != self._last:
             self._last, self._moved = actual, self._clock()
         quiet_s = self._clock() - self._moved
-        state, why = "moving", ""
+        state, why = ProgressState.MOVING, ""
         if actual == self.target_bytes:
-            state = "reached"
+            state = ProgressState.REACHED
         elif self._stopped:
-            state, why = "stopped", self._stopped
+            state, why = ProgressState.STOPPED, self._stopped
         elif quiet_s >= _STALLED_S:
-            state, why = "stalled", self._obstacle()
-        self._listen(on=state == "moving" and quiet_s >= _SUSPICIOUS_S)
-        return {
-            "target_bytes": self.target_bytes,
-            "before_bytes": self.before_bytes,
-            "actual_bytes": actual,
-            "state": state,
-            "why": why,
-        }
+            state, why = ProgressState.STALLED, self._obstacle()
+        self._listen(on=state is ProgressState.MOVING and quiet_s >= _SUSPICIOUS_S)
+        return DriverProgress(
+            target_bytes=self.target_bytes,
+            before_bytes=self.before_bytes,
+            actual_bytes=actual,
+            state=state,
+            why=why,
+        )
 
     def _listen(self, *, on: bool) -> None:
         """Have the driver tell of the guest's memory in time for _obstacle()."""

@@ -12,6 +12,7 @@ from uffdballoon.core.relay import Lookout
 from uffdballoon.errors import MonitorBusyError, QmpError, RangeError, UsageError
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.notice import notice
+from uffdballoon.model.records.events import EventKind
 from uffdballoon.model.sizes import format_size
 from uffdballoon.vmm.qemu.asking import collect, understanding, vcpu_tids
 from uffdballoon.vmm.qemu.balloon import BalloonTarget, actual_bytes, find_balloon, require_balloon
@@ -23,17 +24,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uffdballoon.core.keeper import Held
+    from uffdballoon.model.records.balloon import DriverProgress, GuestMemory
+    from uffdballoon.model.records.events import Notice
     from uffdballoon.vmm.qemu.facts import MonitorFacts
 
 RECONNECT_S = 5.0
 _STEP_S = 2.0  # whoever touches the balloon waits meanwhile
 _KINDS = {
-    "RESET": "reset",
-    "SHUTDOWN": "shutdown",
-    "STOP": "stopped",
-    "RESUME": "resumed",
-    "BALLOON_CHANGE": "balloon-change",
-    "MIGRATION": "migration",
+    "RESET": EventKind.RESET,
+    "SHUTDOWN": EventKind.SHUTDOWN,
+    "STOP": EventKind.STOPPED,
+    "RESUME": EventKind.RESUMED,
+    "BALLOON_CHANGE": EventKind.BALLOON_CHANGE,
+    "MIGRATION": EventKind.MIGRATION,
 }
 # QEMU tells of no DIMM that is plugged in, only of what the guest answers to it: a guest that
 # does not answer is found out by status().
@@ -46,7 +49,7 @@ class Heard(NamedTuple):
     ``reset_ns`` is CLOCK_MONOTONIC; None when the guest was not reset.
     """
 
-    notices: list[dict[str, Any]]
+    notices: list[Notice]
     reset_ns: int | None
     balloon_moved: bool
     ram_moved: bool = False
@@ -221,7 +224,7 @@ class Machine:
             try:
                 told = read_event(event)
             except QmpError as error:
-                heard.notices.append(notice("monitor-garbled", str(error)))
+                heard.notices.append(notice(EventKind.MONITOR_GARBLED, str(error)))
                 continue
             heard = Heard(
                 heard.notices + told.notices,
@@ -235,10 +238,10 @@ class Machine:
         if self.monitor.is_lost and not self._lost:
             self._lost = True
             why = f"QEMU ended the connection; trying again every {RECONNECT_S:g} s"
-            heard.notices.append(notice("monitor-lost", why))
+            heard.notices.append(notice(EventKind.MONITOR_LOST, why))
         return heard
 
-    def reconnect(self) -> list[dict[str, Any]]:
+    def reconnect(self) -> list[Notice]:
         """Try to be connected again, now and then; tell when it worked."""
         if not self._lost or self.monitor is None or time.monotonic() < self._reconnect_at:
             return []
@@ -246,7 +249,7 @@ class Machine:
         if not self.monitor.reconnect(timeout_s=1.0):
             return []
         self._lost = False
-        return [notice("monitor-back", "a reset meanwhile would not have been seen")]
+        return [notice(EventKind.MONITOR_BACK, "a reset meanwhile would not have been seen")]
 
     def vcpu_tids(self) -> dict[int, int] | None:
         """Map thread ids of vCPUs to their numbers; None when nobody can be asked now."""
@@ -270,7 +273,7 @@ class Machine:
         """
         return None if self._lost else self._ram.look()
 
-    def guest_statistics(self) -> dict[str, Any] | None:
+    def guest_statistics(self) -> GuestMemory | None:
         """Return what the driver tells of the guest's memory; None when nobody can be asked."""
         return None if self._lost or self._statistics is None else self._statistics.show()
 
@@ -278,7 +281,7 @@ class Machine:
         """Do what is due, and return the seconds until more is."""
         return None if self._lost or self._statistics is None else self._statistics.due_s()
 
-    def ask_balloon(self, target_bytes: int, ram_bytes: int) -> dict[str, Any]:
+    def ask_balloon(self, target_bytes: int, ram_bytes: int) -> DriverProgress:
         """Ask the guest's driver to leave it that much memory; return balloon_progress().
 
         Raises UnsupportedError without a monitor or device, RangeError for more
@@ -312,7 +315,7 @@ class Machine:
             self._target.stop(why)
         return actual
 
-    def balloon_progress(self) -> dict[str, Any]:
+    def balloon_progress(self) -> DriverProgress:
         """Return how far the guest has come to what it was asked for last."""
         if self._target is None:
             raise UsageError(
@@ -335,7 +338,7 @@ def read_event(event: dict[str, Any]) -> Heard:
         )
 
 
-def _notices_of(kind: str, data: dict[str, Any]) -> list[dict[str, Any]]:
+def _notices_of(kind: str, data: dict[str, Any]) -> list[Notice]:
     if kind == "BALLOON_CHANGE":
         return [notice(_KINDS[kind], actual_bytes=int(data["actual"]))]
     if kind == "MIGRATION":

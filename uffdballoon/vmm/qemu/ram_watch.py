@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uffdballoon.errors import QmpError
 from uffdballoon.model.notice import notice
+from uffdballoon.model.records.events import EventKind
 from uffdballoon.model.sizes import format_size
 from uffdballoon.vmm.qemu.asking import understanding
 
 if TYPE_CHECKING:
+    from uffdballoon.model.records.events import Notice
     from uffdballoon.vmm.qemu.asking import Answers
 
 
@@ -26,7 +28,7 @@ class RamWatch:
         self._monitor = monitor
         self._first_bytes = self._ask()
         self._told_bytes = 0
-        self._news: list[dict[str, Any]] = []
+        self._news: list[Notice] = []
 
     def look(self) -> int | None:
         """Return how many bytes there are more than at first; None when nobody can say."""
@@ -39,7 +41,7 @@ class RamWatch:
             self._told_bytes = change
         return change
 
-    def take_news(self) -> list[dict[str, Any]]:
+    def take_news(self) -> list[Notice]:
         """Take the event lines about what look() saw, each once."""
         news, self._news = self._news, []
         return news
@@ -55,7 +57,7 @@ class RamWatch:
             return None
 
 
-def _news_of(change_bytes: int, step_bytes: int) -> dict[str, Any]:
+def _news_of(change_bytes: int, step_bytes: int) -> Notice:
     came = f"{format_size(abs(step_bytes))} of RAM {'came' if step_bytes > 0 else 'went'}"
     if change_bytes > 0:
         new = format_size(change_bytes)
@@ -64,4 +66,4 @@ def _news_of(change_bytes: int, step_bytes: int) -> dict[str, Any]:
         why = f"{came}: detach and attach again to have it counted no more"
     else:
         why = f"{came}: the guest has as much as when it was attached to"
-    return notice("memory-changed", why, ram_change_bytes=change_bytes)
+    return notice(EventKind.MEMORY_CHANGED, why, ram_change_bytes=change_bytes)

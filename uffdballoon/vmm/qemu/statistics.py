@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uffdballoon.errors import QmpError
+from uffdballoon.model.records.balloon import GuestMemory
 from uffdballoon.vmm.qemu.asking import understanding
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ class GuestStatistics:
         """Return what was told last; empty when nothing was."""
         return read_statistics(self._monitor, self._path)[0]
 
-    def show(self) -> dict[str, Any]:
-        """Return {"age_s", ...}, all None or empty until the driver has told.
+    def show(self) -> GuestMemory:
+        """Return what was told, for ``status``.
 
         The device polls for a minute from now on: the first who asks may come too early.
         """
@@ -81,7 +82,7 @@ class GuestStatistics:
         self.want("show", _SHOWN_PERIOD_S)
         values, at_s = read_statistics(self._monitor, self._path)
         age_s = max(0.0, round(time.time() - at_s, 1)) if values and at_s else None
-        return {"age_s": age_s, "values": values}
+        return GuestMemory(age_s=age_s, values=values)
 
     def due_s(self) -> float | None:
         """Stop the polling that nobody asked for again; return the seconds until then."""

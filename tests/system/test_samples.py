@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Each JSON has the keys and kinds of values that it had before there were records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import samples
+
+pytestmark = [
+    pytest.mark.needs_root,
+    pytest.mark.needs_qemu,
+    pytest.mark.needs_kvm,
+    pytest.mark.needs_userfaultfd,
+    pytest.mark.needs_ptrace,
+]
+
+_RECORDED = Path(__file__).parents[1] / "data" / "json"
+_BY_NAME = {"run_lengths", "orders", "arrivals", "host_nodes", "vcpus", "values"}
+"""Objects whose keys are numbers or words of the day."""
+
+
+def _shape(value: Any, key: str = "") -> Any:  # noqa: ANN401 - any JSON
+    """Keep keys and kinds of values; of a list, the shape of its first item."""
+    if isinstance(value, dict):
+        if key in _BY_NAME:
+            return {"any": "number"}
+        return {name: _shape(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_shape(value[0])] if value else []
+    if value is None or isinstance(value, bool):
+        return str(value is None)
+    return "number" if isinstance(value, int | float) else "string"
+
+
+def test_each_json_has_the_keys_of_before_there_were_records() -> None:
+    for name, value in samples.take().items():
+        recorded = json.loads((_RECORDED / f"{name}.json").read_text(encoding="utf-8"))
+        if name == "events":
+            by_kind = {(e["kind"], e["action"]): _shape(e) for e in recorded}
+            told = {(e["kind"], e["action"]): _shape(e) for e in value}
+            assert {kind: told[kind] for kind in by_kind} == by_kind
+        elif name == "doctor":
+            assert _shape(value["probes"][0]).keys() == _shape(recorded["probes"][0]).keys()
+            assert value.keys() == recorded.keys()
+        else:
+            assert _shape(value) == _shape(recorded), name
