@@ -19,13 +19,19 @@ if TYPE_CHECKING:
     from uffdballoon.model.addresses import GpaRange
 
 
+def _memory(ram_bytes: int) -> list[str]:
+    """Say what the process maps in the words of QEMU's command line."""
+    backend = f"memory-backend-memfd,id=ram0,size={ram_bytes}B,share=on"
+    return ["-object", backend, "-machine", "pc,memory-backend=ram0", "-m", f"size={ram_bytes}B"]
+
+
 class StandIn:
     """Start the process, and ask it for what a guest's console would be asked for."""
 
     def __init__(self, ram_bytes: int) -> None:
         script = Path(__file__).with_name("stand_in_process.py")
         self._process = subprocess.Popen(
-            ["qemu-system-x86_64", str(script), "-m", f"size={ram_bytes}B"],
+            ["qemu-system-x86_64", str(script), *_memory(ram_bytes)],
             executable=sys.executable,
             # Under that name Python does not find its own library.
             env=os.environ | {"PYTHONHOME": sys.base_prefix},

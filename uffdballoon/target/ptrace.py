@@ -50,6 +50,7 @@ _XSTATE_MAX_BYTES = 64 << 10  # AMX has 11 KiB; the kernel says how much it wrot
 _SYSCALL_STOP = signal.SIGTRAP | 0x80
 _STOP_DEADLINE_S = 2.0
 _CALL_DEADLINE_S = 5.0  # beyond that, for a call that has begun
+_NO_CPU_DEADLINE_S = 3.0  # beyond that, for a thread that would get on if it had a CPU
 _SPIN_S = 0.01  # longer than a call takes that keeps to the budget of a stop
 _LOOK_S = 0.0005
 
@@ -70,7 +71,8 @@ class SeizedThread:
         """Stop the thread where it is, without a signal.
 
         Raises TargetBusyError when it does not stop within 2 s: it then sleeps in the
-        kernel where nothing but the end of its wait wakes it. It stays traced until the
+        kernel where nothing but the end of its wait wakes it. One that could run and gets no CPU
+        of a busy host is given 3 s more. It stays traced until the
         end of the calling thread, which alone lets go of a thread that is not stopped.
         """
         self._request(_INTERRUPT)
@@ -169,6 +171,12 @@ class SeizedThread:
 
     def _poll_for_stop(self, within_s: float) -> int | None:
         """Wait for a stop; None when there was none. waitpid(2) itself knows no deadline."""
+        status = self._poll(within_s)
+        if status is None and thread_state(self.pid, self.tid).letter == "R":
+            status = self._poll(_NO_CPU_DEADLINE_S)
+        return status
+
+    def _poll(self, within_s: float) -> int | None:
         started = time.monotonic()
         while True:
             waited, status = self._wait(os.WNOHANG)
