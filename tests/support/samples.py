@@ -68,7 +68,7 @@ def _with_monitor(qemu: Qemu, command: Command) -> dict[str, Any]:
     qemu.guest.fill(BALLOON, 1, stride_bytes=PAGE_BYTES)
     taken = {
         "list": [row for row in command.ask("list") if row["pid"] == qemu.pid],
-        "doctor": command.ask("doctor", "--pid", qemu.pid),
+        "doctor": command.ask("doctor", "--pid", qemu.pid, "--qmp", qemu.qmp_path),
         "inspect-monitor": command.ask("inspect", qemu.pid, "--qmp", qemu.qmp_path),
     }
     with command.attached(qemu.pid, "--qmp", qemu.qmp_path, *_STRICT):
