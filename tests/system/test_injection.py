@@ -37,15 +37,17 @@ from uffdballoon.target.obtain import obtain_userfaultfd
 from uffdballoon.target.process import Target
 
 def interrupt(remote):
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    # Again: one that comes right before the main thread begins to wait does not wake it.
     while not caught.is_set():
-        time.sleep(0.001)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.01)
     print("done", flush=True)
 
 caught = threading.Event()
 def catch(number, frame):
-    caught.set()
-    raise KeyboardInterrupt
+    if not caught.is_set():
+        caught.set()
+        raise KeyboardInterrupt
 
 signal.signal(signal.SIGINT, catch)
 with Target.open(int(sys.argv[1]), any_process=True) as target, Injector(target) as injector:
