@@ -13,13 +13,13 @@ import pytest
 
 from tests.system.test_cli import attached
 from uffdballoon.daemon import client
-from uffdballoon.daemon.protocol import VERSION, encode
+from uffdballoon.daemon.protocol import VERSION, decode_object, encode
 from uffdballoon.daemon.runtime import socket_path
 from uffdballoon.errors import UffdballoonError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.records.changes import ChangeReport, Detaching
-from uffdballoon.model.records.events import EventKind, Notice, TouchEvent
+from uffdballoon.model.records.events import EventKind, Notice, TouchEvent, read_event
 from uffdballoon.model.touch import Access, Action
 
 if TYPE_CHECKING:
@@ -63,14 +63,19 @@ class _Follower:
     def __init__(self, pid: int, touches: int) -> None:
         self.seen: list[TouchEvent] = []
         self.missed = 0
-        self._pid = pid
         self._touches = touches
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(str(socket_path(pid)))
+        self._connection.sendall(encode({"v": VERSION, "verb": "follow"}))
+        self._lines = self._connection.makefile("rb")
+        assert b'"ok":true' in self._lines.readline()  # what comes from now on is told
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def _follow(self) -> None:
-        with contextlib.suppress(UffdballoonError):  # the manager ends
-            for event in client.follow(self._pid):
+        with self._connection, self._lines:
+            for line in self._lines:
+                event = read_event(decode_object(line))
                 if isinstance(event, TouchEvent):
                     self.seen.append(event)
                 elif event.kind is EventKind.MISSED:
