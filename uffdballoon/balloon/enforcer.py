@@ -59,7 +59,6 @@ _FIRST_PART_BYTES = 16 * HUGE_BYTES
 _FIRST_PART_RANGES = 64
 _MAX_RANGES = 1024
 _LOOKED_AT_BYTES = 1 << 30  # at once
-_REST = 0.02  # of a stop, before the next one
 
 
 _MINOR = {Backing.HUGETLBFS: Feature.MINOR_HUGETLBFS}
@@ -212,7 +211,7 @@ class Enforcer:
                 pace.learn(part, time.monotonic_ns() - began_ns)
                 done += taken
                 if queue:
-                    yield _REST * max(taken.zap.stops_ns, default=0) / 1e9
+                    yield taken.zap.rest_s
         return done
 
     def _take(self, block: RamBlock, part: PackedRanges) -> Job[Inflated]:

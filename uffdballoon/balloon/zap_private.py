@@ -70,6 +70,7 @@ def zap_private(
     advice = _discarding(injector.pid)
     zapped_bytes = 0
     stops: list[int] = []
+    rest_s = 0.0
     pace = _Pace()
 
     def one_stop(remote: RemoteThread) -> int:
@@ -93,10 +94,10 @@ def zap_private(
         injected = injector.run(one_stop)
         zapped_bytes += injected.value
         stops.append(injected.stopped_ns)
+        rest_s = (_MAIN_REST if injected.by_main else _IDLE_REST) * injected.stopped_ns / 1e9
         if queue:
-            rest = _MAIN_REST if injected.by_main else _IDLE_REST
-            yield rest * injected.stopped_ns / 1e9
-    return ZapReport(zapped_bytes, tuple(stops))
+            yield rest_s
+    return ZapReport(zapped_bytes, tuple(stops), rest_s)
 
 
 def _discarding(pid: int) -> Advice:
