@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tests.support.blockmaps import block_map
-from uffdballoon.metrics.blocks import COLOURS, block_rows, words_of
-from uffdballoon.metrics.blocktext import Paper, fit, picture
+from uffdballoon.cli.text.blocks import COLOURS, block_rows, words_of
+from uffdballoon.cli.text.map import Paper, fit, picture
 from uffdballoon.model.addresses import HUGE_BYTES, Gpa
 from uffdballoon.model.blockmap import BlockMap, Region
 from uffdballoon.model.blockstate import BlockState

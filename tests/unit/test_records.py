@@ -15,9 +15,10 @@ import msgspec
 import pytest
 
 from tools.json_docs import PLACE, render
+from uffdballoon.cli.text.events import event_line
+from uffdballoon.cli.text.status import status_rows
 from uffdballoon.daemon.protocol import decode_answer, encode, error_message
 from uffdballoon.errors import ControlError, RangeError
-from uffdballoon.metrics.text import event_line, status_rows
 from uffdballoon.model import records
 from uffdballoon.model.notice import notice
 from uffdballoon.model.records.balloon import BalloonProgress, Verification

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from uffdballoon.metrics.drawing import pyplot_or_refuse as _pyplot
-from uffdballoon.metrics.drawing import save as _save
+from uffdballoon.bench.drawing import pyplot_or_refuse as _pyplot
+from uffdballoon.bench.drawing import save as _save
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

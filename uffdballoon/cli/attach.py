@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Literal
 import click
 
 from uffdballoon.cli.output import say
+from uffdballoon.cli.text.events import event_line
 from uffdballoon.cli.types import (
     ALLOWED,
     BROKEN,
@@ -28,7 +29,6 @@ from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
 from uffdballoon.daemon.runtime import keeper_path, listen_at, refuse_if_attached
 from uffdballoon.errors import ExitCode, UsageError
-from uffdballoon.metrics.text import event_line
 from uffdballoon.model.fragmentation import HUGE_ORDER, KEEP_HUGE_PAGES, FragmentationLimit
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.ofnodes import refuse_twice

@@ -6,12 +6,12 @@ from __future__ import annotations
 import click
 
 from uffdballoon.cli.output import print_json, say
+from uffdballoon.cli.text.changes import change_lines
 from uffdballoon.cli.types import ADDRESS, PID, SIZE
 from uffdballoon.daemon import client
 from uffdballoon.errors import UsageError
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.records.changes import ChangeReport, Released
-from uffdballoon.model.sizes import format_size
 
 _gpa = click.option(
     "--gpa",
@@ -120,8 +120,5 @@ def _report(done: str, report: ChangeReport, *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    where = ", ".join(f"gpa {span.gpa:#x}-{span.gpa + span.size:#x}" for span in report.ranges)
-    of = f"{format_size(report.done_bytes)} of {format_size(report.requested_bytes)}"
-    say(f"{done} {of}: {where}")
-    for piece in report.left_out:
-        say(f"left out: {format_size(piece.size)} at gpa {piece.gpa:#x} (not a whole granule)")
+    for line in change_lines(done, report):
+        say(line)

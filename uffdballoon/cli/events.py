@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import click
 
+from uffdballoon.cli.text.events import event_line
 from uffdballoon.cli.types import PID
 from uffdballoon.daemon import client
-from uffdballoon.metrics.text import event_line
 from uffdballoon.model.records.encoding import to_json
 
 

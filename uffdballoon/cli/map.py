@@ -6,13 +6,13 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
+from uffdballoon.bench.drawing import pyplot_or_refuse
+from uffdballoon.cli.map_picture import draw_blocks
 from uffdballoon.cli.output import print_json, print_table, say
+from uffdballoon.cli.text.blocks import block_rows
+from uffdballoon.cli.text.map import Paper, picture
 from uffdballoon.cli.types import DURATION_NS, PID
 from uffdballoon.daemon import client
-from uffdballoon.metrics.blockpng import draw_blocks
-from uffdballoon.metrics.blocks import block_rows
-from uffdballoon.metrics.blocktext import Paper, picture
-from uffdballoon.metrics.drawing import pyplot_or_refuse
 from uffdballoon.model.blockmap import BlockMap
 from uffdballoon.model.records.maps import WireMap
 

@@ -8,11 +8,11 @@ import time
 import click
 
 from uffdballoon.cli.output import print_json, say
+from uffdballoon.cli.text.changes import progress_line
 from uffdballoon.cli.types import PID, SIZE
 from uffdballoon.daemon import client
 from uffdballoon.errors import ExitCode
 from uffdballoon.model.records.balloon import BalloonProgress, ProgressState
-from uffdballoon.model.sizes import format_size
 
 _FAILED = (ProgressState.STALLED, ProgressState.STOPPED)
 _POLL_S = 0.2
@@ -44,18 +44,10 @@ def set_(pid: int, *, size: int, no_wait: bool, as_json: bool) -> int:
         time.sleep(_POLL_S)
         progress = client.request(pid, "progress", BalloonProgress)
         if time.monotonic() - told >= _TELL_EVERY_S and not as_json:
-            say(_line(progress))
+            say(progress_line(progress))
             told = time.monotonic()
     if as_json:
         print_json(progress)
     else:
-        say(_line(progress))
+        say(progress_line(progress))
     return int(ExitCode.FAILED if progress.state in _FAILED else ExitCode.DONE)
-
-
-def _line(progress: BalloonProgress) -> str:
-    actual = progress.actual_bytes
-    has = "nothing is known of" if actual is None else f"{format_size(actual)} left to"
-    asked = format_size(progress.target_bytes)
-    line = f"{progress.state.value}: {has} the guest, {asked} asked for"
-    return f"{line}; {progress.why}" if progress.why else line

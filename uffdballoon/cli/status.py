@@ -6,9 +6,9 @@ from __future__ import annotations
 import click
 
 from uffdballoon.cli.output import print_json, print_table
+from uffdballoon.cli.text.status import status_rows
 from uffdballoon.cli.types import PID
 from uffdballoon.daemon import client
-from uffdballoon.metrics.text import status_rows
 
 
 @click.command()

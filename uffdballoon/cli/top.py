@@ -18,11 +18,11 @@ from rich.live import Live
 
 from uffdballoon.cli.map import ask_for_map
 from uffdballoon.cli.output import say
+from uffdballoon.cli.rates import Rates
+from uffdballoon.cli.text.screen import View, screen
 from uffdballoon.cli.types import DURATION_NS, PID
 from uffdballoon.daemon import client
 from uffdballoon.errors import ControlError, UsageError
-from uffdballoon.metrics.rates import Rates
-from uffdballoon.metrics.watching import View, screen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

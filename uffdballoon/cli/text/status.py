@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Status and events as text for a person."""
+"""A status as rows for a person."""
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING
 
 from uffdballoon.model.observing import ObserverKind
-from uffdballoon.model.records.events import Notice
 from uffdballoon.model.sizes import format_size
 from uffdballoon.model.terms import ContractKind
 
 if TYPE_CHECKING:
     from uffdballoon.model.records.balloon import GuestMemory
     from uffdballoon.model.records.counters import Latency
-    from uffdballoon.model.records.events import Event
     from uffdballoon.model.records.memory import Fragmentation, Khugepaged, NodeStatus
     from uffdballoon.model.records.status import ContractStatus, Held, Status
 
@@ -187,21 +184,3 @@ def _held(touch: Held) -> str:
         f"tid {touch.tid} by {touch.action.value}, {touch.access.value} of gpa {gpa}, "
         f"for {touch.held_s:.1f} s, {ends}"
     )
-
-
-def event_line(event: Event) -> str:
-    """Return an event as one line."""
-    if isinstance(event, Notice):
-        why = f": {event.why}" if event.why else ""
-        size = "" if event.size is None else f" {format_size(event.size)}"
-        return f"{_clock(event)} {event.kind.value}{size}{why}"
-    gpa = "?" if event.gpa is None else f"{event.gpa:#x}"
-    who = f"tid {event.tid}" if event.vcpu is None else f"vcpu {event.vcpu}"
-    return (
-        f"{_clock(event)} {event.kind.value} {event.access.value} gpa {gpa} "
-        f"size {event.size} {who} -> {event.action.value}"
-    )
-
-
-def _clock(event: Event) -> str:
-    return f"{dt.datetime.fromtimestamp(event.time_ns / 1e9, tz=dt.UTC):%H:%M:%S.%f}"

@@ -6,8 +6,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import TYPE_CHECKING, Any
 
-from uffdballoon.metrics.blocks import COLOURS, words_of
-from uffdballoon.metrics.drawing import pyplot_or_refuse, save
+from uffdballoon.bench.drawing import pyplot_or_refuse, save
+from uffdballoon.cli.text.blocks import COLOURS, words_of
 from uffdballoon.model.blockgrid import NO_RAM, choose_columns, lay_out
 from uffdballoon.model.blockstate import STATE_OF_BYTE, BlockState
 from uffdballoon.model.sizes import format_size

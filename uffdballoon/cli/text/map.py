@@ -16,7 +16,7 @@ from rich.console import Group
 from rich.style import Style
 from rich.text import Text
 
-from uffdballoon.metrics.blocks import COLOURS, words_of
+from uffdballoon.cli.text.blocks import COLOURS, words_of
 from uffdballoon.model.blockgrid import NO_RAM, choose_columns, count_rows, lay_out
 from uffdballoon.model.blockstate import STATE_OF_BYTE, BlockState
 from uffdballoon.model.sizes import format_size

@@ -11,15 +11,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from uffdballoon.metrics.blocktext import Paper, picture
-from uffdballoon.metrics.text import answered_by
+from uffdballoon.cli.text.map import Paper, picture
+from uffdballoon.cli.text.status import answered_by
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from uffdballoon.metrics.rates import Rates
+    from uffdballoon.cli.rates import Rates
     from uffdballoon.model.blockmap import BlockMap
     from uffdballoon.model.records.status import Status
 
