@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 import errno as errno_module
+from typing import Self
 
 
 class ExitCode(enum.IntEnum):
@@ -77,6 +78,17 @@ class NoSuchTargetError(UffdballoonError):
 
 class TargetGoneError(UffdballoonError):
     """The target ended while it was worked on."""
+
+    @classmethod
+    def of(
+        cls,
+        pid: int,
+        why: str = "while it was looked at",
+        *,
+        hint: str = "`uffdballoon list` shows what runs",
+    ) -> Self:
+        """Name the end of process ``pid``; ``why`` says when, or how it was found out."""
+        return cls(f"process {pid} ended", why=why, hint=hint, pid=pid)
 
 
 class TargetBusyError(UffdballoonError):

@@ -44,7 +44,7 @@ from uffdballoon.vmm.qemu.threads import find_rcu_thread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uffdballoon.target.process import Confinement
+    from uffdballoon.target.confinement import Confinement
     from uffdballoon.vmm.qemu.suitability import Finding
 
 _CAP_SYS_PTRACE = 1 << 19

@@ -142,12 +142,7 @@ def _read(pid: int, name: str) -> str:
         # Not as text, which would end lines at a name's carriage return, too.
         return Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError) as error:
-        raise TargetGoneError(
-            f"process {pid} ended",
-            why="while its memory was looked at",
-            hint="`uffdballoon list` shows what runs",
-            pid=pid,
-        ) from error
+        raise TargetGoneError.of(pid, "while its memory was looked at") from error
     except PermissionError as error:
         raise PermissionDeniedError(
             f"not allowed to look at the memory of process {pid}",

@@ -332,7 +332,8 @@ class Injector:
         try:
             thread.interrupt()
             if self.target.has_exited():
-                raise _gone(self.pid)  # the pid may be another process's by now
+                # The pid may be another process's by now.
+                raise TargetGoneError.of(self.pid, "before it was attached to")
             remote = RemoteThread(thread, self._gadgets)
             if sleeps_in and remote.sleeps_in() not in sleeps_in:
                 return None
@@ -435,7 +436,7 @@ def _executable_texts(pid: int) -> Iterator[tuple[int, bytes]]:
                     start, end = (int(text, 16) for text in fields[0].split("-"))
                     spans.append(("/libc" not in fields[5], start, end))
     except (FileNotFoundError, ProcessLookupError) as error:
-        raise _gone(pid) from error
+        raise TargetGoneError.of(pid, "before it was attached to") from error
     for _, start, end in sorted(spans):
         try:
             span = HvaRange.of(start, min(end - start, _LARGEST_TEXT_BYTES))
@@ -455,12 +456,3 @@ def _refuse_shadow_stack(pid: int, *, has_one: bool) -> None:
             hint="start QEMU with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
             pid=pid,
         )
-
-
-def _gone(pid: int) -> TargetGoneError:
-    return TargetGoneError(
-        f"process {pid} ended",
-        why="before it was attached to",
-        hint="`uffdballoon list` shows what runs",
-        pid=pid,
-    )

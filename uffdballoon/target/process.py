@@ -7,7 +7,6 @@ import contextlib
 import os
 import re
 import select
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
 
@@ -21,6 +20,7 @@ from uffdballoon.errors import (
     UffdballoonError,
 )
 from uffdballoon.host.privileges import Capability, with_lacking
+from uffdballoon.target.confinement import Confinement, read_confinement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -43,20 +43,6 @@ _PF_EXITING = 0x4  # linux/sched.h
 class Thread(NamedTuple):
     tid: int
     name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Confinement:
-    """What the target may not do, and whether it lives elsewhere (namespaces)."""
-
-    uid: int
-    capabilities: int
-    no_new_privs: bool
-    seccomp: bool
-    tracer_pid: int
-    shadow_stack: bool
-    foreign_namespaces: tuple[str, ...]
-    security_label: str = ""
 
 
 class Target:
@@ -97,7 +83,7 @@ class Target:
             target._refuse_unless_suitable(any_process=any_process)
         except psutil.NoSuchProcess as error:
             os.close(pidfd)
-            raise _gone(pid) from error
+            raise TargetGoneError.of(pid) from error
         except BaseException:
             os.close(pidfd)
             raise
@@ -145,7 +131,7 @@ class Target:
         except (UffdballoonError, OSError) as error:
             if isinstance(error, TargetGoneError) or not self.is_ending():
                 raise
-            raise _gone(self.pid) from error
+            raise TargetGoneError.of(self.pid) from error
 
     def threads(self) -> list[Thread]:
         """List the threads, the main one first and then by their birth.
@@ -166,7 +152,7 @@ class Target:
         try:
             return frozenset(int(task.name) for task in Path(f"/proc/{self.pid}/task").iterdir())
         except (FileNotFoundError, ProcessLookupError):
-            raise TargetGoneError(f"process {self.pid} ended", pid=self.pid) from None
+            raise TargetGoneError.of(self.pid) from None
 
     def started_ticks(self, tid: int) -> int:
         """Return when a thread was started, in clock ticks since boot."""
@@ -223,7 +209,7 @@ class Target:
             try:
                 os.close(os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC))
             except FileNotFoundError as error:
-                raise _gone(self.pid) from error
+                raise TargetGoneError.of(self.pid) from error
             except OSError:
                 refused.append(f"/proc/{self.pid}/{name}")
         return refused
@@ -248,43 +234,13 @@ class Target:
                         pid=self.pid,
                     )
 
-    def _status(self) -> dict[str, list[str]]:
-        with self._vanishing():
-            lines = self._path("status").read_bytes().decode(errors="replace").split("\n")
-        return {key: value.split() for key, _, value in (line.partition(":") for line in lines)}
-
     def confinement(self) -> Confinement:
-        fields = self._status()
-        return Confinement(
-            uid=int(fields["Uid"][1]),
-            capabilities=int(fields["CapEff"][0], 16),
-            no_new_privs=fields.get("NoNewPrivs") == ["1"],
-            seccomp=fields.get("Seccomp", ["0"]) != ["0"],
-            tracer_pid=int(fields["TracerPid"][0]),
-            shadow_stack="shstk" in fields.get("x86_Thread_features", []),
-            foreign_namespaces=self._foreign_namespaces(),
-            security_label=self._security_label(),
-        )
-
-    def _security_label(self) -> str:
-        """Return its label of SELinux or AppArmor; empty without either (proc_pid_attr(5))."""
-        try:
-            return self._path("attr", "current").read_bytes().decode(errors="replace").strip("\0\n")
-        except OSError:
-            return ""
-
-    def _foreign_namespaces(self) -> tuple[str, ...]:
-        foreign = []
-        for name in ("mnt", "net", "pid", "user"):
-            with contextlib.suppress(OSError):
-                theirs = self._path("ns", name).readlink()
-                if theirs != (_PROC / "self" / "ns" / name).readlink():
-                    foreign.append(name)
-        return tuple(foreign)
+        with self._vanishing():
+            return read_confinement(self.pid)
 
     def _refuse_unless_suitable(self, *, any_process: bool) -> None:
         if self._process.status() == psutil.STATUS_ZOMBIE or self.has_exited():
-            raise _gone(self.pid)
+            raise TargetGoneError.of(self.pid)
         if not self.exe and not self.cmdline:
             try:
                 self._path("exe").readlink()
@@ -315,7 +271,7 @@ class Target:
         try:
             yield
         except (FileNotFoundError, ProcessLookupError) as error:
-            raise _gone(self.pid) from error
+            raise TargetGoneError.of(self.pid) from error
         except PermissionError as error:
             raise PermissionDeniedError(
                 f"not allowed to look at process {self.pid}",
@@ -352,12 +308,3 @@ def _quietly(ask: Callable[[], T]) -> T | None:
         return ask()
     except psutil.Error:
         return None
-
-
-def _gone(pid: int) -> TargetGoneError:
-    return TargetGoneError(
-        f"process {pid} ended",
-        why="while it was looked at",
-        hint="`uffdballoon list` shows what runs",
-        pid=pid,
-    )

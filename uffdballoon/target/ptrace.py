@@ -210,11 +210,8 @@ class SeizedThread:
             raise self._named(error) from error
 
     def _gone(self) -> TargetGoneError:
-        return TargetGoneError(
-            f"process {self.pid} ended",
-            why="while it was being attached to",
-            hint="nothing is left to undo",
-            pid=self.pid,
+        return TargetGoneError.of(
+            self.pid, "while it was being attached to", hint="nothing is left to undo"
         )
 
     def _named(self, error: PtraceError) -> UffdballoonError:
@@ -260,13 +257,7 @@ def seize(pid: int, tid: int) -> SeizedThread:
 
 def _seize_error(pid: int, tid: int, number: int | None) -> UffdballoonError:
     if number == errno.ESRCH:
-        return TargetGoneError(
-            f"process {pid} ended",
-            why=f"its thread {tid} is gone",
-            hint="`uffdballoon list` shows what runs",
-            pid=pid,
-            errno=number,
-        )
+        return TargetGoneError.of(pid, f"its thread {tid} is gone")
     state = thread_state(pid, tid)
     if state.tracer_pid:
         return traced_error(pid, state, tid)

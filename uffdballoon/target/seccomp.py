@@ -21,7 +21,6 @@ from ptrace.error import PtraceError
 from uffdballoon.errors import (
     PermissionDeniedError,
     TargetGoneError,
-    UffdballoonError,
 )
 from uffdballoon.host.buffer import Buffer
 from uffdballoon.model.seccomp import (
@@ -223,7 +222,7 @@ def _mode(pid: int, tid: int) -> int:
     try:
         status = Path(f"/proc/{pid}/task/{tid}/status").read_bytes()
     except (FileNotFoundError, ProcessLookupError) as error:
-        raise _gone(pid) from error
+        raise TargetGoneError.of(pid, "while it was being attached to") from error
     for line in status.split(b"\n"):
         if line.startswith(b"Seccomp:"):
             return int(line.split()[1])
@@ -256,7 +255,8 @@ def _read(pid: int, pidfd: int, tid: int) -> _Filters:
     try:
         thread.interrupt()
         if has_exited(pidfd):
-            raise _gone(pid)  # the pid may be another process's by now
+            # The pid may be another process's by now.
+            raise TargetGoneError.of(pid, "while it was being attached to")
         raw = _filters_of(thread, buffer)
         _keep_from_restarting(thread, raw)
     finally:
@@ -278,7 +278,7 @@ def _filters_of(thread: SeizedThread, buffer: Buffer) -> list[bytes]:
             if error.errno == errno.ENOENT:
                 return found
             if error.errno == errno.ESRCH:
-                raise _gone(thread.pid) from error
+                raise TargetGoneError.of(thread.pid, "while it was being attached to") from error
             raise _UnreadableError(error.errno) from error
         found.append(bytes(buffer.view[: count * INSTRUCTION_BYTES]))
     return found
@@ -300,12 +300,3 @@ def _keep_from_restarting(thread: SeizedThread, raw: Sequence[bytes]) -> None:
         allowed = False
     if not allowed:
         thread.set_registers(anew)
-
-
-def _gone(pid: int) -> UffdballoonError:
-    return TargetGoneError(
-        f"process {pid} ended",
-        why="while it was being attached to",
-        hint="`uffdballoon list` shows what runs",
-        pid=pid,
-    )

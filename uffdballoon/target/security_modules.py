@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uffdballoon.host.privileges import Capability, held_capabilities
+from uffdballoon.target.confinement import label_of
 
-_PROC = Path("/proc")
+_YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _ADMIN_ONLY, _NO_ATTACH = 2, 3  # Documentation/admin-guide/LSM/Yama.rst
 
 
@@ -39,12 +40,15 @@ class Likely:
 
 def who_refuses(pid: int) -> Likely:
     """Say which module is likely to have refused to trace ``pid``."""
-    scope = _read("/proc/sys/kernel/yama/ptrace_scope")
+    try:
+        scope = _YAMA.read_text().strip()
+    except OSError:
+        scope = ""
     return likely(
         Surroundings(
             yama_scope=int(scope) if scope.isdecimal() else None,
-            ours=_label("self"),
-            theirs=_label(str(pid)),
+            ours=label_of("self"),
+            theirs=label_of(str(pid)),
             may_trace=Capability.SYS_PTRACE in held_capabilities(),
         )
     )
@@ -84,18 +88,3 @@ def likely(seen: Surroundings) -> Likely:
 
 def _is_free(label: str) -> bool:
     return label in ("", "unconfined", "kernel") or ":unconfined_t:" in label
-
-
-def _label(process: str) -> str:
-    for name in ("apparmor/current", "current"):
-        label = _read(_PROC / process / "attr" / name)
-        if label:
-            return label
-    return ""
-
-
-def _read(path: Path | str) -> str:
-    try:
-        return Path(path).read_bytes().decode(errors="replace").strip("\n\0 ")
-    except OSError:
-        return ""
