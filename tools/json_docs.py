@@ -43,7 +43,7 @@ user than root: `/run/user/UID`). A line of JSON goes each way: `{"v": 1, "verb"
 | --- | --- | --- |
 | `status`, `stats`, `verify` | | as of the command |
 | `events` | | a list of the last 1000 events |
-| `follow` | | null, and then a line for each event, until either side hangs up |
+| `follow` | | null, then a line for each event, the past ones first, until a side hangs up |
 | `inflate` | `gpa` or `node`, `size`, `granule`, `guest_agreed` | [ChangeReport](#changereport) |
 | `deflate` | `gpa` or `node`, `size`, `granule` | [ChangeReport](#changereport) |
 | `release` | `tid`, or none for all | [Released](#released) |

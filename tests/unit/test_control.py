@@ -209,6 +209,18 @@ def test_a_follower_that_hangs_up_while_it_is_told_costs_nothing(by_hand: _Serve
     assert by_hand.server._clients == {}
 
 
+def test_a_follower_is_told_what_was_before_it_and_then_what_is(by_hand: _Served) -> None:
+    by_hand.server.publish(notice(EventKind.INFLATE, size=1))
+    with _connected() as follower, follower.makefile("rb") as lines:
+        follower.sendall(_FOLLOW)
+        while not any(client.follows for client in by_hand.server._clients):
+            by_hand.turn()
+        by_hand.server.publish(notice(EventKind.INFLATE, size=2))
+        by_hand.turn()
+        assert json.loads(lines.readline())["ok"]
+        assert [json.loads(lines.readline())["size"] for _ in range(2)] == [1, 2]
+
+
 def test_a_burst_reaches_a_follower_that_reads(by_hand: _Served) -> None:
     burst = 20_000
     with _following(by_hand) as follower, follower.makefile("rb") as lines:

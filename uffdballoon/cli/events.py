@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Show the touches that were not ordinary."""
+"""Show touches that were not ordinary, and what else happened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uffdballoon.model.records.encoding import to_json
 
 @click.command()
 @click.argument("pid", type=PID)
-@click.option("--follow", is_flag=True, help="Go on with events as they come.")
+@click.option("--follow", is_flag=True, help="Then go on with others as they come.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def events(pid: int, *, follow: bool, as_json: bool) -> None:
     """Show the last 1000 events of the attached PID."""

@@ -76,7 +76,7 @@ def recent_events(pid: int) -> list[Event]:
 
 
 def follow(pid: int) -> Iterator[Event]:
-    """Yield events as they come, until the manager ends."""
+    """Yield the last events past, then others as they come, until the manager ends."""
     with _connect(pid) as connection, connection.makefile("rb") as lines:
         connection.sendall(encode({"v": VERSION, "verb": "follow"}))
         _result(lines.readline(MAX_ANSWER_BYTES), pid, object)

@@ -176,8 +176,10 @@ class ControlServer:
     def _serve_line(self, client: _Client, line: bytes) -> None:
         try:
             message = decode_request(line)
-            client.follows = client.follows or message["verb"] == "follow"
-            result = None if message["verb"] == "follow" else self._handle(message)
+            if message["verb"] == "follow":
+                self._begin_to_follow(client)
+                return
+            result = self._handle(message)
         except Exception as error:  # noqa: BLE001 - a verb that fails costs nobody else anything
             self._answer_error(client, error)
             return
@@ -193,6 +195,14 @@ class ControlServer:
             lambda report: self._after_job(client, report, None),
             lambda error: self._after_job(client, None, error),
         )
+
+    def _begin_to_follow(self, client: _Client) -> None:
+        """Tell of the last events at first, so that nothing is lost between those and the next."""
+        self._answer(client, {"ok": True, "result": None})
+        if not client.follows:
+            client.follows = True
+            for event in self.recent:
+                self._tell(client, encode(event))
 
     def _after_job(self, client: _Client, report: object, error: Exception | None) -> None:
         client.waits = False

@@ -3,8 +3,9 @@
 
 A request is ``{"v": 1, "verb": ..., ...}``; the answer ``{"ok": true,
 "result": ...}`` or ``{"ok": false, "error": {...}}``. After ``follow`` lines
-of events come until either side hangs up. A request with ``"progress": true`` that takes
-a while is told each second that it is under way: ``{"progress": true}``.
+of events come, the last ones past first, until either side hangs up. A request with
+``"progress": true`` that takes a while is told each second that it is under way:
+``{"progress": true}``.
 """
 
 from __future__ import annotations
