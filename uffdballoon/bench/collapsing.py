@@ -135,3 +135,19 @@ def _collapses() -> int:
         if line.startswith("thp_collapse_alloc "):
             return int(line.split()[1])
     return 0
+
+
+HEADER = ("who", "ballooned, MiB", "Rss grew, MiB", "nine tenths back after, s")
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table that HEADER heads."""
+    return [
+        (
+            s["name"],
+            str(result["ballooned_bytes"] >> 20),
+            f"{s['grew_bytes'] / (1 << 20):.1f}",
+            "never" if s["back_s"] is None else f"{s['back_s']:.1f}",
+        )
+        for s in result["series"]
+    ]

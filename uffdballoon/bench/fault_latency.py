@@ -147,3 +147,31 @@ def run(
         for count in threads:
             series.extend(measure_process(name, threads=count, samples=samples, progress=progress))
     return {"machine": describe_machine(), "series": series, "ratios": ratios(series)}
+
+
+HEADER = (
+    *("memory", "who", "access", "thr"),
+    *("p50 us", "p90", "p99", "p99.9", "max", "faults/s", "p50 vs manpage"),
+)
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table that HEADER heads."""
+
+    def group(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["backing"], row["access"], row["threads"]
+
+    manpage = {group(row): row["p50_ns"] for row in result["series"] if row["name"] == "manpage"}
+    keys = ("p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns")
+    return [
+        (
+            row["backing"],
+            row["name"],
+            row["access"],
+            str(row["threads"]),
+            *(f"{row[key] / 1000:.2f}" for key in keys),
+            str(row["faults_per_s"]),
+            f"{row['p50_ns'] / manpage[group(row)]:.3f}",
+        )
+        for row in result["series"]
+    ]

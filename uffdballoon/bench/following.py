@@ -145,3 +145,30 @@ def _agreement(qemu: LinuxQemu, name: str) -> dict[str, Any]:
         "lost_records": state.observed.lost_records,
         "arm_us_max": state.observed.arm_us_max,
     }
+
+
+HEADER = (
+    "observer",
+    "inflate s",
+    "deflate s",
+    "lost records",
+    "arming at most us",
+    "unaccounted",
+    "disagreements",
+)
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table that HEADER heads."""
+    return [
+        (
+            s["name"],
+            f"{s['inflate_s']:.2f}",
+            f"{s['deflate_s']:.2f}",
+            *(
+                str(s.get(key, "-"))
+                for key in ("lost_records", "arm_us_max", "unaccounted_bytes", "disagreements")
+            ),
+        )
+        for s in result["series"]
+    ]

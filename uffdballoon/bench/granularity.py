@@ -12,6 +12,7 @@ from uffdballoon.bench.machine import describe_machine
 from uffdballoon.lab.host_memory import huge_bytes
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
 from uffdballoon.model.policy import parse_policy
+from uffdballoon.model.sizes import format_size
 from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
@@ -110,3 +111,20 @@ class _Kept:
 
     def _checksum(self) -> int:
         return self._micro.checksum(self._span, stride_bytes=self._stride_bytes)
+
+
+HEADER = ("pieces", "before ms", "after ms", "speed kept", "huge pages split")
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table that HEADER heads."""
+    return [
+        (
+            s["name"],
+            f"{s['seconds_before'] * 1e3:.2f}",
+            f"{s['seconds_after'] * 1e3:.2f}",
+            f"{s['speed_kept']:.3f}",
+            format_size(s["split_bytes"]),
+        )
+        for s in result["series"]
+    ]

@@ -94,3 +94,32 @@ def run(*, progress: Callable[[str], None]) -> dict[str, Any]:
             "16 TiB: look-up of 50 ns": series[-1]["lookup_ns"] / 50,
         },
     }
+
+
+HEADER = (
+    "guest",
+    "from scratch, ms",
+    "change p50, us",
+    "max",
+    "windows",
+    "MiB",
+    "look-up, ns",
+    "dependent",
+    "in 64 GiB",
+)
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table that HEADER heads."""
+    return [
+        (
+            s["name"],
+            f"{s['scratch_ns'] / 1e6:.1f}",
+            f"{s['change_p50_ns'] / 1e3:.1f}",
+            f"{s['change_max_ns'] / 1e3:.1f}",
+            str(s["most_windows"]),
+            f"{s['total_bytes'] / (1 << 20):.1f}",
+            *(f"{s[f'lookup{kind}_ns']:.1f}" for kind in ("", "_dependent", "_local")),
+        )
+        for s in result["series"]
+    ]

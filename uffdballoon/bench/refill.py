@@ -112,3 +112,11 @@ def run(*, rounds: int, size_bytes: int, progress: Callable[[str], None]) -> dic
             if row["name"] not in ("manpage", "plain")
         },
     }
+
+
+HEADER = ("pages", "who", "GiB/s")
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table that HEADER heads."""
+    return [(s["pages"], s["name"], f"{s['gib_per_s']:.3f}") for s in result["series"]]

@@ -113,3 +113,19 @@ def huge_bytes(pid: int) -> int:
     return sum(
         int(kib) << 10 for kib in re.findall(r"^AnonHugePages:\s+(\d+) kB", text, re.MULTILINE)
     )
+
+
+HEADER = ("guest", "sequential GiB/s", "random M/s", "change of huge pages, bytes")
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table that HEADER heads."""
+    return [
+        (
+            s["name"],
+            f"{s['sequential_bytes_per_s'] / (1 << 30):.3f}",
+            f"{s['random_per_s'] / 1e6:.3f}",
+            str(max(map(abs, s["huge_bytes_change"]))),
+        )
+        for s in result["series"]
+    ]

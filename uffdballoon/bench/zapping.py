@@ -120,3 +120,21 @@ def _ratios(series: list[dict[str, Any]]) -> dict[str, float]:
         for (shape, how), value in rate.items()
         if how != "uffdballoon"
     }
+
+
+HEADER = ("shape", "who", "ranges", "pages/s", "GiB/s", "longest stop, us")
+
+
+def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the lines of the table that HEADER heads."""
+    return [
+        (
+            s["shape"],
+            s["name"],
+            str(s["ranges"]),
+            str(s["pages_per_s"]),
+            f"{s['gib_per_s']:.2f}",
+            "-" if s["longest_stop_us"] is None else str(s["longest_stop_us"]),
+        )
+        for s in result["series"]
+    ]

@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from typing import IO, TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
+from uffdballoon.cli.eventfile import event_writer
+from uffdballoon.cli.holding import held_words, holding_by, take_held
 from uffdballoon.cli.output import say
-from uffdballoon.cli.text.events import event_line
+from uffdballoon.cli.terms import limit_of, terms_of
 from uffdballoon.cli.types import (
     ALLOWED,
     BROKEN,
@@ -23,27 +22,17 @@ from uffdballoon.cli.types import (
     PID,
     SIZE,
 )
-from uffdballoon.core.keeper import Held, start_keeper, take_from_keeper
-from uffdballoon.core.service_manager import Passed, ServiceManager, Store, trace_of
+from uffdballoon.core.service_manager import ServiceManager
 from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
-from uffdballoon.daemon.runtime import keeper_path, listen_at, refuse_if_attached
-from uffdballoon.errors import ExitCode, UsageError
-from uffdballoon.model.fragmentation import HUGE_ORDER, KEEP_HUGE_PAGES, FragmentationLimit
+from uffdballoon.daemon.runtime import keeper_path, refuse_if_attached
+from uffdballoon.errors import ExitCode
+from uffdballoon.model.fragmentation import HUGE_ORDER
 from uffdballoon.model.observing import ObserverKind
-from uffdballoon.model.ofnodes import refuse_twice
 from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
-from uffdballoon.model.records.encoding import to_json
-from uffdballoon.model.terms import ContractKind, Terms
-from uffdballoon.session import Holding, Session, SessionOptions
+from uffdballoon.session import Session, SessionOptions
 from uffdballoon.vmm.qemu.suitability import ALLOWABLE
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from uffdballoon.core.keeper import Keeper, Kept
-    from uffdballoon.model.records.events import Event
 
 _EXIT_CODES = {
     Ending.DETACHED: ExitCode.DONE,
@@ -52,7 +41,6 @@ _EXIT_CODES = {
     Ending.VIOLATION: ExitCode.VIOLATION,
 }
 _NS_PER_US = 1000
-_NS_PER_S = 1_000_000_000
 
 
 @click.command()
@@ -250,11 +238,13 @@ def attach(  # noqa: PLR0913 - an option each
 
     Example: uffdballoon attach 4711 --qmp /run/vm/qmp --policy zero-read,kill --events -
     """
-    terms = _terms(contract, floor, node_floors, grace_ns, grace_bytes)
-    fragmentation = _limit(min_order, max_broken, node_max_broken, keep_huge_pages=keep_huge_pages)
+    terms = terms_of(contract, floor, node_floors, grace_ns, grace_bytes)
+    fragmentation = limit_of(
+        min_order, max_broken, node_max_broken, keep_huge_pages=keep_huge_pages
+    )
     refuse_if_attached(pid)
     service = ServiceManager.find()
-    held = _take_held(pid, service)
+    held = take_held(pid, service)
     options = SessionOptions(
         pid=pid,
         qmp_path=qmp,
@@ -272,10 +262,10 @@ def attach(  # noqa: PLR0913 - an option each
         fragmentation=fragmentation,
         memory_patience_ns=memory_patience_ns,
         held=held,
-        holding=_holding(pid, hold_ns, held, service) if on_exit == "hold" else None,
+        holding=holding_by(pid, hold_ns, held, service) if on_exit == "hold" else None,
     )
     with (
-        _event_writer(events_to, events_format) as on_event,
+        event_writer(events_to, events_format) as on_event,
         Session(options, progress=say) as session,
     ):
         with Manager(
@@ -290,7 +280,7 @@ def attach(  # noqa: PLR0913 - an option each
                 service.tell("STOPPING=1", f"STATUS={_describe(ending, pid)}")
         leaves = ending is Ending.SIGNAL and session.leave_to_keeper()
         if leaves:
-            say(_tell_held(hold_ns, service))
+            say(held_words(hold_ns, service))
         counts = session.touch_counts()
     if not leaves:
         # Not before the keeper has ended: one that nobody finds would hold on by itself.
@@ -310,45 +300,6 @@ def detach(pid: int) -> None:
     say(f"detached from {pid}")
 
 
-def _take_held(pid: int, service: ServiceManager | None) -> Held | None:
-    """Take what the service manager, or a keeper, holds of that process."""
-    passed = Passed.take().of(pid if service is not None else None)
-    if passed and service is not None:
-        store = Store(service, pid)
-        os.close(passed["pidfd"])
-        monitor = passed.get("monitor")
-        return Held(store, passed["uffd"], passed["ledger"], trace_of(passed), monitor)
-    return take_from_keeper(keeper_path(pid))
-
-
-def _holding(pid: int, hold_ns: int, held: Held | None, service: ServiceManager | None) -> Holding:
-    """Say who is to hold all; one who does already goes on."""
-    if held is not None:
-        return Holding(None)
-    if service is not None:
-        # A keeper would be a process of the service, and end with it (systemd.kill(5), KillMode=).
-        if not service.is_known_to_store:
-            say(
-                "not known: whether the service manager holds what it is given "
-                "(FileDescriptorStoreMax=; systemd 254 and later say so in FDSTORE)"
-            )
-        return Holding(Store(service, pid).hold)
-    keeper_path(pid).unlink(missing_ok=True)  # of one that has ended
-    listener = listen_at(keeper_path(pid), pid)
-
-    def hold(kept: Kept) -> Keeper:
-        with listener:
-            return start_keeper(listener, kept, hold_ns)
-
-    return Holding(hold)
-
-
-def _tell_held(hold_ns: int, service: ServiceManager | None) -> str:
-    if service is not None:
-        return "its traps are held by the service manager, until the unit is started anew or stops"
-    return f"its traps are held for {hold_ns / _NS_PER_S:g} s: attach again to go on"
-
-
 def _describe(ending: Ending, pid: int) -> str:
     return {
         Ending.DETACHED: f"detached from {pid}",
@@ -356,85 +307,3 @@ def _describe(ending: Ending, pid: int) -> str:
         Ending.TARGET_GONE: f"process {pid} ended",
         Ending.VIOLATION: f"detached from {pid} at its first violation",
     }[ending]
-
-
-@contextlib.contextmanager
-def _event_writer(path: str | None, form: str) -> Iterator[Callable[[Event], None]]:
-    """Yield what writes one event, line by line, so that `tail -f` shows it at once."""
-    with contextlib.ExitStack() as files:
-        stream: IO[str] | None = None
-        if path == "-":
-            stream = sys.stdout
-        elif path is not None:
-            try:
-                stream = files.enter_context(open(path, "a", encoding="utf-8"))  # noqa: PTH123
-            except OSError as error:
-                raise UsageError(
-                    f"cannot write events to {path}",
-                    why=error.strerror or "",
-                    hint="give a file that can be written, or -",
-                ) from error
-
-        def write(event: Event) -> None:
-            if stream is not None:
-                line = to_json(event) if form == "json" else event_line(event)
-                print(line, file=stream, flush=True)
-
-        yield write
-
-
-def _limit(
-    min_order: int | None,
-    max_broken: int | None,
-    of_nodes: tuple[tuple[int, int], ...],
-    *,
-    keep_huge_pages: bool,
-) -> FragmentationLimit | None:
-    given = min_order is not None or max_broken is not None or bool(of_nodes)
-    if keep_huge_pages and given:
-        raise UsageError(
-            "--keep-huge-pages goes without --min-order, --max-broken and --node-max-broken",
-            why="it stands for --min-order 9 --max-broken 0",
-            hint="give one or the other",
-        )
-    refuse_twice("--node-max-broken", of_nodes)
-    if keep_huge_pages:
-        return KEEP_HUGE_PAGES
-    if not given:
-        return None
-    return FragmentationLimit(
-        min_order=HUGE_ORDER if min_order is None else min_order,
-        max_broken_blocks=0 if max_broken is None and not of_nodes else max_broken,
-        node_max_broken=of_nodes,
-    )
-
-
-def _terms(
-    contract: str,
-    floor: int | None,
-    node_floors: tuple[tuple[int, int], ...],
-    grace_ns: int | None,
-    grace_bytes: int | None,
-) -> Terms:
-    kind = ContractKind(contract)
-    given = node_floors or (floor, grace_ns, grace_bytes) != (None, None, None)
-    if kind is ContractKind.TOLD and given:
-        raise UsageError(
-            "a floor and a boot grace go with --contract cap",
-            why="under told a page leaves the balloon by being deflated, and by nothing else",
-            hint="leave them out, or add --contract cap",
-        )
-    if kind is ContractKind.CAP and floor is None and not node_floors:
-        raise UsageError(
-            "--contract cap needs a floor",
-            why="it is what has to stay in the balloon",
-            hint="give --floor SIZE, such as --floor 512M, or --node-floor NODE=SIZE",
-        )
-    refuse_twice("--node-floor", node_floors)
-    return Terms(
-        kind=kind,
-        floor_bytes=floor or 0,
-        grace_ns=grace_ns or 0,
-        grace_bytes=grace_bytes or 0,
-        node_floors=node_floors,
-    )

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,50 +21,25 @@ from uffdballoon.bench import (
     zapping,
 )
 from uffdballoon.bench.guest_latency import measure_guest
-from uffdballoon.cli.output import print_json, print_table, say
+from uffdballoon.cli.benching import (
+    accel_option,
+    give,
+    json_to_option,
+    plot_to_option,
+    rounds_option,
+    size_option,
+    whole_blocks,
+)
+from uffdballoon.cli.output import say
 from uffdballoon.cli.types import SIZE
-from uffdballoon.errors import UsageError
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.qemu import Accel
-from uffdballoon.model.addresses import HUGE_BYTES
-from uffdballoon.model.records.encoding import to_json
-from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 
-def _writable(_context: click.Context, _parameter: click.Parameter, path: str | None) -> str | None:
-    """Refuse at once what could only fail after minutes of measuring."""
-    if path in (None, "-"):
-        return path
-    try:
-        with Path(path).open("a", encoding="utf-8"):
-            return path
-    except OSError as error:
-        raise UsageError(
-            f"cannot write to {path}", why=error.strerror or "", hint="give a file in a directory"
-        ) from error
-
-
-def _drawable(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
-    if path is not None:
-        plots.require()
-    return _writable(context, parameter, path)
-
-
-_json = click.option(
-    "--json", "json_to", metavar="FILE|-", callback=_writable, help="Write the result there."
-)
-_plot = click.option(
-    "--plot", "plot_to", metavar="FILE", callback=_drawable, help="Draw it; needs matplotlib."
-)
 _MIN_SAMPLES = 1000
-
-
-def _rounds(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return the option that says how often each is measured; one more warms up."""
-    return click.option("--rounds", type=click.IntRange(1), default=default, show_default=True)
 
 
 @click.group()
@@ -76,8 +50,8 @@ def bench() -> None:
 
 
 @bench.command("fault-latency")
-@_json
-@_plot
+@json_to_option
+@plot_to_option
 @click.option(
     "--backing",
     "backings",
@@ -121,38 +95,15 @@ def fault_latency_(
         if guest != "none":
             series = measure_guest(Accel(guest), samples=samples, progress=say)
             result["series"].extend(series)
-    _give(result, json_to, _latency_rows, ("memory", "who", "access", "thr", *_LATENCY_COLUMNS))
+    give(result, json_to, fault_latency.rows, fault_latency.HEADER)
     if plot_to:
         plots.plot_latencies(result, plot_to)
 
 
-_LATENCY_COLUMNS = ("p50 us", "p90", "p99", "p99.9", "max", "faults/s", "p50 vs manpage")
-
-
-def _latency_rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    def group(row: dict[str, Any]) -> tuple[Any, ...]:
-        return row["backing"], row["access"], row["threads"]
-
-    manpage = {group(row): row["p50_ns"] for row in result["series"] if row["name"] == "manpage"}
-    keys = ("p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns")
-    return [
-        (
-            row["backing"],
-            row["name"],
-            row["access"],
-            str(row["threads"]),
-            *(f"{row[key] / 1000:.2f}" for key in keys),
-            str(row["faults_per_s"]),
-            f"{row['p50_ns'] / manpage[group(row)]:.3f}",
-        )
-        for row in result["series"]
-    ]
-
-
 @bench.command("attach")
-@_json
-@_plot
-@_rounds(attaching.DEFAULT_ROUNDS)
+@json_to_option
+@plot_to_option
+@rounds_option(attaching.DEFAULT_ROUNDS)
 @click.option(
     "--size", type=SIZE, default="1G", show_default=True, help="Every second page of it is zapped."
 )
@@ -174,102 +125,56 @@ def attach(
     result = attaching.run(
         guests=[Accel(guest) for guest in guests],
         rounds=rounds,
-        size_bytes=_whole_blocks(size),
+        size_bytes=whole_blocks(size),
         progress=say,
     )
-    _give(result, json_to, attaching.rows, attaching.HEADER)
+    give(result, json_to, attaching.rows, attaching.HEADER)
     if plot_to:
         plots.plot_stops(result, plot_to)
 
 
 @bench.command("refill")
-@_json
-@_plot
-@_rounds(refill.DEFAULT_ROUNDS)
+@json_to_option
+@plot_to_option
+@rounds_option(refill.DEFAULT_ROUNDS)
 @click.option(
     "--size", type=SIZE, default="256M", show_default=True, help="In whole blocks of 2 MiB."
 )
 def refill_(json_to: str | None, plot_to: str | None, *, rounds: int, size: int) -> None:
     """Time how memory comes back to a guest that may have it."""
-    result = refill.run(rounds=rounds, size_bytes=_whole_blocks(size), progress=say)
-    _give(
-        result,
-        json_to,
-        lambda r: [(s["pages"], s["name"], f"{s['gib_per_s']:.3f}") for s in r["series"]],
-        ("pages", "who", "GiB/s"),
-    )
+    result = refill.run(rounds=rounds, size_bytes=whole_blocks(size), progress=say)
+    give(result, json_to, refill.rows, refill.HEADER)
     if plot_to:
         plots.plot_bars(result, plot_to, value="gib_per_s", group="pages")
 
 
 @bench.command("zap")
-@_json
-@_plot
-@_rounds(zapping.DEFAULT_ROUNDS)
+@json_to_option
+@plot_to_option
+@rounds_option(zapping.DEFAULT_ROUNDS)
 def zap(json_to: str | None, plot_to: str | None, *, rounds: int) -> None:
     """Time a zap from outside, against a process that does it to itself."""
     result = zapping.run(rounds=rounds, progress=say)
-    _give(
-        result,
-        json_to,
-        lambda r: [
-            (
-                s["shape"],
-                s["name"],
-                str(s["ranges"]),
-                str(s["pages_per_s"]),
-                f"{s['gib_per_s']:.2f}",
-                "-" if s["longest_stop_us"] is None else str(s["longest_stop_us"]),
-            )
-            for s in r["series"]
-        ],
-        ("shape", "who", "ranges", "pages/s", "GiB/s", "longest stop, us"),
-    )
+    give(result, json_to, zapping.rows, zapping.HEADER)
     if plot_to:
         plots.plot_bars(result, plot_to, value="gib_per_s", group="shape")
 
 
 @bench.command("planner")
-@_json
-@_plot
+@json_to_option
+@plot_to_option
 def planner(json_to: str | None, plot_to: str | None) -> None:
     """Plan the windows of guests of 1 TiB and 16 TiB, and look pages up in them."""
     result = planning.run(progress=say)
-    _give(
-        result,
-        json_to,
-        lambda r: [
-            (
-                s["name"],
-                f"{s['scratch_ns'] / 1e6:.1f}",
-                f"{s['change_p50_ns'] / 1e3:.1f}",
-                f"{s['change_max_ns'] / 1e3:.1f}",
-                str(s["most_windows"]),
-                f"{s['total_bytes'] / (1 << 20):.1f}",
-                *(f"{s[f'lookup{kind}_ns']:.1f}" for kind in ("", "_dependent", "_local")),
-            )
-            for s in r["series"]
-        ],
-        (
-            "guest",
-            "from scratch, ms",
-            "change p50, us",
-            "max",
-            "windows",
-            "MiB",
-            "look-up, ns",
-            "dependent",
-            "in 64 GiB",
-        ),
-    )
+    give(result, json_to, planning.rows, planning.HEADER)
     if plot_to:
         plots.plot_bars(result, plot_to, value="scratch_ns")
 
 
 @bench.command("balloon")
-@_json
-@_plot
-@_rounds(following.DEFAULT_ROUNDS)
+@json_to_option
+@plot_to_option
+@rounds_option(following.DEFAULT_ROUNDS)
 @click.option("--size", type=SIZE, default="512M", show_default=True, help="Of the guest's 1 GiB.")
 @click.option(
     "--observer",
@@ -292,39 +197,15 @@ def balloon(
     Example: uffdballoon bench balloon --observer trace --observer event --rounds 3
     """
     result = following.run(observers=observers, size_bytes=size, rounds=rounds, progress=say)
-    _give(
-        result,
-        json_to,
-        lambda r: [
-            (
-                s["name"],
-                f"{s['inflate_s']:.2f}",
-                f"{s['deflate_s']:.2f}",
-                *(
-                    str(s.get(key, "-"))
-                    for key in ("lost_records", "arm_us_max", "unaccounted_bytes", "disagreements")
-                ),
-            )
-            for s in r["series"]
-        ],
-        (
-            "observer",
-            "inflate s",
-            "deflate s",
-            "lost records",
-            "arming at most us",
-            "unaccounted",
-            "disagreements",
-        ),
-    )
+    give(result, json_to, following.rows, following.HEADER)
     if plot_to:
         plots.plot_bars(result, plot_to, value="inflate_s")
 
 
 @bench.command("steady")
-@_json
-@_plot
-@_rounds(steady.DEFAULT_ROUNDS)
+@json_to_option
+@plot_to_option
+@rounds_option(steady.DEFAULT_ROUNDS)
 @click.option(
     "--idle",
     "idle_s",
@@ -337,68 +218,38 @@ def steady_(json_to: str | None, plot_to: str | None, *, rounds: int, idle_s: fl
     """Measure a loop on memory that a Linux guest owns, enforced and not attached."""
     result = steady.run(rounds=rounds, idle_s=idle_s, progress=say)
     idle = result["idle"]
-    _give(
-        result,
-        json_to,
-        lambda r: [
-            (
-                s["name"],
-                f"{s['sequential_bytes_per_s'] / (1 << 30):.3f}",
-                f"{s['random_per_s'] / 1e6:.3f}",
-                str(max(map(abs, s["huge_bytes_change"]))),
-            )
-            for s in r["series"]
-        ],
-        ("guest", "sequential GiB/s", "random M/s", "change of huge pages, bytes"),
-    )
+    give(result, json_to, steady.rows, steady.HEADER)
     say(f"idle for {idle['seconds']:g} s: {idle['voluntary_switches']} wake-ups of the manager")
     if plot_to:
         plots.plot_bars(result, plot_to, value="random_per_s")
 
 
-_accel = click.option(
-    "--accel",
-    type=click.Choice([accel.value for accel in Accel]),
-    help="Of the guest; KVM where there is one.",
-)
-
-
-def _size(default: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return click.option(
-        "--size",
-        type=SIZE,
-        default=default,
-        show_default=format_size(default),
-        help="Memory of the guest, half of which is given up.",
-    )
-
-
 @bench.command("reclaim")
-@_json
-@_plot
-@_size(reclaiming.DEFAULT_SIZE_BYTES)
-@_accel
+@json_to_option
+@plot_to_option
+@size_option(reclaiming.DEFAULT_SIZE_BYTES)
+@accel_option
 def reclaim(json_to: str | None, plot_to: str | None, *, size: int, accel: str | None) -> None:
     """Count what of a fragmented balloon comes back to the host, and how soon."""
     result = reclaiming.run(
-        size_bytes=_whole_blocks(size), accel=Accel(accel) if accel else None, progress=say
+        size_bytes=whole_blocks(size), accel=Accel(accel) if accel else None, progress=say
     )
-    _give(result, json_to, reclaiming.rows, reclaiming.HEADER)
+    give(result, json_to, reclaiming.rows, reclaiming.HEADER)
     if plot_to:
         plots.plot_reclaim(result, plot_to)
 
 
 @bench.command("khugepaged")
-@_json
-@_plot
-@_size(collapsing.DEFAULT_SIZE_BYTES)
+@json_to_option
+@plot_to_option
+@size_option(collapsing.DEFAULT_SIZE_BYTES)
 @click.option(
     "--seconds",
     type=click.FloatRange(min=1),
     default=collapsing.DEFAULT_SECONDS,
     show_default=True,
 )
-@_accel
+@accel_option
 def khugepaged(
     json_to: str | None, plot_to: str | None, *, size: int, seconds: float, accel: str | None
 ) -> None:
@@ -407,60 +258,21 @@ def khugepaged(
     Changes the host's tunings of khugepaged meanwhile, and puts them back.
     """
     result = collapsing.run(
-        size_bytes=_whole_blocks(size),
+        size_bytes=whole_blocks(size),
         seconds=seconds,
         accel=Accel(accel) if accel else None,
         progress=say,
     )
-    _give(
-        result,
-        json_to,
-        lambda r: [
-            (
-                s["name"],
-                str(r["ballooned_bytes"] >> 20),
-                f"{s['grew_bytes'] / (1 << 20):.1f}",
-                "never" if s["back_s"] is None else f"{s['back_s']:.1f}",
-            )
-            for s in r["series"]
-        ],
-        ("who", "ballooned, MiB", "Rss grew, MiB", "nine tenths back after, s"),
-    )
+    give(result, json_to, collapsing.rows, collapsing.HEADER)
     if plot_to:
         plots.plot_khugepaged(result, plot_to)
 
 
-def _whole_blocks(size: int) -> int:
-    if size < HUGE_BYTES:
-        raise UsageError(
-            f"{format_size(size)} is too little",
-            why="it is measured on huge pages of 2 MiB",
-            hint="give a --size of 2M or more",
-        )
-    return size // HUGE_BYTES * HUGE_BYTES
-
-
-def _give(
-    result: dict[str, Any],
-    json_to: str | None,
-    rows: Callable[[dict[str, Any]], list[tuple[str, ...]]],
-    header: Sequence[str],
-) -> None:
-    """Print the table and the ratios, or the JSON when that is to go to standard output."""
-    if json_to == "-":
-        print_json(result)
-        return
-    print_table(header, rows(result))
-    print_table(("", ""), [(name, f"{value:.4g}") for name, value in result["ratios"].items()])
-    if json_to is not None:
-        Path(json_to).write_text(to_json(result, indent=1) + "\n", encoding="utf-8")
-
-
 @bench.command("guest")
-@_json
-@_plot
-@_size(granularity.DEFAULT_SIZE_BYTES)
-@_rounds(granularity.DEFAULT_ROUNDS)
+@json_to_option
+@plot_to_option
+@size_option(granularity.DEFAULT_SIZE_BYTES)
+@rounds_option(granularity.DEFAULT_ROUNDS)
 @click.option(
     "--accel",
     type=click.Choice([accel.value for accel in Accel]),
@@ -476,20 +288,6 @@ def guest(json_to: str | None, plot_to: str | None, *, size: int, rounds: int, a
         accel=Accel(accel),
         progress=say,
     )
-    _give(
-        result,
-        json_to,
-        lambda r: [
-            (
-                s["name"],
-                f"{s['seconds_before'] * 1e3:.2f}",
-                f"{s['seconds_after'] * 1e3:.2f}",
-                f"{s['speed_kept']:.3f}",
-                format_size(s["split_bytes"]),
-            )
-            for s in r["series"]
-        ],
-        ("pieces", "before ms", "after ms", "speed kept", "huge pages split"),
-    )
+    give(result, json_to, granularity.rows, granularity.HEADER)
     if plot_to:
         plots.plot_bars(result, plot_to, value="speed_kept")

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What the options of `attach` say together: the contract's terms, and how much may be broken."""
+
+from __future__ import annotations
+
+from uffdballoon.errors import UsageError
+from uffdballoon.model.fragmentation import HUGE_ORDER, KEEP_HUGE_PAGES, FragmentationLimit
+from uffdballoon.model.ofnodes import refuse_twice
+from uffdballoon.model.terms import ContractKind, Terms
+
+
+def limit_of(
+    min_order: int | None,
+    max_broken: int | None,
+    of_nodes: tuple[tuple[int, int], ...],
+    *,
+    keep_huge_pages: bool,
+) -> FragmentationLimit | None:
+    """Return how much may be broken, None without a limit; raise UsageError for a contradiction."""
+    given = min_order is not None or max_broken is not None or bool(of_nodes)
+    if keep_huge_pages and given:
+        raise UsageError(
+            "--keep-huge-pages goes without --min-order, --max-broken and --node-max-broken",
+            why="it stands for --min-order 9 --max-broken 0",
+            hint="give one or the other",
+        )
+    refuse_twice("--node-max-broken", of_nodes)
+    if keep_huge_pages:
+        return KEEP_HUGE_PAGES
+    if not given:
+        return None
+    return FragmentationLimit(
+        min_order=HUGE_ORDER if min_order is None else min_order,
+        max_broken_blocks=0 if max_broken is None and not of_nodes else max_broken,
+        node_max_broken=of_nodes,
+    )
+
+
+def terms_of(
+    contract: str,
+    floor: int | None,
+    node_floors: tuple[tuple[int, int], ...],
+    grace_ns: int | None,
+    grace_bytes: int | None,
+) -> Terms:
+    """Return what the guest is held to; raise UsageError where the options make no terms."""
+    kind = ContractKind(contract)
+    given = node_floors or (floor, grace_ns, grace_bytes) != (None, None, None)
+    if kind is ContractKind.TOLD and given:
+        raise UsageError(
+            "a floor and a boot grace go with --contract cap",
+            why="under told a page leaves the balloon by being deflated, and by nothing else",
+            hint="leave them out, or add --contract cap",
+        )
+    if kind is ContractKind.CAP and floor is None and not node_floors:
+        raise UsageError(
+            "--contract cap needs a floor",
+            why="it is what has to stay in the balloon",
+            hint="give --floor SIZE, such as --floor 512M, or --node-floor NODE=SIZE",
+        )
+    refuse_twice("--node-floor", node_floors)
+    return Terms(
+        kind=kind,
+        floor_bytes=floor or 0,
+        grace_ns=grace_ns or 0,
+        grace_bytes=grace_bytes or 0,
+        node_floors=node_floors,
+    )
