@@ -22,16 +22,20 @@ endif()
 # uffdb_extension(PACKAGE NAME HEADER LIBRARY): bind what HEADER declares and LIBRARY has.
 function(uffdb_extension package name header library)
   string(REPLACE "." "/" directory ${package})
-  set(cdef ${CMAKE_CURRENT_SOURCE_DIR}/cdef.h)
+  set(generator ${PROJECT_SOURCE_DIR}/tools/binding.py)
+  set(cdef ${CMAKE_CURRENT_BINARY_DIR}/${name}_cdef.h)
   set(prelude ${CMAKE_CURRENT_BINARY_DIR}/${name}_prelude.h)
   set(source ${CMAKE_CURRENT_BINARY_DIR}/${name}.c)
+  set(stub ${CMAKE_CURRENT_BINARY_DIR}/${name}.pyi)
   cmake_path(GET header FILENAME included)
   file(CONFIGURE OUTPUT ${prelude} CONTENT "#include \"@included@\"\n" @ONLY)
   add_custom_command(
-    OUTPUT ${source}
+    OUTPUT ${source} ${stub}
+    COMMAND ${Python_EXECUTABLE} ${generator} ${header} --cdef ${cdef} --stub ${stub}
     COMMAND
       ${Python_EXECUTABLE} -m cffi.gen_src read-sources ${package}.${name} ${cdef} ${prelude} ${source}
-    DEPENDS ${cdef} ${prelude}
+    BYPRODUCTS ${cdef}
+    DEPENDS ${generator} ${header} ${prelude}
     COMMENT "Generating the binding of ${included}"
     VERBATIM
   )
@@ -48,4 +52,5 @@ function(uffdb_extension package name header library)
     ${name} PROPERTIES PREFIX "" SUFFIX ".abi3.so" C_VISIBILITY_PRESET hidden
   )
   install(TARGETS ${name} LIBRARY DESTINATION ${directory} COMPONENT python)
+  install(FILES ${stub} DESTINATION ${directory} COMPONENT python)
 endfunction()
