@@ -16,7 +16,9 @@ DEPENDENCIES := $(VENV)/.dependencies
 BUILT := $(VENV)/.built
 
 C_FILES = $(shell find native -name '*.[ch]')
-NATIVE_INPUTS := CMakeLists.txt $(shell find native -type f -not -path '*/tests/*')
+BINDING := tools/binding.py
+NATIVE_INPUTS := CMakeLists.txt $(BINDING) $(shell find native -type f -not -path '*/tests/*')
+STUBS := uffdballoon/_native.pyi uffdballoon/bench/_bench.pyi
 
 .PHONY: help
 help: ## List the targets
@@ -27,7 +29,7 @@ dev: build ## Make .venv/ with the uffdballoon command in it, system packages in
 	@echo "Ready: $(BIN)/uffdballoon"
 
 .PHONY: build
-build: $(BUILT) ## Build the C library, the binding and the micro-guest into .venv/
+build: $(BUILT) $(STUBS) ## Build the C library, the binding and the micro-guest into .venv/
 
 .PHONY: system-packages
 system-packages:
@@ -50,6 +52,12 @@ PACKAGES := $(shell find uffdballoon -name __init__.py)
 $(BUILT): $(DEPENDENCIES) $(NATIVE_INPUTS) $(PACKAGES) | system-packages
 	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
+
+# Those that are installed lie beside the extensions; type checkers want these, beside the sources.
+uffdballoon/_native.pyi: native/include/uffdballoon.h
+uffdballoon/bench/_bench.pyi: native/bench/bench.h
+$(STUBS): $(BINDING) | $(DEPENDENCIES)
+	$(BIN)/python $(BINDING) $(filter %.h,$^) --stub $@
 
 # Tests mostly wait, for a guest that boots or for nothing to happen: three at a time keep a CPU busy.
 WORKERS ?= $(shell expr $(JOBS) \* 3)
@@ -206,5 +214,5 @@ demo: build ## Show the whole of it on a real QEMU
 
 .PHONY: clean
 clean: ## Remove what was built, .venv/ included
-	rm -rf build dist $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist $(VENV) $(STUBS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -341,15 +341,28 @@ enum uffdb_contract_kind {
 	UFFDB_CONTRACT_CAP,  /* touching is deflating, while @floor_bytes stay in the balloon */
 };
 
-struct uffdb_contract {
-	uint32_t kind;
-	uint32_t in_grace; /* state: a reset was, and none of the limits below is reached */
+/* What was agreed on. */
+struct uffdb_terms {
+	uint32_t kind; /* enum uffdb_contract_kind */
+	uint32_t reserved;
 	uint64_t floor_bytes;
 	uint64_t grace_ns;    /* boot grace after a reset; 0: not limited by time */
 	uint64_t grace_bytes; /* 0: not limited by bytes; both 0: no grace */
-	uint64_t grace_until_ns;
-	uint64_t grace_left_bytes;
 	uint64_t node_floors[UFFDB_MAX_NODES]; /* as @floor_bytes, of each node */
+};
+
+/* What is left of a boot grace. */
+struct uffdb_grace {
+	uint32_t runs; /* a reset was, and no limit of the terms is reached */
+	uint32_t reserved;
+	uint64_t until_ns;   /* CLOCK_MONOTONIC; when the terms limit it by time */
+	uint64_t left_bytes; /* when they limit it by bytes */
+};
+
+/* The terms, and how far they are used up. A new one has its terms, and is zeros otherwise. */
+struct uffdb_contract {
+	struct uffdb_terms terms;
+	struct uffdb_grace grace;
 };
 
 struct uffdb_judged {
@@ -533,7 +546,7 @@ struct uffdb_engine_config {
 	bool follow;		     /* on a thread of our own, from start to stop */
 	bool tell_begin;	     /* news are also that the balloon begins to move */
 	uint64_t memory_patience_ns; /* kill it when a touch waited so long for memory; 0: never */
-	struct uffdb_contract contract;
+	struct uffdb_terms terms;
 	struct uffdb_rung rungs[UFFDB_MAX_RUNGS]; /* the gentlest first */
 };
 

@@ -7,34 +7,40 @@
 
 void uffdb_contract_reset(struct uffdb_contract *contract, uint64_t now_ns)
 {
-	contract->in_grace = contract->grace_ns || contract->grace_bytes;
-	contract->grace_until_ns = now_ns + contract->grace_ns;
-	contract->grace_left_bytes = contract->grace_bytes;
+	const struct uffdb_terms *terms = &contract->terms;
+
+	contract->grace = (struct uffdb_grace){
+		.runs = terms->grace_ns || terms->grace_bytes,
+		.until_ns = now_ns + terms->grace_ns,
+		.left_bytes = terms->grace_bytes,
+	};
 }
 
 /* Let the boot grace pay for @bytes; it ends for good at its first limit. */
 static bool take_grace(struct uffdb_contract *contract, uint64_t bytes, uint64_t now_ns)
 {
-	if (!contract->in_grace)
+	const struct uffdb_terms *terms = &contract->terms;
+	struct uffdb_grace *grace = &contract->grace;
+
+	if (!grace->runs)
 		return false;
-	if ((contract->grace_ns && now_ns >= contract->grace_until_ns) ||
-	    (contract->grace_bytes && contract->grace_left_bytes < bytes)) {
-		contract->in_grace = false;
+	if ((terms->grace_ns && now_ns >= grace->until_ns) ||
+	    (terms->grace_bytes && grace->left_bytes < bytes)) {
+		grace->runs = false;
 		return false;
 	}
-	if (contract->grace_bytes)
-		contract->grace_left_bytes -= bytes;
+	if (terms->grace_bytes)
+		grace->left_bytes -= bytes;
 	return true;
 }
 
 /* Would the balloon, and its part of the touched page's node, still be large enough? */
-static bool stays_above_its_floors(const struct uffdb_contract *contract,
+static bool stays_above_its_floors(const struct uffdb_terms *terms,
 				   const struct uffdb_judged *touch)
 {
-	uint64_t node_floor =
-		touch->node < UFFDB_MAX_NODES ? contract->node_floors[touch->node] : 0;
+	uint64_t node_floor = touch->node < UFFDB_MAX_NODES ? terms->node_floors[touch->node] : 0;
 
-	return touch->ballooned_bytes >= contract->floor_bytes + touch->touched_bytes &&
+	return touch->ballooned_bytes >= terms->floor_bytes + touch->touched_bytes &&
 	       (!node_floor || touch->node_ballooned_bytes >= node_floor + touch->touched_bytes);
 }
 
@@ -43,9 +49,9 @@ uint32_t uffdb_contract_judge(struct uffdb_contract *contract, const struct uffd
 	/* Migration, dump and monitor read what the guest may not: they get zeros. */
 	if (!touch->touched_bytes || touch->role == UFFDB_ROLE_HOST_READER)
 		return UFFDB_ORDINARY;
-	if (contract->kind == UFFDB_CONTRACT_TOLD)
+	if (contract->terms.kind == UFFDB_CONTRACT_TOLD)
 		return UFFDB_VIOLATION;
-	if (stays_above_its_floors(contract, touch))
+	if (stays_above_its_floors(&contract->terms, touch))
 		return UFFDB_GRANTED;
 	if (take_grace(contract, touch->touched_bytes, touch->now_ns))
 		return UFFDB_GRANTED;

@@ -123,7 +123,7 @@ int uffdb_engine_create(const struct uffdb_engine_config *config, struct uffdb_l
 		return error;
 	}
 	engine->config = *config;
-	engine->contract = config->contract;
+	engine->contract.terms = config->terms;
 	engine->ledger = ledger;
 	engine->wake_fd = engine->news_fd = -1;
 	sem_init(&engine->started, 0, 0);

@@ -35,7 +35,7 @@ static uint32_t ask_contract(struct uffdb_engine *engine, const struct uffdb_tou
 		.node_ballooned_bytes =
 			uffdb_ledger_node_pages(engine->ledger, touch->block->node) * UFFDB_PAGE,
 	};
-	bool in_grace = engine->contract.in_grace;
+	bool in_grace = engine->contract.grace.runs;
 	uint32_t verdict = uffdb_contract_judge(&engine->contract, &judged);
 
 	/* Whoever comes after us finds it there. */

@@ -13,7 +13,7 @@
 #include "pages.h"
 #include "uffdballoon.h"
 
-#define MAGIC	     0x3372646c62646675ull /* of this layout */
+#define MAGIC	     0x3472646c62646675ull /* of this layout */
 #define SHARED_MOST  64			   /* blocks whose ledger can be shared */
 #define SHARED_PAGES 1			   /* before the bitmaps */
 

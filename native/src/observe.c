@@ -129,7 +129,7 @@ void uffdb_observe_refusal(struct uffdb_engine *engine, const struct uffdb_range
 
 static bool is_told(const struct uffdb_engine *engine)
 {
-	return engine->contract.kind == UFFDB_CONTRACT_TOLD;
+	return engine->contract.terms.kind == UFFDB_CONTRACT_TOLD;
 }
 
 /*

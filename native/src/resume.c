@@ -95,11 +95,8 @@ static void take_over_contract(struct uffdb_engine *engine)
 {
 	const struct uffdb_contract *kept = uffdb_ledger_contract(engine->ledger);
 
-	if (!kept || !kept->in_grace || kept->kind != engine->contract.kind)
-		return;
-	engine->contract.in_grace = kept->in_grace;
-	engine->contract.grace_until_ns = kept->grace_until_ns;
-	engine->contract.grace_left_bytes = kept->grace_left_bytes;
+	if (kept && kept->grace.runs && kept->terms.kind == engine->contract.terms.kind)
+		engine->contract.grace = kept->grace;
 }
 
 int uffdb_engine_resume(struct uffdb_engine *engine, bool missed)

@@ -17,7 +17,11 @@ static uint32_t judge(struct uffdb_contract *contract, uint64_t ballooned, uint6
 static void grace_ends_at_its_first_limit_for_good(void)
 {
 	struct uffdb_contract contract = {
-		.kind = UFFDB_CONTRACT_CAP, .floor_bytes = 100, .grace_ns = 10, .grace_bytes = 2};
+		.terms = {.kind = UFFDB_CONTRACT_CAP,
+			  .floor_bytes = 100,
+			  .grace_ns = 10,
+			  .grace_bytes = 2},
+	};
 
 	CHECK(judge(&contract, 50, 0) == UFFDB_VIOLATION); /* no reset was yet */
 	uffdb_contract_reset(&contract, 1000);
@@ -32,7 +36,7 @@ static void grace_ends_at_its_first_limit_for_good(void)
 
 static void told_grants_nothing_and_lets_the_host_read(void)
 {
-	struct uffdb_contract contract = {.kind = UFFDB_CONTRACT_TOLD};
+	struct uffdb_contract contract = {.terms.kind = UFFDB_CONTRACT_TOLD};
 	struct uffdb_judged touch = {.ballooned_bytes = 9, .touched_bytes = 1};
 
 	CHECK(uffdb_contract_judge(&contract, &touch) == UFFDB_VIOLATION);
@@ -46,7 +50,9 @@ static void told_grants_nothing_and_lets_the_host_read(void)
 
 static void a_node_has_a_floor_of_its_own(void)
 {
-	struct uffdb_contract contract = {.kind = UFFDB_CONTRACT_CAP, .node_floors = {[1] = 8}};
+	struct uffdb_contract contract = {
+		.terms = {.kind = UFFDB_CONTRACT_CAP, .node_floors = {[1] = 8}},
+	};
 	struct uffdb_judged touch = {
 		.ballooned_bytes = 99, .touched_bytes = 1, .node = 1, .node_ballooned_bytes = 9};
 
@@ -57,7 +63,7 @@ static void a_node_has_a_floor_of_its_own(void)
 	CHECK(uffdb_contract_judge(&contract, &touch) == UFFDB_GRANTED);
 	touch.node = UFFDB_MAX_NODES;
 	CHECK(uffdb_contract_judge(&contract, &touch) == UFFDB_GRANTED);
-	contract.floor_bytes = 99; /* that of all holds as well */
+	contract.terms.floor_bytes = 99; /* that of all holds as well */
 	CHECK(uffdb_contract_judge(&contract, &touch) == UFFDB_VIOLATION);
 }
 

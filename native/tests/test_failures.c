@@ -188,7 +188,7 @@ static int create_engine(struct setup *setup, const struct way *way, struct uffd
 		.around_bytes = HUGE,
 		.observing = way->observing,
 		.trace = trace,
-		.contract = {.kind = way->contract, .floor_bytes = 1ull << 40},
+		.terms = {.kind = way->contract, .floor_bytes = 1ull << 40},
 		.nr_rungs = 3,
 		.rungs = {{.kind = UFFDB_RUNG_ZERO_READ},
 			  {.kind = UFFDB_RUNG_FREEZE, .hold_ns = HOLD_NS},

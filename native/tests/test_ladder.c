@@ -244,13 +244,13 @@ static void cap_grants_down_to_its_floor(void)
 {
 	struct setup setup;
 
-	set_up_with(&setup, (struct uffdb_engine_config){
-				    .contract = {.kind = UFFDB_CONTRACT_CAP,
-						 .floor_bytes = HUGE - 3 * PAGE},
-				    .nr_rungs = 1,
-				    .around_bytes = HUGE,
-				    .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
-			    });
+	set_up_with(&setup,
+		    (struct uffdb_engine_config){
+			    .terms = {.kind = UFFDB_CONTRACT_CAP, .floor_bytes = HUGE - 3 * PAGE},
+			    .nr_rungs = 1,
+			    .around_bytes = HUGE,
+			    .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
+		    });
 	inflate(&setup, 0, HUGE);
 	for (uint64_t page = 0; page < 5; page++)
 		setup.memory[page * PAGE] = 1;

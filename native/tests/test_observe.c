@@ -57,12 +57,11 @@ static struct uffdb_trace *make_trace(uint64_t ring_bytes)
 	return trace;
 }
 
-static void observe_with(struct observed *observed, uint64_t ring_bytes,
-			 struct uffdb_contract contract)
+static void observe_with(struct observed *observed, uint64_t ring_bytes, struct uffdb_terms terms)
 {
 	observed->trace = make_trace(ring_bytes);
 	set_up_with(&observed->setup, (struct uffdb_engine_config){
-					      .contract = contract,
+					      .terms = terms,
 					      .nr_rungs = 1,
 					      .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
 					      .observing = UFFDB_OBSERVE_TRACE,
@@ -72,7 +71,7 @@ static void observe_with(struct observed *observed, uint64_t ring_bytes,
 
 static void observe(struct observed *observed)
 {
-	observe_with(observed, 1 << 20, (struct uffdb_contract){0});
+	observe_with(observed, 1 << 20, (struct uffdb_terms){0});
 }
 
 static void end(struct observed *observed)
@@ -489,7 +488,7 @@ static void lost_records_lead_to_a_look_at_the_page_tables(void)
 	struct setup *setup = &observed.setup;
 	cpu_set_t before;
 
-	observe_with(&observed, PAGE, (struct uffdb_contract){0});
+	observe_with(&observed, PAGE, (struct uffdb_terms){0});
 	before = stay_on_this_cpu();
 	memset(setup->memory, 1, SIZE);
 	for (uint64_t page = 0; page < 8; page++)
@@ -638,7 +637,7 @@ static void the_scan_finds_what_is_gone(void)
 
 	make_engine(&setup, SIZE,
 		    (struct uffdb_engine_config){
-			    .contract = {.kind = UFFDB_CONTRACT_CAP},
+			    .terms = {.kind = UFFDB_CONTRACT_CAP},
 			    .nr_rungs = 1,
 			    .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
 			    .observing = UFFDB_OBSERVE_SCAN,
@@ -760,7 +759,7 @@ static void zeros_that_lose_their_page_are_not_given_up(void)
 
 	make_engine(&setup, SIZE,
 		    (struct uffdb_engine_config){
-			    .contract = {.kind = UFFDB_CONTRACT_CAP},
+			    .terms = {.kind = UFFDB_CONTRACT_CAP},
 			    .nr_rungs = 1,
 			    .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
 			    .observing = UFFDB_OBSERVE_SCAN,
@@ -843,7 +842,7 @@ static void a_trace_outlives_who_made_it(void)
 	CHECK(uffdb_trace_go_on(&other, kept, &trace) == -EINVAL);
 	CHECK(!uffdb_trace_go_on(&config, kept, &observed.trace));
 	set_up_with(&observed.setup, (struct uffdb_engine_config){
-					     .contract = {0},
+					     .terms = {0},
 					     .nr_rungs = 1,
 					     .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
 					     .observing = UFFDB_OBSERVE_TRACE,

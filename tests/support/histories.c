@@ -48,19 +48,19 @@ static void change(struct uffdb_ledger *ledger, change_fn *by, unsigned int firs
 		by(ledger, START + cut * PAGE, (last - cut) * PAGE);
 }
 
-static struct uffdb_contract terms(const uint8_t *head)
+static struct uffdb_terms read_terms(const uint8_t *head)
 {
-	struct uffdb_contract contract = {.kind = UFFDB_CONTRACT_TOLD};
+	struct uffdb_terms terms = {.kind = UFFDB_CONTRACT_TOLD};
 
 	if (head[0] % 3 == 0)
-		return contract;
-	contract.kind = UFFDB_CONTRACT_CAP;
-	contract.floor_bytes = head[1] % 40 * PAGE;
-	contract.grace_ns = head[2] * 4ull;
-	contract.grace_bytes = head[3] % 8 * PAGE;
-	contract.node_floors[0] = head[4] % 12 * PAGE;
-	contract.node_floors[1] = head[5] % 12 * PAGE;
-	return contract;
+		return terms;
+	terms.kind = UFFDB_CONTRACT_CAP;
+	terms.floor_bytes = head[1] % 40 * PAGE;
+	terms.grace_ns = head[2] * 4ull;
+	terms.grace_bytes = head[3] % 8 * PAGE;
+	terms.node_floors[0] = head[4] % 12 * PAGE;
+	terms.node_floors[1] = head[5] % 12 * PAGE;
+	return terms;
 }
 
 static void touch(struct history *history, unsigned int page, unsigned int role)
@@ -112,7 +112,8 @@ static void step(struct history *history, const uint8_t *at)
 
 static void play(struct uffdb_ledger *ledger, const uint8_t *bytes, size_t len)
 {
-	struct history history = {.ledger = ledger, .contract = terms(bytes), .now_ns = 1};
+	struct history history = {
+		.ledger = ledger, .contract.terms = read_terms(bytes), .now_ns = 1};
 
 	change(ledger, uffdb_ledger_clear, 0, PAGES);
 	for (size_t at = HEAD; at + 3 <= len; at += 3)

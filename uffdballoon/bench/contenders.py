@@ -11,9 +11,9 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Protocol, Self
 
+from uffdballoon.bench.reference import HandlerKind, ReferenceHandler
 from uffdballoon.core.fault_loop import FaultLoop, LoopOptions, TargetFds
 from uffdballoon.core.ledger import Ledger
-from uffdballoon.core.reference import HandlerKind, ReferenceHandler
 from uffdballoon.host.uffd import Feature, RegisterMode, query_features
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.ladder import Rung, RungKind

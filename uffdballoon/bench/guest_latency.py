@@ -12,7 +12,7 @@ from uffdballoon.balloon.zap_private import zap_private
 from uffdballoon.bench.contenders import Engine, Nobody, Reference
 from uffdballoon.bench.distribution import Distribution
 from uffdballoon.bench.machine import tsc_hz
-from uffdballoon.core.reference import HandlerKind
+from uffdballoon.bench.reference import HandlerKind
 from uffdballoon.host.process import read_memory
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, Gpa, GpaRange

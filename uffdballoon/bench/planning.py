@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uffdballoon.bench.machine import describe_machine
+from uffdballoon.bench.reference import scatter, time_lookups, time_planning
 from uffdballoon.core.ledger import Ledger
-from uffdballoon.core.reference import scatter, time_lookups, time_planning
 from uffdballoon.model.addresses import PAGE_BYTES, Hva
 from uffdballoon.model.ram import Backing, RamBlock
 

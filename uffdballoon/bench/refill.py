@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from uffdballoon.bench.contenders import Engine, Nobody, Reference
 from uffdballoon.bench.machine import describe_machine
-from uffdballoon.core.reference import HandlerKind
+from uffdballoon.bench.reference import HandlerKind
 from uffdballoon.lab.toucher import Toucher
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.ram import Backing, RamBlock

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from uffdballoon._native import lib
 from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.model.touch import Role, Verdict
+
+if TYPE_CHECKING:
+    from uffdballoon._native import uffdb_contract
 
 KINDS = {
     ContractKind.TOLD: lib.UFFDB_CONTRACT_TOLD,
@@ -26,8 +29,8 @@ VERDICTS = {
 }
 
 
-def contract_fields(terms: Terms) -> dict[str, object]:
-    """Return the terms as the fields of struct uffdb_contract."""
+def terms_fields(terms: Terms) -> dict[str, object]:
+    """Return the terms as the fields of struct uffdb_terms."""
     return {
         "kind": KINDS[terms.kind],
         "floor_bytes": terms.floor_bytes,
@@ -45,11 +48,12 @@ class GraceState:
     left_bytes: int | None
 
     @classmethod
-    def of(cls, contract: Any) -> GraceState | None:  # noqa: ANN401 - a cffi struct
+    def of(cls, contract: uffdb_contract) -> GraceState | None:
         """Read struct uffdb_contract; None when no grace is running."""
-        if not contract.in_grace:
+        terms, grace = contract.terms, contract.grace
+        if not grace.runs:
             return None
         return cls(
-            int(contract.grace_until_ns) if contract.grace_ns else None,
-            int(contract.grace_left_bytes) if contract.grace_bytes else None,
+            grace.until_ns if terms.grace_ns else None,
+            grace.left_bytes if terms.grace_bytes else None,
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uffdballoon._native import ffi, lib
-from uffdballoon.core.contract import ROLES, VERDICTS, GraceState, contract_fields
+from uffdballoon.core.contract import ROLES, VERDICTS, GraceState, terms_fields
 from uffdballoon.host.errnos import check_uffd
 from uffdballoon.host.uffd import Feature
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
@@ -213,7 +213,7 @@ class FaultLoop:
                 "tell_begin": options.tell_begin,
                 "memory_patience_ns": options.memory_patience_ns,
                 "trace": options.trace.handle if options.trace else ffi.NULL,
-                "contract": contract_fields(options.terms),
+                "terms": terms_fields(options.terms),
                 "rungs": [_rung_fields(rung) for rung in options.rungs],
             },
         )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 from uffdballoon._native import ffi, lib
 from uffdballoon.host.errnos import check
@@ -26,7 +27,7 @@ class Lookout:
         result = lib.uffdb_relay_create(monitor.fileno(), client_fd, memory, out)
         check(result, "cannot stand between QEMU's monitor and its client")
         self.monitor_fd = monitor.detach()
-        self.handle = ffi.gc(out[0], lib.uffdb_relay_destroy)
+        self.handle: Any = ffi.gc(out[0], lib.uffdb_relay_destroy)  # None once it is closed
 
     def note_in(self, memory: int) -> None:
         """Note resets in the memfd of a ledger from now on; before a fault loop watches."""

@@ -94,7 +94,7 @@ class Trace:
             self.goes_on = _go_on(config, kept, out)
         if not self.goes_on:
             _create(config, out)
-        self.handle = ffi.gc(out[0], lib.uffdb_trace_destroy)
+        self.handle: Any = ffi.gc(out[0], lib.uffdb_trace_destroy)  # None once it is closed
 
     def __enter__(self) -> Self:
         return self

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from uffdballoon._native import ffi, lib
+from uffdballoon.bench._bench import ffi, lib  # noqa: TID251 - all that uses it
 from uffdballoon.host.errnos import check_uffd
 
 if TYPE_CHECKING:
@@ -51,17 +51,22 @@ class ReferenceHandler:
         lib.uffdb_bench_handler_stop(self._handler)
 
 
+def _handle(ledger: Ledger) -> Any:  # noqa: ANN401 - a cffi pointer
+    """Return a ledger of the product's extension as one of ours: its types are its own."""
+    return ffi.cast("struct uffdb_ledger *", ledger.handle)
+
+
 def scatter(ledger: Ledger, fragments: int, seed: int) -> int:
     """Call pages of the first RAM block ballooned; return how many are then.
 
     At random places, or at an even stride with a ``seed`` of 0.
     """
-    return check_uffd(lib.uffdb_bench_scatter(ledger.handle, fragments, seed), "cannot scatter")
+    return check_uffd(lib.uffdb_bench_scatter(_handle(ledger), fragments, seed), "cannot scatter")
 
 
 def time_lookups(ledger: Ledger, count: int, *, span_bytes: int = 0, dependent: bool) -> float:
     """Return ns for a look-up at a random place; ``dependent`` ones cannot overlap."""
-    return int(lib.uffdb_bench_lookups(ledger.handle, count, span_bytes, dependent)) / count
+    return int(lib.uffdb_bench_lookups(_handle(ledger), count, span_bytes, dependent)) / count
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ class PlanTimes:
 def time_planning(ledger: Ledger, budget: int, changes: int) -> PlanTimes:
     """Plan the windows of a ledger, then change one 2 MiB block after the other."""
     result = ffi.new("struct uffdb_bench_plan *")
-    check_uffd(lib.uffdb_bench_plan(ledger.handle, budget, changes, result), "cannot plan")
+    check_uffd(lib.uffdb_bench_plan(_handle(ledger), budget, changes, result), "cannot plan")
     return PlanTimes(
         **{name: int(getattr(result, name)) for name in PlanTimes.__dataclass_fields__}
     )
