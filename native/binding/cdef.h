@@ -288,6 +288,7 @@ struct uffdb_stats {
 	uint64_t retried;
 	uint64_t gone;
 	uint64_t failed;
+	uint64_t failed_errno[134];
 	uint64_t together;
 	uint64_t around_pages;
 	uint64_t events_posted;
