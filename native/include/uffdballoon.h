@@ -512,6 +512,7 @@ enum uffdb_action {
 };
 #define UFFDB_ACTIONS	10
 #define UFFDB_MAX_RUNGS 8
+#define UFFDB_ERRNOS	134 /* EHWPOISON is the last that Linux has on x86-64 */
 
 /* How the guest's own balloon is followed. */
 enum uffdb_observing {
@@ -577,8 +578,9 @@ struct uffdb_stats {
 	uint64_t retried;	 /* the mappings were changing */
 	uint64_t gone;		 /* page or target had gone */
 	uint64_t failed;	 /* answers that the kernel refused; the thread was let try again */
-	uint64_t together;	 /* ordinary touches that another's answer had answered, too */
-	uint64_t around_pages;	 /* filled beside those that were touched */
+	uint64_t failed_errno[UFFDB_ERRNOS]; /* the same by errno; [0]: by a larger one */
+	uint64_t together;     /* ordinary touches that another's answer had answered, too */
+	uint64_t around_pages; /* filled beside those that were touched */
 	uint64_t events_posted;
 	uint64_t events_dropped;
 	uint64_t parked;	    /* held right now */

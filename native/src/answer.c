@@ -58,7 +58,7 @@ static void count_failure(struct uffdb_answerer *answerer, int error)
 		uffdb_count(&answerer->counters->gone, 1);
 		break;
 	default:
-		uffdb_count(&answerer->counters->failed, 1);
+		uffdb_count_failed(answerer->counters, error);
 		break;
 	}
 }
@@ -238,11 +238,11 @@ enum uffdb_zeroed uffdb_answer_zeros(struct uffdb_answerer *answerer,
 	return UFFDB_ZEROED;
 }
 
-bool uffdb_answer_poison(const struct uffdb_answerer *answerer, const struct uffdb_touch *touch)
+int uffdb_answer_poison(const struct uffdb_answerer *answerer, const struct uffdb_touch *touch)
 {
 	int error = -EAGAIN;
 
 	for (int i = 0; i < TRIES && error == -EAGAIN; i++)
 		error = uffdb_uffd_poison(answerer->uffd, touch->hva, touch->size, 0);
-	return !error;
+	return error;
 }

@@ -77,7 +77,7 @@ enum uffdb_zeroed {
 enum uffdb_zeroed uffdb_answer_zeros(struct uffdb_answerer *answerer,
 				     const struct uffdb_touch *touch);
 
-/* Poison an absent page; false when it is there, or this kernel cannot. */
-bool uffdb_answer_poison(const struct uffdb_answerer *answerer, const struct uffdb_touch *touch);
+/* Poison an absent page. Return: 0; -EEXIST when it is there; -ENOTTY where the kernel cannot. */
+int uffdb_answer_poison(const struct uffdb_answerer *answerer, const struct uffdb_touch *touch);
 
 #endif

@@ -14,6 +14,7 @@ struct uffdb_counters {
 	_Atomic uint64_t actions[UFFDB_ACTIONS];
 	_Atomic uint64_t filled_outside;
 	_Atomic uint64_t slipped_writes, exists, retried, gone, failed, together, around_pages;
+	_Atomic uint64_t failed_errno[UFFDB_ERRNOS];
 	_Atomic uint64_t events_posted, events_dropped, moves;
 	_Atomic uint64_t zapped_again; /* the controlling side's */
 };
@@ -23,6 +24,13 @@ static inline void uffdb_count(_Atomic uint64_t *counter, uint64_t more)
 	/* One thread is the only writer: no need for a locked addition. */
 	atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more,
 			      memory_order_relaxed);
+}
+
+/* An answer failed with -errno @error. */
+static inline void uffdb_count_failed(struct uffdb_counters *counters, int error)
+{
+	uffdb_count(&counters->failed, 1);
+	uffdb_count(&counters->failed_errno[-error < UFFDB_ERRNOS ? -error : 0], 1);
 }
 
 #endif

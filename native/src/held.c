@@ -51,7 +51,7 @@ static void go_on_by_time(struct uffdb_engine *engine, struct uffdb_held *held)
 		try_again(engine, &held->touch);
 		break;
 	default: /* nobody came to pause or to poison: the guest must not hang */
-		uffdb_count(&engine->counters.failed, 1);
+		uffdb_count_failed(&engine->counters, -ETIMEDOUT);
 		uffdb_grant(engine, &held->touch, UFFDB_VIOLATION, UFFDB_ACTION_GRANT);
 		break;
 	}
@@ -104,7 +104,7 @@ static void resolve_held(struct uffdb_engine *engine, void *argument)
 	held.touch.read_ns = uffdb_now_ns(CLOCK_MONOTONIC);
 	/* It was zapped for this: there is nothing to unprotect any more. */
 	if (resolution->how == UFFDB_RESOLVE_POISON &&
-	    uffdb_answer_poison(&engine->answerer, &held.touch))
+	    !uffdb_answer_poison(&engine->answerer, &held.touch))
 		return;
 	if (resolution->how == UFFDB_RESOLVE_NEXT)
 		uffdb_settle(engine, &held.touch, held.rung + 1);

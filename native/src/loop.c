@@ -54,7 +54,7 @@ static void on_fault(struct uffdb_engine *engine, const struct uffd_msg *message
 
 	if (!touch.block) {
 		/* Registered by nobody here; a mapping that moved. Never leave a thread asleep. */
-		uffdb_count(&engine->counters.failed, 1);
+		uffdb_count_failed(&engine->counters, -ENOENT);
 		uffdb_answer_retry(&engine->answerer, &touch);
 		return;
 	}
@@ -136,7 +136,7 @@ static bool may_read_on(struct uffdb_engine *engine, int error)
 		return true;
 	if (error == EBADF || error == EINVAL)
 		return false;
-	uffdb_count(&engine->counters.failed, 1);
+	uffdb_count_failed(&engine->counters, -error);
 	nanosleep(&pause, NULL);
 	return true;
 }

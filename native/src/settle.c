@@ -160,11 +160,13 @@ static bool hold(struct uffdb_engine *engine, const struct uffdb_touch *touch,
 
 static bool poison(struct uffdb_engine *engine, const struct uffdb_touch *touch)
 {
+	int error;
+
 	post(engine, touch, UFFDB_VIOLATION, UFFDB_ACTION_POISON);
-	if (uffdb_answer_poison(&engine->answerer, touch))
-		return true;
-	uffdb_count(&engine->counters.failed, 1);
-	return false;
+	error = uffdb_answer_poison(&engine->answerer, touch);
+	if (error)
+		uffdb_count_failed(&engine->counters, error);
+	return !error;
 }
 
 /* False when it could not be done, and the next rung is to decide. */

@@ -50,6 +50,8 @@ void uffdb_engine_stats(const struct uffdb_engine *engine, struct uffdb_stats *s
 	};
 	for (size_t i = 0; i < UFFDB_ACTIONS; i++)
 		stats->actions[i] = engine->counters.actions[i];
+	for (size_t i = 0; i < UFFDB_ERRNOS; i++)
+		stats->failed_errno[i] = engine->counters.failed_errno[i];
 	if (engine->observer)
 		add_observed(engine->observer, stats);
 }

@@ -420,15 +420,19 @@ int uffdb_windows_unprotect(struct uffdb_windows *windows, uint64_t hva, uint64_
 	return error;
 }
 
+static void note_changed(struct uffdb_windows *windows, uint64_t unit)
+{
+	atomic_store_explicit(&windows->changed[unit], 1, memory_order_relaxed);
+	if (!atomic_exchange(&windows->any_changed, true))
+		wake_whoever_tidies(windows);
+}
+
 void uffdb_windows_note_change(struct uffdb_windows *windows, uint64_t hva)
 {
 	struct extent *of = extent_at(windows, hva);
 
-	if (!of)
-		return;
-	atomic_store_explicit(&windows->changed[unit_at(of, hva)], 1, memory_order_relaxed);
-	if (!atomic_exchange(&windows->any_changed, true))
-		wake_whoever_tidies(windows);
+	if (of)
+		note_changed(windows, unit_at(of, hva));
 }
 
 void uffdb_windows_note_all(struct uffdb_windows *windows)
@@ -461,20 +465,31 @@ void uffdb_windows_note_inflate(struct uffdb_windows *windows, uint64_t hva, uin
 		note_fresh(windows, unit, time_ns);
 }
 
-static int arm_fresh_run(struct uffdb_windows *windows, uint64_t first, uint64_t last)
+/*
+ * Is a unit to be armed? What made it fresh may have been taken back since: by a reset, or one page
+ * after the other. The mark goes first: what is given up after this look makes it fresh again.
+ */
+static bool take_fresh(struct uffdb_windows *windows, const struct extent *of, uint64_t unit)
 {
-	int error;
+	return atomic_exchange(&windows->fresh[unit], 0) && is_needed(windows, of, unit);
+}
 
-	for (uint64_t unit = first; unit < last; unit++)
-		atomic_store_explicit(&windows->fresh[unit], 0, memory_order_relaxed);
-	error = uffdb_planner_need(windows->planner, first, last);
+static int arm_fresh_run(struct uffdb_windows *windows, const struct extent *of, uint64_t first,
+			 uint64_t last)
+{
+	int error = uffdb_planner_need(windows->planner, first, last);
+
 	if (error) {
 		for (uint64_t unit = first; unit < last; unit++)
 			note_fresh(windows, unit, 0);
 		return error;
 	}
-	for (uint64_t unit = first; unit < last; unit++)
+	for (uint64_t unit = first; unit < last; unit++) {
 		windows->unlooked[unit] = 1;
+		/* A reset tells of what is armed (note_all()): not of what it came in between. */
+		if (!is_needed(windows, of, unit))
+			note_changed(windows, unit);
+	}
 	windows->any_unlooked = true;
 	return 0;
 }
@@ -498,11 +513,11 @@ int uffdb_windows_arm_fresh(struct uffdb_windows *windows, uint64_t *since_ns)
 		for (; unit < last; unit++) {
 			uint64_t end = unit;
 
-			while (end < last && windows->fresh[end])
+			while (end < last && take_fresh(windows, of, end))
 				end++;
 			if (end == unit)
 				continue;
-			error = arm_fresh_run(windows, unit, end);
+			error = arm_fresh_run(windows, of, unit, end);
 			if (error)
 				failed = error;
 			armed += (int)(end - unit);

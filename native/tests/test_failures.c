@@ -355,6 +355,24 @@ static size_t walk(struct setup *setup, const struct way *way, bool all)
 	return lives;
 }
 
+static void a_refused_answer_tells_its_errno(void)
+{
+	struct uffdb_stats stats;
+	struct setup setup;
+
+	set_up(&setup, UFFDB_RUNG_OBSERVE, 0);
+	inflate(&setup, 0, 2 * PAGE);
+	inject_begin(INJECT_ioctl, 1, EPERM);
+	setup.memory[0] = 1; /* let try again, and answered then */
+	CHECK(inject_end());
+	setup.memory[PAGE] = 1;
+	stats = stats_of(&setup);
+	CHECK(stats.failed == 1 && stats.failed_errno[EPERM] == 1);
+	for (size_t error = 0; error < UFFDB_ERRNOS; error++)
+		CHECK(error == EPERM || !stats.failed_errno[error]);
+	tear_down(&setup);
+}
+
 int main(int argc, char **argv)
 {
 	bool all = argc > 1 && !strcmp(argv[1], "all"), traces = prepare();
@@ -367,6 +385,7 @@ int main(int argc, char **argv)
 		return SKIPPED;
 	}
 	close(probe);
+	a_refused_answer_tells_its_errno();
 	sem_init(&touching.begin, 0, 0);
 	sem_init(&touching.end, 0, 0);
 	CHECK(!pthread_create(&thread, NULL, touch_on_command, NULL));

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * All at once: threads that touch, a balloon that gives up and takes back, and a manager that
- * inflates, deflates, resets and asks. For as many operations as it takes, and no longer.
+ * inflates, deflates, resets and asks. For as many operations as it takes, and no longer: a machine
+ * that is busy with something else may come to a thread late.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -10,7 +11,7 @@
 #include "engine_setup.h"
 
 #ifdef __SANITIZE_THREAD__
-#define ROUNDS 500 /* of the manager; what it waits for takes longer there */
+#define ROUNDS 500 /* of the manager, at least; what it waits for takes longer there */
 #else
 #define ROUNDS 3000
 #endif
@@ -21,7 +22,8 @@
 struct toucher {
 	struct setup *setup;
 	pthread_t thread;
-	uint64_t state, touches;
+	uint64_t state;
+	_Atomic uint64_t touches;
 };
 
 static _Atomic bool over;
@@ -151,6 +153,15 @@ static void manage(struct setup *setup, uint64_t *state)
 		;
 }
 
+/* Has every thread done what the storm is made of? */
+static bool is_a_storm(const struct setup *setup, const struct toucher *touchers)
+{
+	for (size_t i = 0; i < TOUCHERS; i++)
+		if (!touchers[i].touches)
+			return false;
+	return stats_of(setup).violations;
+}
+
 static void storm(struct setup *setup)
 {
 	struct toucher touchers[TOUCHERS];
@@ -163,14 +174,12 @@ static void storm(struct setup *setup)
 		touchers[i] = (struct toucher){.setup = setup, .state = i + 1};
 		CHECK(!pthread_create(&touchers[i].thread, NULL, touch_on_and_on, &touchers[i]));
 	}
-	for (int round = 0; round < ROUNDS; round++)
+	for (int round = 0; round < ROUNDS || !is_a_storm(setup, touchers); round++)
 		manage(setup, &state);
 	over = true;
 	CHECK(!pthread_join(balloon, NULL));
-	for (size_t i = 0; i < TOUCHERS; i++) {
+	for (size_t i = 0; i < TOUCHERS; i++)
 		CHECK(!pthread_join(touchers[i].thread, NULL));
-		CHECK(touchers[i].touches);
-	}
 }
 
 static void nothing_is_lost_in_a_storm(void)
@@ -196,8 +205,15 @@ static void nothing_is_lost_in_a_storm(void)
 	storm(&setup);
 	CHECK(!uffdb_engine_reset(setup.engine, 0));
 	stats = stats_of(&setup);
-	CHECK(uffdb_ledger_pages(setup.ledger) == 0 && stats.windows == 0 && stats.parked == 0);
-	CHECK(stats.failed == 0 && stats.violations > 0);
+	for (size_t error = 0; error < UFFDB_ERRNOS; error++)
+		if (stats.failed_errno[error])
+			fprintf(stderr, "%lu answers failed with %s\n", stats.failed_errno[error],
+				strerror((int)error));
+	CHECK(stats.failed == 0);
+	CHECK(uffdb_ledger_pages(setup.ledger) == 0);
+	CHECK(stats.windows == 0);
+	CHECK(stats.armed_bytes == 0);
+	CHECK(stats.parked == 0);
 	for (uint64_t page = OWNED; page < PAGES; page++)
 		CHECK(atomic_load(word_at(&setup, page)) == ~page);
 	printf("violations %lu, ordinary %lu, given up %lu, taken back %lu, resyncs %lu\n",

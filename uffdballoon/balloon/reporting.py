@@ -50,6 +50,7 @@ def answers_of(stats: LoopStats) -> Answers:
         retried=stats.retried,
         gone=stats.gone,
         failed=stats.failed,
+        failed_errno=stats.failed_errno,
         together=stats.together,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -172,6 +173,7 @@ class LoopStats:
     moving: int
     follow_errno: int
     actions: dict[Action, int]
+    failed_errno: dict[str, int]
 
 
 class FaultLoop:
@@ -376,9 +378,14 @@ class FaultLoop:
     def stats(self) -> LoopStats:
         stats = ffi.new("struct uffdb_stats *")
         lib.uffdb_engine_stats(self._engine, stats)
-        names = set(LoopStats.__dataclass_fields__) - {"actions"}
+        names = set(LoopStats.__dataclass_fields__) - {"actions", "failed_errno"}
         return LoopStats(
             actions={action: int(stats.actions[i]) for i, action in _ACTIONS.items()},
+            failed_errno={
+                errno.errorcode.get(number, str(number)): int(count)
+                for number, count in enumerate(stats.failed_errno)
+                if count
+            },
             **{name: int(getattr(stats, name)) for name in names},
         )
 

@@ -54,6 +54,7 @@ class Answers:
     retried: Annotated[int, doc("tried again, as the mappings were changing")]
     gone: Annotated[int, doc("the page or the target had gone")]
     failed: Annotated[int, doc("the kernel refused: the thread tried again")]
+    failed_errno: Annotated[dict[str, int], doc("the same by errno, such as EINVAL")]
     together: Annotated[int, doc("ordinary touches that the answer to another had answered, too")]
 
 
