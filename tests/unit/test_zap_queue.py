@@ -70,7 +70,7 @@ class _Target:
         else:
             pidfd, _, count, advice, flags = args
             assert (number, pidfd, flags) == (arch.PROCESS_MADVISE, PIDFD_SELF, 0)
-            ranges = list(struct.iter_unpack("<QQ", self._memory))  # type: ignore[arg-type]
+            ranges = list(struct.iter_unpack("<QQ", self._memory))
             assert len(ranges) == count <= 1024
             self.advices.add(advice)
         size_bytes = sum(size for _, size in ranges)
