@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.support.manager import Command
+from tests.support.command import Command
 from uffdballoon.daemon.runtime import socket_path
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange

@@ -11,12 +11,14 @@ import os
 import select
 import signal
 import socket
-import sys
 import threading
-from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-_COMMAND = str(Path(sys.executable).with_name("uffdballoon"))
+from tests.support.command import COMMAND
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 _PATIENCE_S = 30.0
 _MOST_FDS = 16
 
@@ -54,7 +56,7 @@ class ServiceManager:
         self._pid = os.fork()
         if not self._pid:
             try:
-                self._become([_COMMAND, "attach", *map(str, arguments)])
+                self._become([COMMAND, "attach", *map(str, arguments)])
             finally:
                 os._exit(70)
         self.wait_for("READY=1")

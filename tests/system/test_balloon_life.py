@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.test_cli import COMMAND, attached, refused, run, status_of
+from tests.support.command import COMMAND, attached, refused, run, status_of
 from uffdballoon.errors import MonitorBusyError
 from uffdballoon.lab.monitor import Monitor
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions

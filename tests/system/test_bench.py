@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.system.test_cli import refused, run
+from tests.support.command import refused, run
 from uffdballoon.lab.toucher import Toucher
 from uffdballoon.model.touch import Access
 

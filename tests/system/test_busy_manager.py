@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.test_cli import attached
+from tests.support.command import attached
 from uffdballoon.daemon import client
 from uffdballoon.daemon.protocol import VERSION, decode_object, encode
 from uffdballoon.daemon.runtime import socket_path

@@ -3,20 +3,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import stat
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command import COMMAND, attached, refused, run, status_of
 from tests.support.resources import becomes, resources_of
 from uffdballoon.daemon.runtime import socket_path
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -29,9 +28,8 @@ from uffdballoon.target.injector import Injector, RemoteThread
 from uffdballoon.target.process import Target
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from uffdballoon.lab.qemu_process import QemuProcess
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -40,51 +38,8 @@ pytestmark = [
     pytest.mark.needs_ptrace,
 ]
 
-COMMAND = str(Path(sys.executable).with_name("uffdballoon"))
 GPA = 64 << 20
 _PATIENCE_S = 20.0
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
-
-
-def refused(code: int, *arguments: object) -> str:
-    """Run a command that must fail: with its code, a line of what and one of what to do."""
-    done = run(*arguments)
-    assert done.returncode == code, done.stderr
-    lines = done.stderr.splitlines()
-    assert any(line.startswith("error: ") for line in lines), done.stderr
-    assert any(line.startswith("do: ") for line in lines), done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stderr
-
-
-@contextlib.contextmanager
-def attached(qemu: QemuProcess, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    manager = subprocess.Popen(
-        [COMMAND, "attach", str(qemu.pid), "--qmp", str(qemu.qmp_path), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + _PATIENCE_S
-        while run("status", qemu.pid).returncode:
-            assert manager.poll() is None, manager.communicate()
-            assert time.monotonic() < deadline
-        yield manager
-    finally:
-        manager.kill()
-        manager.communicate()
-        socket_path(qemu.pid).unlink(missing_ok=True)  # a killed manager cannot
-
-
-def status_of(qemu: QemuProcess) -> dict[str, Any]:
-    state: dict[str, Any] = json.loads(run("status", qemu.pid, "--json").stdout)
-    return state
 
 
 @pytest.fixture

@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import struct
-import subprocess
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command import Command
 from uffdballoon.errors import QmpError, UnsupportedError
 from uffdballoon.host.process import read_memory
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -139,14 +135,7 @@ def test_inspect_prints_what_scripts_can_read(
     start_qemu: Callable[[QemuOptions], Qemu],
 ) -> None:
     qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=Memory(size_bytes=192 << 20)))
-    command = [str(Path(sys.executable).with_name("uffdballoon")), "inspect", str(qemu.pid)]
-    done = subprocess.run(
-        [*command, "--qmp", str(qemu.qmp_path), "--json"],
-        capture_output=True,
-        check=True,
-        env=os.environ,
-    )
-    facts = json.loads(done.stdout)
+    facts = Command().ask("inspect", qemu.pid, "--qmp", qemu.qmp_path)
     assert facts["ram"][0]["gpa"] == Gpa(0)
     assert facts["vcpus"]
     assert facts["balloon_actual_bytes"] == 192 << 20

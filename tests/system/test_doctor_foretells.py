@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.manager import Command
+from tests.support.command import Command
 from uffdballoon.lab.confinement import Confinement
 from uffdballoon.lab.qemu import Memory, Qemu, QemuOptions
 from uffdballoon.model.ram import Backing

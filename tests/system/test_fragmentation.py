@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import UNSET
 
-from tests.system.test_cli import COMMAND, attached, refused, run, status_of
+from tests.support.command import COMMAND, attached, refused, run, status_of
 from uffdballoon.errors import RangeError, UsageError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange

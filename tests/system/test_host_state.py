@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 import pytest
 
+from tests.support.command import run
 from tests.support.holding import wait_until
-from tests.system.test_cli import run
 from uffdballoon.lab.host_state import HOST, POOL
 from uffdballoon.lab.hugepages import HugePagePool
 from uffdballoon.lab.thp import ThpTunings

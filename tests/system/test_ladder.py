@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command import attached, refused, run, status_of
 from tests.support.resources import becomes, resources_of, userfaultfd_mappings
-from tests.system.test_cli import attached, refused, run, status_of
 from uffdballoon.errors import UsageError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command import Command
 from tests.support.libvirt import NAME, UID, Libvirt
-from tests.support.manager import Command
 from tests.support.resources import resources_of
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.touch import Access

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.test_cli import attached, run, status_of
+from tests.support.command import attached, run, status_of
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.lab.linux_qemu import LinuxQemu
 from uffdballoon.lab.qemu_options import Accel, Memory, QemuOptions

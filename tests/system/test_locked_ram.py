@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command import run
 from tests.support.resources import resident_bytes_within
-from tests.system.test_cli import run
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, Hva, HvaRange
 from uffdballoon.model.granule import Granule

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.test_cli import COMMAND, attached, refused, run
+from tests.support.command import COMMAND, attached, refused, run
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.blockstate import BlockState

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command import refused
 from tests.support.hoarder import Hoarder
 from tests.support.resources import userfaultfd_mappings
-from tests.system.test_cli import refused
 from uffdballoon.lab.hugepages import HugePagePool
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.test_cli import attached, refused, run, status_of
+from tests.support.command import attached, refused, run, status_of
 from tests.system.test_fragmentation import serve_until_judged, serve_until_stopped
 from uffdballoon.errors import RangeError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command import attached
 from tests.support.resources import resident_bytes_within
-from tests.system.test_cli import attached
 from uffdballoon.bench.managed import voluntary_switches
 from uffdballoon.errors import UsageError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions

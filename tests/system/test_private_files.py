@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.test_cli import run
+from tests.support.command import run
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.hugepages import HugePagePool

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.manager import Command
+from tests.support.command import Command
 from uffdballoon.errors import UffdballoonError
 from uffdballoon.host.privileges import Capability
 from uffdballoon.host.process import duplicate_fd

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.test_cli import run
+from tests.support.command import run
 from uffdballoon.errors import UffdballoonError
 from uffdballoon.host.process import Advice, process_madvise
 from uffdballoon.lab.host_memory import huge_bytes

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.manager import Command
+from tests.support.command import Command
 from tests.support.paused import PausedQemu
 from uffdballoon.errors import ExitCode
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions

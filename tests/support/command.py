@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from uffdballoon.daemon.runtime import socket_path
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from uffdballoon.lab.qemu_process import QemuProcess
 
 COMMAND = str(Path(sys.executable).with_name("uffdballoon"))
 _PATIENCE_S = 30.0
@@ -70,3 +74,33 @@ class Command:
         finally:
             manager.kill()
             manager.communicate()
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return Command().run(*arguments)
+
+
+def refused(code: int, *arguments: object) -> str:
+    """Run a command that must fail: with its code, a line of what and one of what to do."""
+    done = run(*arguments)
+    assert done.returncode == code, done.stderr
+    lines = done.stderr.splitlines()
+    assert any(line.startswith("error: ") for line in lines), done.stderr
+    assert any(line.startswith("do: ") for line in lines), done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@contextlib.contextmanager
+def attached(qemu: QemuProcess, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a manager of a QEMU of the lab's, with its monitor."""
+    try:
+        with Command().attached(qemu.pid, "--qmp", qemu.qmp_path, *arguments) as manager:
+            yield manager
+    finally:
+        socket_path(qemu.pid).unlink(missing_ok=True)  # a killed manager cannot
+
+
+def status_of(qemu: QemuProcess) -> dict[str, Any]:
+    state: dict[str, Any] = Command().ask("status", qemu.pid)
+    return state
