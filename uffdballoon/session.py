@@ -652,7 +652,7 @@ class Session:
         ledger = self._enforcer.ledger
         ballooned_bytes = ledger.ballooned_bytes
         measured = self._reclaimer.measure_blocks(self.layout.blocks)
-        tallies = {block: ledger.tally(block.hva_range) for block in self.layout.blocks}
+        tallies = {block: ledger.tally(block) for block in self.layout.blocks}
         found = ReclaimMeasure.total(measured.values())
         vmas, cut_huge_mappings = self._count_vmas()
         return Status(

@@ -122,8 +122,7 @@ struct uffdb_tally {
 	uint64_t untouched;
 };
 
-void uffdb_ledger_tally(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len,
-			struct uffdb_tally *out);
+int uffdb_ledger_tally(const struct uffdb_ledger *ledger, uint64_t hva, struct uffdb_tally *out);
 
 uint64_t uffdb_ledger_fine(const struct uffdb_ledger *ledger, const struct uffdb_ledger *before,
 			   const struct uffdb_range *of, uint32_t order);
