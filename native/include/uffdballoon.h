@@ -270,6 +270,8 @@ int uffdb_ledger_next(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t 
 /**
  * uffdb_ledger_count - number of ballooned pages in a range of one RAM block; 0 outside.
  *
+ * Costs as much as there are 2 MiB blocks in the range; of a whole RAM block, nothing.
+ *
  * Context: any thread.
  */
 uint64_t uffdb_ledger_count(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len);
@@ -281,9 +283,15 @@ struct uffdb_tally {
 	uint64_t untouched;
 };
 
-/** uffdb_ledger_tally - count the blocks that a range of one RAM block has a part in. */
-void uffdb_ledger_tally(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len,
-			struct uffdb_tally *out);
+/**
+ * uffdb_ledger_tally - tell the blocks that the RAM block around @hva has a part in.
+ *
+ * They are counted as they change: this walks nothing.
+ *
+ * Context: any thread.
+ * Return: 0, or -ENOENT outside of the RAM blocks.
+ */
+int uffdb_ledger_tally(const struct uffdb_ledger *ledger, uint64_t hva, struct uffdb_tally *out);
 
 /**
  * uffdb_ledger_fine - count the 2 MiB blocks of the host that are broken more finely than allowed.

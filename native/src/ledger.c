@@ -12,10 +12,12 @@
 #include "ledger.h"
 #include "pages.h"
 #include "uffdballoon.h"
+#include "unit_counts.h"
 
 #define MAGIC	     0x3472646c62646675ull /* of this layout */
-#define SHARED_MOST  64			   /* blocks whose ledger can be shared */
-#define SHARED_PAGES 1			   /* before the bitmaps */
+#define UNIT_PAGES   (UFFDB_HUGE / UFFDB_PAGE)
+#define SHARED_MOST  64 /* blocks whose ledger can be shared */
+#define SHARED_PAGES 1	/* before the bitmaps */
 
 /* What a file begins with that holds a ledger. */
 struct shared {
@@ -42,6 +44,7 @@ struct uffdb_ledger {
 	struct uffdb_block *blocks;
 	struct bitmap *bitmaps;
 	struct bitmap *marks; /* one bit a 2 MiB block: a page of it was set since it was taken */
+	struct uffdb_unit_counts *units; /* how much of each 2 MiB block is ballooned */
 	_Atomic bool any_marked;
 	struct shared *shared; /* of one that lies in a file, or NULL */
 };
@@ -76,6 +79,68 @@ static void unmap_bitmap(struct bitmap *bitmap)
 {
 	if (bitmap->words)
 		munmap((void *)bitmap->words, bitmap->bytes);
+}
+
+/* Pages of a RAM block, [first, last), that lie in one 2 MiB block, @unit. */
+struct stretch {
+	uint64_t first, last, unit;
+};
+
+/* What is of the 2 MiB block that page @first is in, at most up to page @last. */
+static struct stretch stretch_at(const struct uffdb_block *block, uint64_t first, uint64_t last)
+{
+	uint64_t ahead = block->hva % UFFDB_HUGE / UFFDB_PAGE;
+	uint64_t unit = (ahead + first) / UNIT_PAGES, end = (unit + 1) * UNIT_PAGES - ahead;
+
+	return (struct stretch){first, end < last ? end : last, unit};
+}
+
+/* All of the RAM block that is in the same 2 MiB block. */
+static uint64_t unit_size(const struct uffdb_block *block, uint64_t unit)
+{
+	uint64_t ahead = block->hva % UFFDB_HUGE / UFFDB_PAGE;
+	uint64_t end = ahead + block->size / UFFDB_PAGE;
+	uint64_t first = unit ? unit * UNIT_PAGES : ahead;
+	uint64_t last = (unit + 1) * UNIT_PAGES;
+
+	return (last < end ? last : end) - first;
+}
+
+static uint64_t count_bits(const struct bitmap *bitmap, const struct stretch *of)
+{
+	uint64_t count = 0;
+
+	for (uint64_t word = of->first / UFFDB_WORD_BITS; word * UFFDB_WORD_BITS < of->last;
+	     word++) {
+		uint64_t mask = uffdb_word_mask(word, of->first, of->last);
+
+		count += (uint64_t)__builtin_popcountll(uffdb_word(bitmap->words, word) & mask);
+	}
+	return count;
+}
+
+/* Count anew what is ballooned of a RAM block, which nobody changes meanwhile. */
+static void recount(struct uffdb_ledger *ledger, size_t index)
+{
+	const struct uffdb_block *block = &ledger->blocks[index];
+	uint64_t pages = block->size / UFFDB_PAGE, all = 0;
+	struct stretch at = {0};
+
+	while (at.last < pages) {
+		uint64_t count, before, size;
+
+		at = stretch_at(block, at.last, pages);
+		size = at.last - at.first;
+		count = count_bits(&ledger->bitmaps[index], &at);
+		before = uffdb_unit_counts_of(&ledger->units[index], at.unit, size);
+		/* What is zero is not written to: it would commit memory. */
+		if (count != before)
+			uffdb_unit_counts_add(&ledger->units[index], at.unit, size,
+					      (int64_t)count - (int64_t)before);
+		all += count;
+	}
+	ledger->pages += all - ledger->bitmaps[index].pages;
+	ledger->bitmaps[index].pages = all;
 }
 
 static uint64_t shared_bytes(const struct uffdb_block *block)
@@ -140,11 +205,8 @@ static int put_in_file(struct uffdb_ledger *ledger, int fd)
 		ledger->bitmaps[i].words = NULL;
 		error = map_bitmap(&ledger->bitmaps[i], block->size / UFFDB_PAGE, fd, at);
 		at += shared_bytes(block);
-		if (!error) {
-			ledger->bitmaps[i].pages =
-				uffdb_ledger_count(ledger, block->hva, block->size);
-			ledger->pages += ledger->bitmaps[i].pages;
-		}
+		if (!error)
+			recount(ledger, i);
 	}
 	if (!error && !status.st_size)
 		begin_shared(ledger);
@@ -225,7 +287,8 @@ int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffd
 	ledger->blocks = calloc(nr ? nr : 1, sizeof(*ledger->blocks));
 	ledger->bitmaps = calloc(nr ? nr : 1, sizeof(*ledger->bitmaps));
 	ledger->marks = calloc(nr ? nr : 1, sizeof(*ledger->marks));
-	if (!ledger->blocks || !ledger->bitmaps || !ledger->marks)
+	ledger->units = calloc(nr ? nr : 1, sizeof(*ledger->units));
+	if (!ledger->blocks || !ledger->bitmaps || !ledger->marks || !ledger->units)
 		error = -ENOMEM;
 	for (size_t i = 0; !error && i < nr; i++) {
 		ledger->blocks[i] = blocks[i];
@@ -244,6 +307,9 @@ int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffd
 		if (!error)
 			error = map_bitmap(&ledger->marks[i], uffdb_block_units(&ledger->blocks[i]),
 					   -1, 0);
+		if (!error)
+			error = uffdb_unit_counts_map(&ledger->units[i],
+						      uffdb_block_units(&ledger->blocks[i]));
 		ledger->nr = i + 1;
 	}
 	if (error) {
@@ -261,9 +327,11 @@ void uffdb_ledger_destroy(struct uffdb_ledger *ledger)
 	for (size_t i = 0; i < ledger->nr; i++) {
 		unmap_bitmap(&ledger->bitmaps[i]);
 		unmap_bitmap(&ledger->marks[i]);
+		uffdb_unit_counts_unmap(&ledger->units[i]);
 	}
 	if (ledger->shared)
 		munmap(ledger->shared, SHARED_PAGES * UFFDB_PAGE);
+	free(ledger->units);
 	free(ledger->marks);
 	free(ledger->bitmaps);
 	free(ledger->blocks);
@@ -315,10 +383,8 @@ int uffdb_ledger_check(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t
 	return hva % uffdb_block_page(block) || len % uffdb_block_page(block) ? -EINVAL : 0;
 }
 
-static void mark_unit(struct uffdb_ledger *ledger, size_t index, uint64_t page)
+static void mark_unit(struct uffdb_ledger *ledger, size_t index, uint64_t unit)
 {
-	const struct uffdb_block *block = &ledger->blocks[index];
-	uint64_t unit = (block->hva + page * UFFDB_PAGE) / UFFDB_HUGE - block->hva / UFFDB_HUGE;
 	_Atomic uint64_t *bits = &ledger->marks[index].words[unit / 64];
 
 	/* Most pages are neighbours of one that was set just before. */
@@ -328,43 +394,60 @@ static void mark_unit(struct uffdb_ledger *ledger, size_t index, uint64_t page)
 	atomic_store(&ledger->any_marked, true);
 }
 
+/* Return: how many bits changed. */
+static uint64_t change_bits(struct bitmap *bitmap, const struct stretch *of, bool set)
+{
+	uint64_t changed = 0;
+
+	for (uint64_t word = of->first / UFFDB_WORD_BITS; word * UFFDB_WORD_BITS < of->last;
+	     word++) {
+		_Atomic uint64_t *bits = &bitmap->words[word];
+		uint64_t mask = uffdb_word_mask(word, of->first, of->last), was;
+
+		/* Clearing what was never set would commit memory for nothing. */
+		if (!set && !(uffdb_word(bits, 0) & mask))
+			continue;
+		was = set ? atomic_fetch_or(bits, mask) : atomic_fetch_and(bits, ~mask);
+		changed += (uint64_t)__builtin_popcountll(mask & (set ? ~was : was));
+	}
+	return changed;
+}
+
 static int64_t change_pages(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len, bool set)
 {
 	ssize_t index = find_block(ledger, hva);
 	const struct uffdb_block *block;
-	uint64_t first, last, changed = 0;
+	struct stretch at = {0};
+	uint64_t end, all = 0;
 
 	if (index < 0 || !len)
 		return -ENOENT;
 	block = &ledger->blocks[index];
 	if (len > block->hva + block->size - hva || hva % UFFDB_PAGE || len % UFFDB_PAGE)
 		return -ENOENT;
-	first = (hva - block->hva) / UFFDB_PAGE;
-	last = first + len / UFFDB_PAGE;
-	for (uint64_t word = first / UFFDB_WORD_BITS; word * UFFDB_WORD_BITS < last; word++) {
-		_Atomic uint64_t *bits = &ledger->bitmaps[index].words[word];
-		uint64_t mask = uffdb_word_mask(word, first, last), was;
+	at.last = (hva - block->hva) / UFFDB_PAGE;
+	end = at.last + len / UFFDB_PAGE;
+	while (at.last < end) {
+		uint64_t changed;
 
-		/* Clearing what was never set would commit memory for nothing. */
-		if (!set && !(uffdb_word(bits, 0) & mask))
+		at = stretch_at(block, at.last, end);
+		changed = change_bits(&ledger->bitmaps[index], &at, set);
+		if (!changed)
 			continue;
-		was = set ? atomic_fetch_or(bits, mask) : atomic_fetch_and(bits, ~mask);
-		mask &= set ? ~was : was;
-		changed += (uint64_t)__builtin_popcountll(mask);
-		if (set && mask) {
-			/* A word may reach into a second 2 MiB block. */
-			mark_unit(ledger, (size_t)index, uffdb_lowest_bit(word, mask));
-			mark_unit(ledger, (size_t)index, uffdb_highest_bit(word, mask));
-		}
+		uffdb_unit_counts_add(&ledger->units[index], at.unit, unit_size(block, at.unit),
+				      set ? (int64_t)changed : -(int64_t)changed);
+		if (set)
+			mark_unit(ledger, (size_t)index, at.unit);
+		all += changed;
 	}
 	if (set) {
-		atomic_fetch_add(&ledger->pages, changed);
-		atomic_fetch_add(&ledger->bitmaps[index].pages, changed);
+		atomic_fetch_add(&ledger->pages, all);
+		atomic_fetch_add(&ledger->bitmaps[index].pages, all);
 	} else {
-		atomic_fetch_sub(&ledger->pages, changed);
-		atomic_fetch_sub(&ledger->bitmaps[index].pages, changed);
+		atomic_fetch_sub(&ledger->pages, all);
+		atomic_fetch_sub(&ledger->bitmaps[index].pages, all);
 	}
-	return (int64_t)changed;
+	return (int64_t)all;
 }
 
 int64_t uffdb_ledger_set(struct uffdb_ledger *ledger, uint64_t hva, uint64_t len)
@@ -409,43 +492,38 @@ uint64_t uffdb_ledger_count(const struct uffdb_ledger *ledger, uint64_t hva, uin
 {
 	ssize_t index = find_block(ledger, hva);
 	const struct uffdb_block *block;
-	uint64_t first, last, count = 0;
+	struct stretch at = {0};
+	uint64_t end, count = 0;
 
 	if (index < 0)
 		return 0;
 	block = &ledger->blocks[index];
 	if (len > block->hva + block->size - hva)
 		len = block->hva + block->size - hva;
-	first = (hva - block->hva) / UFFDB_PAGE;
-	last = first + len / UFFDB_PAGE;
-	for (uint64_t word = first / UFFDB_WORD_BITS; word * UFFDB_WORD_BITS < last; word++) {
-		uint64_t bits = uffdb_word(ledger->bitmaps[index].words, word);
+	if (len == block->size)
+		return atomic_load(&ledger->bitmaps[index].pages);
+	at.last = (hva - block->hva) / UFFDB_PAGE;
+	end = at.last + len / UFFDB_PAGE;
+	while (at.last < end) {
+		uint64_t size;
 
-		count += (uint64_t)__builtin_popcountll(bits & uffdb_word_mask(word, first, last));
+		at = stretch_at(block, at.last, end);
+		size = at.last - at.first;
+		count += size == unit_size(block, at.unit)
+				 ? uffdb_unit_counts_of(&ledger->units[index], at.unit, size)
+				 : count_bits(&ledger->bitmaps[index], &at);
 	}
 	return count;
 }
 
-void uffdb_ledger_tally(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t len,
-			struct uffdb_tally *out)
+int uffdb_ledger_tally(const struct uffdb_ledger *ledger, uint64_t hva, struct uffdb_tally *out)
 {
-	const uint64_t end = hva + len;
+	ssize_t index = find_block(ledger, hva);
 
-	*out = (struct uffdb_tally){0};
-	while (hva < end) {
-		uint64_t next = (hva / UFFDB_HUGE + 1) * UFFDB_HUGE, count;
-
-		if (next > end)
-			next = end;
-		count = uffdb_ledger_count(ledger, hva, next - hva);
-		if (!count)
-			out->untouched++;
-		else if (count == (next - hva) / UFFDB_PAGE)
-			out->whole++;
-		else
-			out->broken++;
-		hva = next;
-	}
+	if (index < 0)
+		return -ENOENT;
+	uffdb_unit_counts_tally(&ledger->units[index], out);
+	return 0;
 }
 
 /* Are the pages [hva, end), of one RAM block, the same in both? */
@@ -514,13 +592,19 @@ uint64_t uffdb_block_units(const struct uffdb_block *block)
 void uffdb_ledger_mark(struct uffdb_ledger *ledger, const struct uffdb_range *range)
 {
 	ssize_t index = find_block(ledger, range->start);
-	uint64_t first;
+	const struct uffdb_block *block;
+	struct stretch at = {0};
+	uint64_t end;
 
 	if (index < 0)
 		return;
-	first = (range->start - ledger->blocks[index].hva) / UFFDB_PAGE;
-	for (uint64_t page = 0; page < range->len / UFFDB_PAGE; page++)
-		mark_unit(ledger, (size_t)index, first + page);
+	block = &ledger->blocks[index];
+	at.last = (range->start - block->hva) / UFFDB_PAGE;
+	end = at.last + range->len / UFFDB_PAGE;
+	while (at.last < end) {
+		at = stretch_at(block, at.last, end);
+		mark_unit(ledger, (size_t)index, at.unit);
+	}
 }
 
 bool uffdb_ledger_is_marked(const struct uffdb_ledger *ledger)
@@ -541,33 +625,24 @@ uint64_t uffdb_ledger_take_marks(struct uffdb_ledger *ledger, size_t index, uint
 	return uffdb_word(bits, 0) ? atomic_exchange(bits, 0) : 0;
 }
 
-/* Return: how many bits are set in the copy. */
-static uint64_t copy_bitmap(const struct bitmap *from, struct bitmap *to)
+static void copy_bitmap(const struct bitmap *from, struct bitmap *to)
 {
-	uint64_t count = 0;
-
 	for (size_t word = 0; word < from->bytes / sizeof(uint64_t); word++) {
 		uint64_t bits = uffdb_word(from->words, word);
 
-		count += (uint64_t)__builtin_popcountll(bits);
 		/* What is zero is not written to: it would commit memory. */
 		if (bits != uffdb_word(to->words, word))
 			atomic_store_explicit(&to->words[word], bits, memory_order_relaxed);
 	}
-	return count;
 }
 
 void uffdb_ledger_copy(const struct uffdb_ledger *from, struct uffdb_ledger *to)
 {
-	uint64_t all = 0;
-
 	for (size_t i = 0; i < from->nr; i++) {
-		/* Counted here: the counters of one that changes meanwhile are of another moment.
-		 */
-		to->bitmaps[i].pages = copy_bitmap(&from->bitmaps[i], &to->bitmaps[i]);
-		all += to->bitmaps[i].pages;
+		copy_bitmap(&from->bitmaps[i], &to->bitmaps[i]);
+		/* The counters of one that changes meanwhile are of another moment. */
+		recount(to, i);
 	}
-	to->pages = all;
 }
 
 int uffdb_ledger_next(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t end,

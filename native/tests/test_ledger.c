@@ -9,6 +9,7 @@
 #include "uffdballoon.h"
 
 #define PAGE  4096ull
+#define HUGE  (512 * PAGE)
 #define BASE  0x700000000000ull
 #define PAGES 1000ull
 
@@ -74,6 +75,80 @@ static void agrees_with_a_model(void)
 	}
 	CHECK(uffdb_ledger_node_pages(ledger, 0) == 0);
 	uffdb_ledger_destroy(ledger);
+}
+
+/* What is ballooned of [hva, end), a page at a time. */
+static uint64_t recount(const struct uffdb_ledger *ledger, uint64_t hva, uint64_t end)
+{
+	uint64_t count = 0;
+
+	for (; hva < end; hva += PAGE)
+		count += uffdb_ledger_test(ledger, hva) == 1;
+	return count;
+}
+
+static void check_counters(const struct uffdb_ledger *ledger, const struct uffdb_block *block)
+{
+	uint64_t end = block->hva + block->size;
+	struct uffdb_tally told, counted = {0};
+
+	for (uint64_t at = block->hva, next; at < end; at = next) {
+		uint64_t count;
+
+		next = (at / HUGE + 1) * HUGE < end ? (at / HUGE + 1) * HUGE : end;
+		count = recount(ledger, at, next);
+		CHECK(uffdb_ledger_count(ledger, at, next - at) == count);
+		counted.untouched += !count;
+		counted.whole += count == (next - at) / PAGE;
+		counted.broken += count && count < (next - at) / PAGE;
+	}
+	CHECK(!uffdb_ledger_tally(ledger, block->hva + block->size / 2, &told));
+	CHECK(told.broken == counted.broken && told.whole == counted.whole);
+	CHECK(told.untouched == counted.untouched);
+}
+
+/* A RAM block of three whole blocks of 2 MiB and some, at an address that is a multiple or not. */
+static void counters_agree_with_a_recount(uint64_t hva)
+{
+	struct uffdb_block block = {hva, 3 * HUGE + 700 * PAGE, 0, 0};
+	const uint64_t pages = block.size / PAGE;
+	struct uffdb_ledger *ledger, *copy, *again;
+	int fd = memfd_create("ledger", MFD_CLOEXEC);
+
+	CHECK(!uffdb_ledger_create_in(fd, &block, 1, &ledger));
+	CHECK(!uffdb_ledger_create(&block, 1, &copy));
+	for (int turn = 0; turn < 400; turn++) {
+		uint64_t first = (uint64_t)rand() % pages, count = pages - first;
+		uint64_t start;
+
+		/* Small pieces and large ones, and from one block of 2 MiB to where another begins.
+		 */
+		if (rand() % 4)
+			count = 1 + (uint64_t)rand() % (count < 600 ? count : 600);
+		start = block.hva + first * PAGE;
+		if (rand() % 4 == 0)
+			count = (HUGE - start % HUGE) / PAGE;
+		if (count > pages - first)
+			count = pages - first;
+		if (rand() & 1)
+			CHECK(uffdb_ledger_set(ledger, start, count * PAGE) >= 0);
+		else
+			CHECK(uffdb_ledger_clear(ledger, start, count * PAGE) >= 0);
+		CHECK(uffdb_ledger_count(ledger, start, count * PAGE) ==
+		      recount(ledger, start, start + count * PAGE));
+		check_counters(ledger, &block);
+		if (turn % 50 == 0) {
+			uffdb_ledger_copy(ledger, copy);
+			check_counters(copy, &block);
+		}
+	}
+	CHECK(!uffdb_ledger_create_in(fd, &block, 1, &again));
+	CHECK(uffdb_ledger_pages(again) == uffdb_ledger_pages(ledger));
+	check_counters(again, &block);
+	uffdb_ledger_destroy(again);
+	uffdb_ledger_destroy(copy);
+	uffdb_ledger_destroy(ledger);
+	close(fd);
 }
 
 static void counts_the_pages_of_each_node(void)
@@ -142,9 +217,11 @@ static void counts_right_whoever_changes_it_meanwhile(void)
 	}
 	for (int i = 0; i < 4; i++)
 		CHECK(!pthread_join(changers[i].thread, NULL));
-	for (uint32_t node = 0; node < 2; node++)
+	for (uint32_t node = 0; node < 2; node++) {
 		CHECK(uffdb_ledger_node_pages(ledger, node) ==
-		      uffdb_ledger_count(ledger, blocks[node].hva, blocks[node].size));
+		      recount(ledger, blocks[node].hva, blocks[node].hva + blocks[node].size));
+		check_counters(ledger, &blocks[node]);
+	}
 	CHECK(uffdb_ledger_pages(ledger) ==
 	      uffdb_ledger_node_pages(ledger, 0) + uffdb_ledger_node_pages(ledger, 1));
 	uffdb_ledger_destroy(ledger);
@@ -155,6 +232,7 @@ static void refuses_what_is_no_ram(void)
 	struct uffdb_block overlapping[] = {{BASE, 8 * PAGE, 0, 0}, {BASE + PAGE, PAGE, 0, 0}};
 	struct uffdb_block block = {BASE, 8 * PAGE, 0, 0};
 	struct uffdb_ledger *ledger;
+	struct uffdb_tally tally;
 
 	CHECK(uffdb_ledger_create(overlapping, 2, &ledger) == -EINVAL);
 	CHECK(!uffdb_ledger_create(&block, 1, &ledger));
@@ -163,6 +241,7 @@ static void refuses_what_is_no_ram(void)
 	CHECK(uffdb_ledger_set(ledger, BASE + 1, PAGE) == -ENOENT);
 	CHECK(uffdb_ledger_set(ledger, BASE, UINT64_MAX & ~(PAGE - 1)) == -ENOENT);
 	CHECK(uffdb_ledger_test(ledger, BASE + 8 * PAGE) == -ENOENT);
+	CHECK(uffdb_ledger_tally(ledger, BASE + 8 * PAGE, &tally) == -ENOENT);
 	CHECK(uffdb_ledger_pages(ledger) == 0);
 	uffdb_ledger_destroy(ledger);
 }
@@ -200,6 +279,8 @@ int main(void)
 {
 	is_found_again_in_a_file();
 	agrees_with_a_model();
+	counters_agree_with_a_recount(BASE);
+	counters_agree_with_a_recount(BASE + 300 * PAGE);
 	counts_the_pages_of_each_node();
 	counts_right_whoever_changes_it_meanwhile();
 	refuses_what_is_no_ram();

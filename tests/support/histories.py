@@ -34,7 +34,8 @@ _NATIVE = Path(__file__).parents[2] / "native"
 def build_player(directory: Path) -> Path:
     """Compile the C player with the sources that it plays by."""
     binary = directory / "histories"
-    sources = [_SOURCE, _NATIVE / "src" / "contract.c", _NATIVE / "src" / "ledger.c"]
+    parts = ("contract.c", "ledger.c", "unit_counts.c")
+    sources = [_SOURCE, *(_NATIVE / "src" / part for part in parts)]
     options = ["-std=c11", "-O2", "-Wall", "-Werror", "-D_GNU_SOURCE=", f"-I{_NATIVE / 'include'}"]
     subprocess.run(["gcc", *options, "-o", str(binary), *map(str, sources)], check=True)
     return binary

@@ -55,7 +55,7 @@ def look_at_blocks(
                 states=count_states(
                     cells_of((s for s in layout.segments if s.block == block), regions)
                 ),
-                **enforcer.ledger.tally(block.hva_range)._asdict(),
+                **enforcer.ledger.tally(block)._asdict(),
             )
             for block in layout.blocks
         ),

@@ -91,10 +91,11 @@ class Ledger:
         of = ffi.new("struct uffdb_range *", (span.start, span.size_bytes))
         return int(lib.uffdb_ledger_fine(self.handle, before, of, order))
 
-    def tally(self, span: HvaRange) -> Tally:
-        """Count the host's blocks of 2 MiB in a range of one RAM block by what is ballooned."""
+    def tally(self, block: RamBlock) -> Tally:
+        """Tell the host's blocks of 2 MiB of a RAM block by what is ballooned; walks nothing."""
         out = ffi.new("struct uffdb_tally *")
-        lib.uffdb_ledger_tally(self.handle, span.start, span.size_bytes, out)
+        told = lib.uffdb_ledger_tally(self.handle, block.hva, out)
+        check_uffd(told, f"hva {block.hva:#x} is not guest RAM")
         return Tally(*(int(getattr(out, name)) for name in Tally._fields))
 
     def copy_to(self, other: Ledger) -> None:

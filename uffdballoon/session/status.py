@@ -37,7 +37,7 @@ def status_of(
     ballooned_bytes = ledger.ballooned_bytes
     reclaimer = attached.reclaimer
     measured = reclaimer.measure_blocks(attached.layout.blocks)
-    tallies = {block: ledger.tally(block.hva_range) for block in attached.layout.blocks}
+    tallies = {block: ledger.tally(block) for block in attached.layout.blocks}
     found = ReclaimMeasure.total(measured.values())
     vmas, cut_mappings = _count_vmas(attached)
     deflated_bytes = changes.deflated_bytes + resets.emptied_bytes
