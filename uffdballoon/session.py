@@ -69,6 +69,7 @@ from uffdballoon.model.sizes import format_size
 from uffdballoon.model.terms import TOLD, Terms
 from uffdballoon.model.touch import Action
 from uffdballoon.observe.choice import Circumstances, choose
+from uffdballoon.target.claim import Claim
 from uffdballoon.target.injector import Injector
 from uffdballoon.target.obtain import Choice, obtain_userfaultfd
 from uffdballoon.target.process import Target
@@ -282,6 +283,7 @@ class Session:
         with contextlib.ExitStack() as undo:
             self.target = undo.enter_context(Target.open(options.pid))
             undo.enter_context(self.target.naming_its_end())
+            undo.enter_context(Claim(self.target))
             progress(f"process {options.pid}: {self.target.exe}")
             if options.held is None:
                 refuse_unless_ready(options.pid)

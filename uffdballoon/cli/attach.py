@@ -26,7 +26,13 @@ from uffdballoon.core.keeper import Held, start_keeper, take_from_keeper
 from uffdballoon.core.service_manager import Passed, ServiceManager, Store, trace_of
 from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
-from uffdballoon.daemon.runtime import keeper_path, listen_at, refuse_if_attached
+from uffdballoon.daemon.runtime import (
+    keeper_path,
+    listen_at,
+    refuse_if_attached,
+    refuse_unless_listening_can_be,
+    remove_dead_sockets,
+)
 from uffdballoon.errors import ExitCode, UsageError
 from uffdballoon.metrics.text import event_line
 from uffdballoon.model.fragmentation import HUGE_ORDER, KEEP_HUGE_PAGES, FragmentationLimit
@@ -252,7 +258,9 @@ def attach(  # noqa: PLR0913 - an option each
     """
     terms = _terms(contract, floor, node_floors, grace_ns, grace_bytes)
     fragmentation = _limit(min_order, max_broken, node_max_broken, keep_huge_pages=keep_huge_pages)
+    remove_dead_sockets()
     refuse_if_attached(pid)
+    refuse_unless_listening_can_be(pid)
     service = ServiceManager.find()
     held = _take_held(pid, service)
     options = SessionOptions(
