@@ -34,9 +34,10 @@ Everything that `--json` prints, and what goes over the control socket, but for 
 else, within a major version. More may come, so leave out what you do not know. A number is an
 integer unless it says otherwise. A key that may be absent says so.
 
-The control socket is `uffdballoon/PID.sock` in `$XDG_RUNTIME_DIR`, or else in `/run` (of another
-user than root: `/run/user/UID`). A line of JSON goes each way: `{"v": 1, "verb": "status"}`, and
-`{"ok": true, "result": ...}` or `{"ok": false, "error": ...}`, where the error is a
+The control socket is `/run/uffdballoon/PID.sock`, of another user than root
+`uffdballoon/PID.sock` in `$XDG_RUNTIME_DIR` or else `/run/user/UID`. A line of JSON goes each
+way: `{"v": 1, "verb": "status"}`, and `{"ok": true, "result": ...}` or
+`{"ok": false, "error": ...}`, where the error is a
 [Refusal](#refusal). What else a request has:
 
 | verb | keys of the request | result |

@@ -56,13 +56,13 @@ static const struct rule RULES[] = {
 	WHEN(ioctl, 1, WHOLE, FIOCLEX), WHEN(ioctl, 1, WHOLE, FIONCLEX),
 	WHEN(sched_setaffinity, 0, WHOLE, 0), ANY(sched_getaffinity), ANY(perf_event_open),
 	ANY(timer_create), ANY(timer_settime), ANY(timer_delete),
-	/* Files: to look at. What is written to is open already. */
+	/* Files: to look at. What is written to is open already, and is cut when it is long. */
 	WHEN(open, 1, WRITING, O_RDONLY), WHEN(openat, 2, WRITING, O_RDONLY),
 	ANY(close), ANY(close_range), ANY(readv), ANY(writev), ANY(preadv), ANY(lseek),
 	ANY(stat), ANY(fstat), ANY(lstat), ANY(newfstatat), ANY(statx), ANY(statfs),
 	ANY(fstatfs), ANY(access), ANY(faccessat), ANY(faccessat2), ANY(readlink),
 	ANY(readlinkat), ANY(getdents64), ANY(getcwd), ANY(fcntl), ANY(dup),
-	ANY(pipe2), ANY(fallocate),
+	ANY(pipe2), ANY(fallocate), ANY(ftruncate), ANY(pwrite64),
 	ANY(unlink), ANY(unlinkat),				/* the control socket, at the end */
 	/* Memory: nothing becomes code that was not in a file. */
 	WHEN(mmap, 2, PROT_EXEC, 0), WHEN(mmap, 3, MAP_ANONYMOUS, 0),

@@ -9,7 +9,6 @@ import signal
 import stat
 import struct
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 

@@ -13,9 +13,13 @@ pytestmark = [pytest.mark.needs_root, pytest.mark.needs_ptrace, pytest.mark.need
 _CHECKOUT = Path(__file__).parents[2]
 
 
-def _run_demo(**environment: str) -> subprocess.CompletedProcess[str]:
+# In a mount namespace of its own, where nobody can listen.
+_WITHOUT_RUN = 'mount -t tmpfs -o ro none /run && PATH=/nonexistent exec "$@"'
+
+
+def _run_demo(*prefix: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "examples.demo"],
+        [*prefix, sys.executable, "-m", "examples.demo"],
         cwd=_CHECKOUT,
         env=os.environ | environment,
         stdin=subprocess.DEVNULL,
@@ -42,7 +46,6 @@ def test_demo_holds_on_a_stand_in_and_says_so_first() -> None:
 
 
 def test_demo_fails_where_its_claims_do_not_hold() -> None:
-    # Nobody can listen there, so that no attach comes up.
-    done = _run_demo(PATH="/nonexistent", XDG_RUNTIME_DIR="/proc/nonexistent")
+    done = _run_demo("unshare", "--mount", "sh", "-c", _WITHOUT_RUN, "sh")
     assert done.returncode == 1
     assert "FAIL" in done.stdout

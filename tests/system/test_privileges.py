@@ -403,29 +403,31 @@ def test_a_user_without_any_is_told_what_is_lacking(
     qemu.guest.ping()
 
 
+def _where_run_has(made: str) -> Command:
+    """The command in a mount namespace where /run has only that."""
+    script = f'mount -t tmpfs none /run && {made} && exec "$@"'
+    return Command(("unshare", "--mount", "--", "sh", "-c", script, "sh"))
+
+
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o707])
 def test_a_control_directory_that_others_can_enter_is_refused(
-    mode: int, start_qemu: Callable[[QemuOptions], Qemu], tmp_path: Path
+    mode: int, start_qemu: Callable[[QemuOptions], Qemu]
 ) -> None:
     qemu = start_confined(start_qemu)
-    directory = tmp_path / "uffdballoon"
-    directory.mkdir()
-    directory.chmod(mode)
-    command = Command(environment={"XDG_RUNTIME_DIR": str(tmp_path)})
-    done = command.run("attach", qemu.pid, "--qmp", qemu.qmp_path)
+    done = _where_run_has(f"mkdir /run/uffdballoon && chmod {mode:o} /run/uffdballoon").run(
+        "attach", qemu.pid, "--qmp", qemu.qmp_path
+    )
     assert done.returncode == 3
     assert "not ours alone" in done.stderr
     qemu.guest.ping()
 
 
 def test_a_control_directory_of_another_user_is_refused(
-    start_qemu: Callable[[QemuOptions], Qemu], runtime: Path
+    start_qemu: Callable[[QemuOptions], Qemu],
 ) -> None:
     qemu = start_confined(start_qemu)
-    (runtime / "uffdballoon").mkdir(mode=0o700)
-    os.chown(runtime / "uffdballoon", UID, UID)
-    command = Command(environment={"XDG_RUNTIME_DIR": str(runtime)})
-    done = command.run("attach", qemu.pid, "--qmp", qemu.qmp_path)
+    made = f"mkdir -m 700 /run/uffdballoon && chown {UID}:{UID} /run/uffdballoon"
+    done = _where_run_has(made).run("attach", qemu.pid, "--qmp", qemu.qmp_path)
     assert done.returncode == 3
     assert "not ours alone" in done.stderr
 
@@ -434,7 +436,7 @@ def test_another_user_cannot_talk_to_a_manager(
     start_qemu: Callable[[QemuOptions], Qemu], tmp_path: Path
 ) -> None:
     qemu = start_confined(start_qemu)
-    command = Command(environment={"XDG_RUNTIME_DIR": str(tmp_path)})
+    command = Command()
     with command.attached(qemu.pid, "--qmp", qemu.qmp_path):
         for verb in ("status", "detach"):
             done = user_with(tmp_path).run(verb, qemu.pid)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.runtime import use_runtime
 from uffdballoon.daemon import client
 from uffdballoon.daemon.control import ControlServer
 from uffdballoon.daemon.loop import Loop, Source
@@ -92,7 +93,7 @@ class _Served:
 @pytest.fixture
 def by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Served]:
     """Return a server that turns when the test says so."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    use_runtime(monkeypatch, tmp_path)
     with contextlib.closing(_Served()) as served:
         yield served
 
@@ -305,7 +306,7 @@ def test_a_live_manager_is_not_replaced() -> None:
 def test_a_manager_that_does_not_answer_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    use_runtime(monkeypatch, tmp_path)
     monkeypatch.setattr(client, "_PATIENCE_S", 0.1)
     with contextlib.closing(_Served()), pytest.raises(ControlError) as refused:
         client.request(PID, "echo", object, word=1)
@@ -316,7 +317,7 @@ def test_a_manager_that_does_not_answer_is_named(
 def test_nobody_attached_is_said_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    use_runtime(monkeypatch, tmp_path)
     with pytest.raises(ControlError) as refused:
         client.status(PID)
     assert "attach" in refused.value.hint
@@ -325,7 +326,7 @@ def test_nobody_attached_is_said_with_what_to_do(
 def test_a_directory_that_others_can_write_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    use_runtime(monkeypatch, tmp_path)
     (tmp_path / "uffdballoon").mkdir()
     (tmp_path / "uffdballoon").chmod(0o777)
     with Loop(lambda _name, _error: None) as loop, pytest.raises(UffdballoonError) as refused:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from msgspec import UNSET
 
+from tests.support.runtime import use_runtime
 from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
 from uffdballoon.errors import ControlError, RangeError, UsageError
@@ -175,7 +176,7 @@ def told() -> list[Event]:
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Session]:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    use_runtime(monkeypatch, tmp_path)
     session = _Session()
     yield session
     session.close()

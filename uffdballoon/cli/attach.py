@@ -25,7 +25,12 @@ from uffdballoon.cli.types import (
 from uffdballoon.core.service_manager import ServiceManager
 from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
-from uffdballoon.daemon.runtime import keeper_path, refuse_if_attached
+from uffdballoon.daemon.runtime import (
+    keeper_path,
+    refuse_if_attached,
+    refuse_unless_listening_can_be,
+    remove_dead_sockets,
+)
 from uffdballoon.errors import ExitCode
 from uffdballoon.model.fragmentation import HUGE_ORDER
 from uffdballoon.model.observing import ObserverKind
@@ -242,7 +247,9 @@ def attach(  # noqa: PLR0913 - an option each
     fragmentation = limit_of(
         min_order, max_broken, node_max_broken, keep_huge_pages=keep_huge_pages
     )
+    remove_dead_sockets()
     refuse_if_attached(pid)
+    refuse_unless_listening_can_be(pid)
     service = ServiceManager.find()
     held = take_held(pid, service)
     options = SessionOptions(

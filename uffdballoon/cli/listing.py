@@ -8,9 +8,10 @@ import contextlib
 import click
 
 from uffdballoon.cli.output import print_json, print_table, say
-from uffdballoon.daemon.runtime import manager_of
+from uffdballoon.daemon.runtime import remove_dead_sockets
 from uffdballoon.model.records.target import ListedTarget
 from uffdballoon.model.sizes import format_size
+from uffdballoon.target.claim import claimant_of
 from uffdballoon.target.process import list_targets
 from uffdballoon.vmm.qemu.discovery import options_of
 
@@ -19,6 +20,7 @@ from uffdballoon.vmm.qemu.discovery import options_of
 @click.option("--json", "as_json", is_flag=True)
 def list_(*, as_json: bool) -> None:
     """List the VMs that can be attached to."""
+    remove_dead_sockets()
     rows = []
     with contextlib.ExitStack() as targets:
         for target in list_targets():
@@ -30,7 +32,7 @@ def list_(*, as_json: bool) -> None:
                     exe=target.exe,
                     machine=options.machine,
                     ram_bytes=options.ram_bytes,
-                    attached=manager_of(target.pid) is not None,
+                    attached=claimant_of(target.pid) is not None,
                 )
             )
     if as_json:

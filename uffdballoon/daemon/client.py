@@ -22,6 +22,7 @@ from uffdballoon.errors import ControlError, PermissionDeniedError
 from uffdballoon.model.records.changes import Detaching
 from uffdballoon.model.records.events import read_event
 from uffdballoon.model.records.status import Status
+from uffdballoon.target.claim import claimant_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +94,7 @@ def _connect(pid: int) -> Iterator[socket.socket]:
         try:
             connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
+            _refuse_another_users(pid)
             raise ControlError(
                 f"process {pid} is not attached",
                 why=f"no manager listens at {path}",
@@ -113,6 +115,18 @@ def _connect(pid: int) -> Iterator[socket.socket]:
             raise _silent(pid, peer_of(connection).pid) from error
         except (ConnectionError, ValueError) as error:
             raise _hung_up(pid) from error
+
+
+def _refuse_another_users(pid: int) -> None:
+    """Raise PermissionDeniedError when it is attached by a user who listens elsewhere."""
+    claimant = claimant_of(pid)
+    if claimant is not None and claimant.uid != os.geteuid():
+        raise PermissionDeniedError(
+            f"not allowed to talk to the manager of process {pid}",
+            why=f"it is process {claimant.pid} of uid {claimant.uid}",
+            hint="run as the user who attached",
+            pid=pid,
+        )
 
 
 def _result(line: bytes, pid: int, shape: type[T]) -> T:

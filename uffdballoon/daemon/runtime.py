@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Where managers and keepers listen, and which manager a process has."""
+"""Where managers and keepers listen, and which manager a process has.
+
+Root's are in one place, whatever a login, sudo or cron says of XDG_RUNTIME_DIR. That there
+is one manager a target is not told by a path: see target/claim.py.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,22 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from uffdballoon.errors import (
     ControlError,
     PermissionDeniedError,
     TargetBusyError,
 )
+from uffdballoon.target.claim import claimant_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _UCRED = struct.Struct("3i")  # struct ucred, unix(7)
+_DIRECTORY = "uffdballoon"
+_ROOTS = Path("/run") / _DIRECTORY
+_MANAGERS, _KEEPERS = _SUFFIXES = (".sock", ".hold")
 
 
 class Peer(NamedTuple):
@@ -26,17 +37,22 @@ class Peer(NamedTuple):
     uid: int
 
 
+def runtime_directory() -> Path:
+    """Return where our own managers listen."""
+    uid = os.geteuid()
+    if uid == 0:
+        return _ROOTS
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{uid}") / _DIRECTORY
+
+
 def socket_path(pid: int) -> Path:
     """Return where the manager of process ``pid`` listens."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if not runtime:
-        runtime = "/run" if os.geteuid() == 0 else f"/run/user/{os.geteuid()}"
-    return Path(runtime) / "uffdballoon" / f"{pid}.sock"
+    return runtime_directory() / f"{pid}{_MANAGERS}"
 
 
 def keeper_path(pid: int) -> Path:
     """Return where the keeper of process ``pid`` listens."""
-    return socket_path(pid).with_suffix(".hold")
+    return socket_path(pid).with_suffix(_KEEPERS)
 
 
 def peer_of(connection: socket.socket) -> Peer:
@@ -47,17 +63,40 @@ def peer_of(connection: socket.socket) -> Peer:
 
 
 def manager_of(pid: int) -> int | None:
-    """Return the pid of the manager of process ``pid``; a dead one's socket is removed."""
+    """Return the pid of the manager of process ``pid``; a dead one's socket is removed.
+
+    listen_at() gives a socket its name once it listens: one that refuses is a dead one's.
+    """
     path = socket_path(pid)
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(0)
         try:
             probe.connect(str(path))
-        except (FileNotFoundError, PermissionError):
-            return None  # nobody, or not ours to ask: binding will tell
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
             return None
+        except BlockingIOError:  # others wait for it
+            claimant = claimant_of(pid)
+            return claimant.pid if claimant is not None else None
+        except OSError:
+            return None  # nobody, or not ours to ask: binding will tell
         return peer_of(probe).pid
+
+
+def remove_dead_sockets() -> None:
+    """Remove the sockets of managers that were killed, and of keepers whose target has ended.
+
+    Whoever connects to a keeper takes what it holds over, so that those are not tried.
+    """
+    with contextlib.suppress(OSError):
+        for path in list(runtime_directory().iterdir()):
+            if path.suffix not in _SUFFIXES or not path.stem.isdecimal():
+                continue
+            pid = int(path.stem)
+            if path.suffix == _MANAGERS:
+                manager_of(pid)
+            elif not Path(f"/proc/{pid}").exists():
+                path.unlink(missing_ok=True)
 
 
 def refuse_if_attached(pid: int) -> None:
@@ -80,31 +119,52 @@ def listen_for_verbs(pid: int) -> socket.socket:
     return listener
 
 
+def refuse_unless_listening_can_be(pid: int) -> None:
+    """Raise ControlError or PermissionDeniedError when listen_at() would, before anything is done.
+
+    ``pid`` is for the error.
+    """
+    with _naming_the_directory(pid):
+        _make_ours(runtime_directory())
+
+
 def listen_at(path: Path, pid: int) -> socket.socket:
-    """Listen in a directory that is ours alone, by a socket of mode 0600."""
+    """Listen in a directory that is ours alone, by a socket of mode 0600.
+
+    Raises ControlError and PermissionDeniedError; ``pid`` is for them.
+    """
     with contextlib.ExitStack() as undo:
         listener = undo.enter_context(socket.socket(socket.AF_UNIX))
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _refuse_unless_ours(path.parent)
+        with _naming_the_directory(pid):
+            _make_ours(path.parent)
+            unnamed = path.with_suffix(f"{path.suffix}.{os.getpid()}")
+            unnamed.unlink(missing_ok=True)
             before = os.umask(0o177)
             try:
-                listener.bind(str(path))
+                listener.bind(str(unnamed))
             finally:
                 os.umask(before)
             listener.listen()
-        except OSError as error:
-            raise ControlError(
-                f"cannot listen at {path}",
-                why=error.strerror or str(error),
-                hint="set XDG_RUNTIME_DIR to a directory of your own",
-                pid=pid,
-            ) from error
+            unnamed.rename(path)
         undo.pop_all()
     return listener
 
 
-def _refuse_unless_ours(directory: Path) -> None:
+@contextlib.contextmanager
+def _naming_the_directory(pid: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ControlError(
+            f"cannot listen in {runtime_directory()}",
+            why=error.strerror or str(error),
+            hint="set XDG_RUNTIME_DIR to a directory of your own" if os.geteuid() else "",
+            pid=pid,
+        ) from error
+
+
+def _make_ours(directory: Path) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     owner = directory.stat()
     if owner.st_uid != os.geteuid() or owner.st_mode & 0o077:
         raise PermissionDeniedError(

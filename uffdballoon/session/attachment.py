@@ -33,6 +33,7 @@ from uffdballoon.session.prerequisites import (
     refuse_what_cannot_be,
 )
 from uffdballoon.session.vcpus import Vcpus
+from uffdballoon.target.claim import Claim
 from uffdballoon.target.process import Target
 from uffdballoon.target.readiness import refuse_unless_ready
 from uffdballoon.vmm.qemu.discovery import discover
@@ -60,6 +61,7 @@ class Attachment:
         with contextlib.ExitStack() as undo:
             self.target = undo.enter_context(Target.open(options.pid))
             undo.enter_context(self.target.naming_its_end())
+            undo.enter_context(Claim(self.target))
             progress(f"process {options.pid}: {self.target.exe}")
             if options.held is None:
                 refuse_unless_ready(options.pid)
