@@ -151,7 +151,7 @@ def test_each_node_is_told_with_what_is_agreed_for_it() -> None:
     nodes = nodes_of(ledger, terms, *blocks)
     measured = dict.fromkeys(blocks, ReclaimMeasure())
     measured[BLOCKS[1]] = ReclaimMeasure(ballooned_pages=1024, pinned_pages=24)
-    tallies = {block: ledger.tally(block.hva_range) for block in blocks}
+    tallies = {block: ledger.tally(block) for block in blocks}
     limits = {1: NodeLimit(7, 3)}
     first, second, rest = nodes.report(
         measured, tallies, lambda node: limits.get(node or 0, NodeLimit(None, None))
@@ -169,7 +169,7 @@ def test_each_ram_block_is_told_with_its_tally() -> None:
     ledger = Ledger(BLOCKS)
     ledger.set(huge_page_of(BLOCKS[0], 0, 2))
     ledger.set(pages_of(BLOCKS[0], 1024))
-    tallies = {block: ledger.tally(block.hva_range) for block in BLOCKS}
+    tallies = {block: ledger.tally(block) for block in BLOCKS}
     first, second = nodes_of(ledger).blocks_report(tallies)
     assert (first.idstr, first.broken, first.whole, first.untouched) == ("ram0", 1, 2, 5)
     assert (second.numa_node, second.size, second.untouched) == (1, 4 * HUGE_BYTES, 4)
