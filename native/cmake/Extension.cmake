@@ -44,6 +44,7 @@ function(uffdb_extension package name header library)
   target_compile_definitions(${name} PRIVATE Py_LIMITED_API=0x030B0000)
   target_include_directories(${name} SYSTEM PRIVATE ${Python_INCLUDE_DIRS})
   target_link_libraries(${name} PRIVATE ${library} uffdb_options)
+  target_link_options(${name} PRIVATE LINKER:--exclude-libs,ALL) # it exports its init alone
   # What cffi generates is not ours to keep free of unused names.
   target_compile_options(
     ${name} PRIVATE -Wno-unused-function -Wno-unused-parameter -Wno-missing-field-initializers

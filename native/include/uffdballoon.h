@@ -12,6 +12,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* What is declared here is what the shared library exports. */
+#pragma GCC visibility push(default)
+
 /**
  * uffdb_version - the version of this library, as "1.2.3".
  *
@@ -1017,5 +1023,10 @@ struct uffdb_reclaim_measure {
 int uffdb_reclaimer_measure(struct uffdb_reclaimer *reclaimer, uint64_t hva,
 			    const struct uffdb_khugepaged *khugepaged,
 			    struct uffdb_reclaim_measure *out);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
 
 #endif
