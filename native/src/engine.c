@@ -7,7 +7,6 @@
 
 #include "answer.h"
 #include "engine.h"
-#include "follow.h"
 #include "follower.h"
 #include "ladder.h"
 #include "ledger.h"
@@ -20,6 +19,7 @@
 #include "reset.h"
 #include "ring.h"
 #include "roles.h"
+#include "scan.h"
 #include "settle.h"
 #include "thread_ids.h"
 #include "touched.h"

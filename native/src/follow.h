@@ -13,8 +13,7 @@ typedef int uffdb_find_ranges(int pagemap_fd, uint64_t start, uint64_t end, stru
 int uffdb_in_ballooned(struct uffdb_engine *engine, const struct uffdb_range *in,
 		       uffdb_find_ranges *find, uffdb_each_range *each, void *argument);
 
-/* With @control held, as uffdb_engine_follow() and uffdb_engine_scan(). */
+/* With @control held, as uffdb_engine_follow(). */
 int uffdb_follow(struct uffdb_engine *engine);
-int64_t uffdb_scan(struct uffdb_engine *engine);
 
 #endif

@@ -21,6 +21,7 @@
 #include "follow.h"
 #include "follower.h"
 #include "observe.h"
+#include "scan.h"
 #include "signals.h"
 #include "uffdballoon.h"
 #include "windows.h"
