@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
 import pytest
 
 from uffdballoon._native import lib
 from uffdballoon.errors import UsageError
-from uffdballoon.host.numa import parse_numa_maps
+from uffdballoon.host import numa
+from uffdballoon.host.numa import HostNodes, parse_numa_maps
 from uffdballoon.model.addresses import HvaRange
 from uffdballoon.model.fragmentation import parse_broken
 from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node
 from uffdballoon.model.sizes import parse_size
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _TEXT = """\
 7f0000000000 default anon=3 dirty=3 N0=2 N1=1 kernelpagesize_kB=4
@@ -58,3 +65,23 @@ def test_what_names_no_node_or_no_value_is_refused(text: str) -> None:
 
 def test_the_fault_loop_knows_as_many_nodes_as_can_be_named() -> None:
     assert lib.UFFDB_MAX_NODES == MOST_NODES
+
+
+def test_nodes_are_read_again_after_twenty_times_what_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+
+    def monotonic() -> float:
+        now[0] += 0.5  # each look at the clock takes that long
+        return now[0]
+
+    span = HvaRange.of(0x7F0000000000, 1 << 21)
+    nodes = HostNodes(0, [span])
+    monkeypatch.setattr(nodes, "_path", tmp_path / "numa_maps")
+    monkeypatch.setattr(numa, "time", SimpleNamespace(monotonic=monotonic))
+    assert nodes.read() == {span: {}}, "no CONFIG_NUMA"
+    (tmp_path / "numa_maps").write_text("7f0000000000 default anon=3 N0=1 N1=2\n")
+    assert nodes.read() == {span: {}}
+    now[0] += 11
+    assert nodes.read() == {span: {0: 4096, 1: 8192}}
