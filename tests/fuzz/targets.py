@@ -43,7 +43,8 @@ from uffdballoon.vmm.qemu.balloon import (
     find_balloon,
 )
 from uffdballoon.vmm.qemu.cmdline import parse_cmdline
-from uffdballoon.vmm.qemu.machine import read_event as read_monitor_event
+from uffdballoon.vmm.qemu.events import read_event as read_monitor_event
+from uffdballoon.vmm.qemu.lines import LineSplitter, read_answer, read_message
 from uffdballoon.vmm.qemu.placement import place, why_unclear
 from uffdballoon.vmm.qemu.statistics import GuestStatistics
 from uffdballoon.vmm.qemu.suitability import Evidence, devices_of, encryption_of, judge
@@ -218,6 +219,17 @@ class _Script:
 
     def hmp(self, line: str) -> str:
         return str(self.execute(line))
+
+
+@_target
+def monitor_lines(data: bytes) -> None:
+    splitter, cut = LineSplitter(1 << 10), data[0] if data else 0
+    whole = list(LineSplitter().feed(data))
+    with contextlib.suppress(QmpError):
+        assert [*splitter.feed(data[:cut]), *splitter.feed(data[cut:])] == whole
+    for line in whole:
+        with contextlib.suppress(QmpError):
+            read_answer(read_message(line), "query-status")
 
 
 @_target

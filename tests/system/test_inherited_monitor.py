@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from uffdballoon.errors import QmpError
-from uffdballoon.vmm.qemu.monitor import _refuse_unless_served_by
+from uffdballoon.vmm.qemu.peer import connect_to
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.needs_root
 
 _LOOKS = 300
+_PATIENCE_S = 5.0
 # A QEMU before 6.0 does not listen again, and closes its clients' connections at any moment.
 _BUSY = """
 import os
@@ -43,8 +44,8 @@ def test_whoever_holds_the_socket_is_known_while_it_closes_other_files(tmp_path:
                 assert holder.stdout is not None
                 assert os.read(holder.stdout.fileno(), 1)
                 for _ in range(_LOOKS):
-                    _refuse_unless_served_by(path, holder.pid)
+                    connect_to(path, holder.pid, _PATIENCE_S).close()
                 with pytest.raises(QmpError, match="is not that of process"):
-                    _refuse_unless_served_by(path, 1)
+                    connect_to(path, 1, _PATIENCE_S)
             finally:
                 holder.kill()

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.paused import PausedQemu
 from uffdballoon.errors import MonitorBusyError, QmpError
-from uffdballoon.vmm.qemu import monitor as module
+from uffdballoon.vmm.qemu import peer
 from uffdballoon.vmm.qemu.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ def test_a_human_monitor_is_told_from_one_of_qmp(tmp_path: Path) -> None:
 def test_what_is_no_monitor_is_named_in_one_line(
     said: bytes, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_locate", lambda path, _pid: path)  # it is this process's own
+    # It is this process's own.
+    monkeypatch.setattr(peer, "refuse_unless_served_by", lambda _raw, _path, _pid: None)
     path = f"{tmp_path}/peer"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)

@@ -133,3 +133,29 @@ def test_what_was_shown_is_polled_for_a_minute_more(monkeypatch: pytest.MonkeyPa
 def test_a_driver_that_has_told_nothing_has_no_age() -> None:
     shown = GuestStatistics(device(), _PATH).show()
     assert (shown.age_s, shown.values) == (None, {})
+
+
+class _Late:
+    """A monitor that does what it is asked to, and says so too late."""
+
+    def __init__(self) -> None:
+        self.periods_s: list[object] = [0]
+
+    def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:  # noqa: ANN401
+        assert arguments is not None
+        if command == "qom-get":
+            return self.periods_s[-1]
+        self.periods_s.append(arguments["value"])
+        raise QmpError("the monitor refused qom-set", why="no answer yet")
+
+    def hmp(self, line: str) -> str:
+        raise AssertionError(line)
+
+
+def test_a_polling_that_qemu_was_late_to_begin_is_ended_all_the_same() -> None:
+    qemu = _Late()
+    statistics = GuestStatistics(qemu, "/balloon")
+    statistics.want("set", 1)
+    assert qemu.periods_s == [0, 1]
+    statistics.close()
+    assert qemu.periods_s == [0, 1, 0]

@@ -22,7 +22,7 @@ from uffdballoon.vmm.qemu.answers import parse_ramblock
 from uffdballoon.vmm.qemu.asking import collect, vcpu_tids
 from uffdballoon.vmm.qemu.balloon import find_balloon
 from uffdballoon.vmm.qemu.cmdline import parse_cmdline
-from uffdballoon.vmm.qemu.machine import read_event
+from uffdballoon.vmm.qemu.events import read_event
 
 if TYPE_CHECKING:
     from pathlib import Path

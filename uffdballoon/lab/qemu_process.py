@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from uffdballoon.errors import LabError
+from uffdballoon.errors import LabError, QmpError
 from uffdballoon.lab.confinement import make_memory_cgroup, remove_cgroup
 from uffdballoon.lab.monitor import Monitor
 
@@ -93,7 +93,7 @@ class QemuProcess(abc.ABC):
         try:
             self.monitor = Monitor(self._monitor_path)
             self._connect()
-        except (LabError, OSError) as error:
+        except (LabError, QmpError, OSError) as error:
             raise LabError(
                 "QEMU does not come up",
                 why=self._last_words() or str(error),

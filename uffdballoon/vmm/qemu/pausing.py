@@ -8,41 +8,35 @@ only then is the answer waited for: the guest executes next to nothing more.
 
 from __future__ import annotations
 
-import concurrent.futures
 from typing import TYPE_CHECKING
-
-from qemu.qmp import QMPError
 
 from uffdballoon.errors import QmpError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uffdballoon.vmm.qemu.monitor import Monitor
+    from uffdballoon.vmm.qemu.qmp import Commands
 
 _HEAD_START_S = 0.02
 _PATIENCE_S = 5.0
 
 
-def stop_vm(monitor: Monitor, let_go: Callable[[], None]) -> None:
+def stop_vm(monitor: Commands, let_go: Callable[[], None]) -> None:
     """Stop the VM; ``let_go`` answers the touches that are held for it, come what may.
 
     Raises QmpError when QEMU does not stop; the guest goes on then.
     """
     try:
-        answer = monitor.submit("stop")
-        # For QEMU to have read it: under KVM it stops without our help.
-        concurrent.futures.wait([answer], timeout=_HEAD_START_S)
-    finally:
-        let_go()
-    try:
+        try:
+            answer = monitor.submit("stop")
+            # For QEMU to have read it: under KVM it stops without our help.
+            answer.wait(_HEAD_START_S)
+        finally:
+            let_go()
         answer.result(_PATIENCE_S)
-    except TimeoutError:
-        why = f"no answer in {_PATIENCE_S:g} s"
-    except (QMPError, OSError) as error:
-        why = str(error)
-    else:
-        return
-    raise QmpError(
-        "the VM was not paused", why=why, hint="stop it yourself, or detach: the guest is running"
-    )
+    except QmpError as error:
+        raise QmpError(
+            "the VM was not paused",
+            why=error.why,
+            hint="stop it yourself, or detach: the guest is running",
+        ) from error

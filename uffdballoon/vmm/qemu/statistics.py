@@ -110,5 +110,5 @@ class GuestStatistics:
             periods = [*self._periods_s.values(), *filter(None, [self._before_s])]
             wanted_s = min(periods, default=0)
             if wanted_s != self._set_s:
+                self._set_s = wanted_s  # before: what is not answered in time is done all the same
                 self._monitor.execute("qom-set", {**where, "value": wanted_s})
-                self._set_s = wanted_s
