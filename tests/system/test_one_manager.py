@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.manager import Command
+from tests.support.command import Command
 from uffdballoon.daemon.runtime import socket_path
 from uffdballoon.errors import TargetBusyError
 from uffdballoon.lab.qemu_options import Accel, Memory, QemuOptions

@@ -18,7 +18,7 @@ from uffdballoon.session.monitoring import Monitoring
 from uffdballoon.session.parts import Following, Guarding, Reclaiming
 from uffdballoon.session.reactions import Reactions
 from uffdballoon.session.resets import Resets
-from uffdballoon.vmm.qemu.machine import Heard
+from uffdballoon.vmm.base import Heard
 
 if TYPE_CHECKING:
     from uffdballoon.session.attachment import Attachment
