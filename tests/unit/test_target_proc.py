@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import pytest
 
 from uffdballoon.errors import TargetBusyError, TargetGoneError
+from uffdballoon.target import confinement
 from uffdballoon.target import process as module
 from uffdballoon.target.process import Target, Thread, is_vmm
 
@@ -48,7 +49,8 @@ class _Process:
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the directory of the target; that of the others is beside it."""
-    monkeypatch.setattr(module, "_PROC", tmp_path)
+    for reader in (module, confinement):
+        monkeypatch.setattr(reader, "_PROC", tmp_path)
     place = tmp_path / str(PID)
     (place / "task").mkdir(parents=True)
     (place / "fd").mkdir()
