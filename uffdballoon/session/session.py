@@ -64,7 +64,7 @@ class Session:
         self._driver = Driver(attached)
         self._reactions = Reactions(attached)
         self._monitoring = Monitoring(attached, self._resets)
-        # A reset is followed first: what the guest gave up after it is judged by what it emptied.
+        # A reset is followed first: it empties the balloon that the others look at.
         self.parts: tuple[Part, ...] = (
             self._resets,
             Following(attached.follower),
@@ -134,6 +134,7 @@ class Session:
     def inflating(
         self, spans: Sequence[GpaRange], granule: Granule, *, guest_agreed: bool
     ) -> Job[ChangeReport]:
+        """Take ranges from the guest, a part in a step; see Changes.inflating()."""
         return self._changes.inflating(spans, granule, guest_agreed=guest_agreed)
 
     def inflate_node(
@@ -147,6 +148,7 @@ class Session:
     def inflating_node(
         self, node: int, granule: Granule, *, size_bytes: int | None, guest_agreed: bool
     ) -> Job[ChangeReport]:
+        """Take memory of a node, a part in a step; see Changes.inflating_node()."""
         return self._changes.inflating_node(
             node, granule, size_bytes=size_bytes, guest_agreed=guest_agreed
         )
@@ -156,6 +158,7 @@ class Session:
         return run_job(self.deflating([span], granule))
 
     def deflating(self, spans: Sequence[GpaRange], granule: Granule) -> Job[ChangeReport]:
+        """Give ranges back, a part in a step; see Changes.deflating()."""
         return self._changes.deflating(spans, granule)
 
     def deflate_node(self, node: int, granule: Granule, size_bytes: int | None) -> ChangeReport:
@@ -165,6 +168,7 @@ class Session:
     def deflating_node(
         self, node: int, granule: Granule, size_bytes: int | None
     ) -> Job[ChangeReport]:
+        """Give memory of a node back, a part in a step; see Changes.deflating_node()."""
         return self._changes.deflating_node(node, granule, size_bytes)
 
     def refuse_outside_node(self, node: int, span: GpaRange) -> None:
