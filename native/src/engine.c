@@ -194,6 +194,8 @@ static void mark_ballooned(struct uffdb_engine *engine, void *argument)
 	struct marking *marking = argument;
 
 	marking->pages = uffdb_ledger_set(engine->ledger, marking->hva, marking->len);
+	if (engine->observer)
+		uffdb_observe_certainty(engine, marking->hva, marking->len);
 }
 
 /*

@@ -67,13 +67,18 @@ static void note_arrival(struct uffdb_observer *observer, uint64_t hva, uint64_t
 	observer->last_hva = hva;
 }
 
+void uffdb_observe_certainty(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
+{
+	if (engine->observer->doubt)
+		uffdb_ledger_clear(engine->observer->doubtful, hva, len);
+}
+
 static int64_t take_given(struct uffdb_engine *engine, const struct uffdb_change *given)
 {
 	struct uffdb_observer *observer = engine->observer;
 	int64_t pages = uffdb_ledger_set(engine->ledger, given->hva, given->len);
 
-	if (observer->doubt)
-		uffdb_ledger_clear(observer->doubtful, given->hva, given->len);
+	uffdb_observe_certainty(engine, given->hva, given->len);
 	uffdb_ledger_clear(observer->suspected, given->hva, given->len);
 	uffdb_windows_note_inflate(engine->windows, given->hva, given->time_ns);
 	protect_if_filled(engine, given);
@@ -82,11 +87,9 @@ static int64_t take_given(struct uffdb_engine *engine, const struct uffdb_change
 
 static int64_t give_taken(struct uffdb_engine *engine, const struct uffdb_change *taken)
 {
-	struct uffdb_observer *observer = engine->observer;
 	int64_t pages = uffdb_ledger_clear(engine->ledger, taken->hva, taken->len);
 
-	if (observer->doubt)
-		uffdb_ledger_clear(observer->doubtful, taken->hva, taken->len);
+	uffdb_observe_certainty(engine, taken->hva, taken->len);
 	if (pages > 0)
 		uffdb_windows_note_change(engine->windows, taken->hva);
 	uffdb_let_go(engine, taken->hva, taken->len);

@@ -50,6 +50,9 @@ void uffdb_observe(struct uffdb_engine *engine);
 /* The kernel has refused to discard these: what they hold is the guest's as it was. */
 void uffdb_observe_refusal(struct uffdb_engine *engine, const struct uffdb_range *range);
 
+/* Given up or taken back anew: whatever records were lost before, this is known. */
+void uffdb_observe_certainty(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
+
 void uffdb_observe_removal(struct uffdb_engine *engine, uint64_t start, uint64_t end);
 void uffdb_observe_unmapping(struct uffdb_engine *engine, uint64_t start, uint64_t end);
 void uffdb_observe_again(struct uffdb_engine *engine, uint64_t at_ns);

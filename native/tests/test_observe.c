@@ -504,6 +504,9 @@ static void lost_records_lead_to_a_look_at_the_page_tables(void)
 	give_up(setup, 3); /* this one is certain again */
 	setup->memory[3 * PAGE] = 2;
 	CHECK(stats_of(setup).violations == 1);
+	inflate(setup, 4 * PAGE, 2 * PAGE); /* and so is what the controlling side takes */
+	setup->memory[5 * PAGE] = 2;
+	CHECK(stats_of(setup).violations == 2);
 	CHECK(!sched_setaffinity(0, sizeof(before), &before));
 	end(&observed);
 }
