@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.forked import ForkedManager, Phase
+from tests.support.marks import REAL_QEMU
 from tests.support.moments import DIRECT, OWNED, SEED
 from tests.support.resources import becomes, links_of, resources_of, userfaultfd_mappings
 from uffdballoon.errors import WindowBudgetError
@@ -33,12 +34,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.lab.hugepages import HugePagePool
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 _PATIENCE_S = 20.0
 _EVENTS_KEPT = 1 << 16

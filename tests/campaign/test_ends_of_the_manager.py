@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.marks import REAL_QEMU
 from tests.support.moments import OWNED, SEED, Moment, bring_to, start_manager, take_back
 from tests.support.resources import resources_of, userfaultfd_mappings
 from uffdballoon.host.procfs import read_mappings
@@ -21,12 +22,7 @@ if TYPE_CHECKING:
     from uffdballoon.lab.microguest import PendingAnswer
     from uffdballoon.lab.qemu import Qemu
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 _WAYS = (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)
 _PATIENCE_S = 10.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.marks import REAL_QEMU
 from tests.support.moments import OWNED, SEED, Moment, bring_to, start_manager, take_back
 from tests.support.resources import userfaultfd_mappings
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -22,12 +23,7 @@ if TYPE_CHECKING:
 
     from tests.support.forked import ForkedManager
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 _MEMORY = Memory(size_bytes=64 << 20)
 _STOPPED_S = 0.05

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.forked import ForkedManager, Phase
 from tests.support.holding import ask, detach, is_kept, status, wait_until
+from tests.support.marks import REAL_QEMU
 from tests.support.moments import (
     DIRECT,
     OWN,
@@ -32,12 +33,7 @@ if TYPE_CHECKING:
     from uffdballoon.lab.microguest import PendingAnswer
     from uffdballoon.lab.qemu import Qemu
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 _PATIENCE_S = 10.0
 _ALL_TOUCHED = {Moment.TRAP, Moment.FREEZE}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.holding import HOLD, detach, end, serve, status, wait_until
+from tests.support.marks import REAL_QEMU
 from tests.support.moments import OWN, OWNED, SEED
 from tests.support.resources import userfaultfd_mappings
 from uffdballoon.model.addresses import PAGE_BYTES
@@ -19,12 +20,7 @@ if TYPE_CHECKING:
     from tests.support.forked import ForkedManager
     from uffdballoon.lab.qemu import Qemu
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 
 def _wait_until_ballooned(manager: ForkedManager, size_bytes: int) -> None:

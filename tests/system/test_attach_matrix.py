@@ -18,6 +18,7 @@ import pytest
 
 from tests.support.filters import answering, build_filtered, packed
 from tests.support.freezing import freezing_group
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import becomes, resources_of, userfaultfd_mappings
 from uffdballoon.errors import TargetBusyError
 from uffdballoon.lab.confinement import NOT_CONFINED, Confinement
@@ -34,12 +35,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.model.seccomp import Program
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 OWNED = GpaRange.of(32 << 20, 2 << 20)
 GIVEN = GpaRange.of(64 << 20, 1 << 20)

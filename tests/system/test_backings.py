@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.marks import REAL_QEMU
 from tests.support.prerequisites import demand
 from tests.support.resources import resident_bytes_within, resources_of, userfaultfd_mappings
 from uffdballoon.lab.host_memory import huge_bytes
@@ -33,12 +34,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.ram import RamBlock
     from uffdballoon.target.backing import BackingFile
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 RAM_BYTES = 64 << 20
 POOL_PAGES = RAM_BYTES // HUGE_BYTES + 2

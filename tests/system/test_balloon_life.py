@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import COMMAND, attached, refused, run, status_of
+from tests.support.marks import REAL_QEMU
 from uffdballoon.errors import MonitorBusyError
 from uffdballoon.lab.monitor import Monitor
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -26,12 +27,7 @@ from uffdballoon.session import Session, SessionOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 RAM_BYTES = 192 << 20
 BALLOON = GpaRange.of(64 << 20, 4 << 20)

@@ -9,18 +9,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.command import refused, run
+from tests.support.marks import REAL_QEMU
 from uffdballoon.lab.toucher import Toucher
 from uffdballoon.model.touch import Access
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 _LATENCIES = ("p50_ns", "p90_ns", "p99_ns", "p999_ns", "max_ns")
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import attached
+from tests.support.marks import REAL_QEMU
 from uffdballoon.daemon import client
 from uffdballoon.daemon.protocol import VERSION, decode_object, encode
 from uffdballoon.daemon.runtime import socket_path
@@ -25,13 +26,7 @@ from uffdballoon.model.touch import Access, Action
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_kvm,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = [*REAL_QEMU, pytest.mark.needs_kvm]
 
 _RAM_BYTES = 320 << 20
 _OWNED = GpaRange.of(32 << 20, 1 << 20)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import COMMAND, attached, refused, run, status_of
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import becomes, resources_of
 from uffdballoon.daemon.runtime import socket_path
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -30,12 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 GPA = 64 << 20
 _PATIENCE_S = 20.0

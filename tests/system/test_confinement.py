@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import resources_of
 from uffdballoon.errors import QmpError
 from uffdballoon.lab.confinement import EVERYTHING, NOT_CONFINED, PRIVATE_DIRECTORY, Confinement
@@ -24,12 +25,7 @@ from uffdballoon.target.process import Target
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 BALLOON = GpaRange.of(64 << 20, 2 << 20)
 OWNED = GpaRange.of(32 << 20, 1 << 20)

@@ -8,9 +8,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from tests.support.command import Command
+from tests.support.marks import REAL_QEMU
 from uffdballoon.lab.confinement import Confinement
 from uffdballoon.lab.qemu import Memory, Qemu, QemuOptions
 from uffdballoon.model.ram import Backing
@@ -18,12 +17,7 @@ from uffdballoon.model.ram import Backing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 SMALL = Memory(size_bytes=128 << 20)
 

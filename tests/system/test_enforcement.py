@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.killing import kill_amid
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import (
     becomes,
     resident_bytes,
@@ -37,12 +38,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.addresses import HvaRange
     from uffdballoon.model.ram import RamBlock
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 OWNED = GpaRange.of(32 << 20, 2 << 20)
 BALLOON = GpaRange.of(64 << 20, 8 << 20)

@@ -12,6 +12,7 @@ import pytest
 from msgspec import UNSET
 
 from tests.support.command import COMMAND, attached, refused, run, status_of
+from tests.support.marks import REAL_QEMU
 from uffdballoon.errors import RangeError, UsageError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
@@ -28,12 +29,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.lab.hugepages import HugePagePool
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 RAM_BYTES = 192 << 20
 OWNED = GpaRange.of(32 << 20, 1 << 20)

@@ -24,6 +24,7 @@ from tests.support.holding import (
     status,
     wait_until,
 )
+from tests.support.marks import REAL_QEMU
 from tests.support.moments import DIRECT, OWN, OWNED, SEED
 from tests.support.resources import resources_of, userfaultfd_mappings
 from uffdballoon.core.keeper import take_from_keeper
@@ -36,12 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from tests.support.holding import (
     status,
     wait_until,
 )
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import becomes, resources_of, userfaultfd_mappings
 from uffdballoon.lab.hugepages import HugePagePool
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -36,12 +37,7 @@ from uffdballoon.target.process import Target
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 RAM_BYTES = 64 << 20
 OWNED = GpaRange.of(16 << 20, 4 << 20)

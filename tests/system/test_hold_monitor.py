@@ -19,6 +19,7 @@ from tests.support.holding import (
     status,
     wait_until,
 )
+from tests.support.marks import REAL_QEMU
 from tests.support.moments import OWN, OWNED, SEED
 from tests.support.resources import resources_of, userfaultfd_mappings
 from uffdballoon.errors import GuestSilentError
@@ -31,12 +32,7 @@ if TYPE_CHECKING:
 
     from tests.support.forked import ForkedManager
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 _LATER = GpaRange.of(OWN.start + 2 * OWN.size_bytes, OWN.size_bytes)
 """What the guest gives up after a reset."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.marks import REAL_QEMU
 from uffdballoon.balloon.mappings import cut_huge_mappings
 from uffdballoon.host.procfs import read_mappings
 from uffdballoon.lab.hugepages import HugePagePool
@@ -22,13 +23,7 @@ from uffdballoon.session import Session, SessionOptions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.takes_huge_pages,
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = [*REAL_QEMU, pytest.mark.takes_huge_pages]
 
 RAM_BYTES = 128 << 20
 OWNED = GpaRange.of(16 << 20, 2 << 20)

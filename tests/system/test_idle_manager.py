@@ -6,9 +6,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.command import Command
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import userfaultfd_mappings
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
@@ -18,12 +17,7 @@ from uffdballoon.model.touch import Access
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 BALLOON = GpaRange.of(64 << 20, 2 << 20)
 ROUNDS = 3

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import attached, refused, run, status_of
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import becomes, resources_of, userfaultfd_mappings
 from uffdballoon.errors import UsageError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -27,12 +28,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.lab.microguest import PendingTouches
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 OWNED = GpaRange.of(32 << 20, 1 << 20)
 BALLOON = GpaRange.of(64 << 20, 4 << 20)

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.command import Command
 from tests.support.libvirt import NAME, UID, Libvirt
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import resources_of
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.touch import Access
@@ -19,13 +20,7 @@ from uffdballoon.target.process import Target
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_libvirt,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = [*REAL_QEMU, pytest.mark.needs_libvirt]
 
 RAM_MIB = 192
 BALLOON = GpaRange.of(64 << 20, 4 << 20)

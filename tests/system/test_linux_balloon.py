@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import attached, run, status_of
+from tests.support.marks import REAL_QEMU
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.lab.linux_qemu import LinuxQemu
 from uffdballoon.lab.qemu_options import Accel, Memory, QemuOptions
@@ -26,13 +27,7 @@ if TYPE_CHECKING:
     from uffdballoon.lab.hugepages import HugePagePool
     from uffdballoon.lab.qemu import Qemu
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-    pytest.mark.needs_linux_guest,
-]
+pytestmark = [*REAL_QEMU, pytest.mark.needs_linux_guest]
 
 RAM_BYTES = 768 << 20
 BALLOON_BYTES = 256 << 20

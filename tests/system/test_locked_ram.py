@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import run
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import resident_bytes_within
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange, Hva, HvaRange
@@ -20,12 +21,7 @@ from uffdballoon.session import Session, SessionOptions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 RAM_BYTES = 64 << 20
 OWNED = GpaRange.of(16 << 20, 2 << 20)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import COMMAND, attached, refused, run
+from tests.support.marks import REAL_QEMU
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Gpa, GpaRange
 from uffdballoon.model.blockstate import BlockState
@@ -30,12 +31,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.model.blockmap import BlockMap
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 RAM_BYTES = 192 << 20
 OWNED = GpaRange.of(32 << 20, 8 << 20)

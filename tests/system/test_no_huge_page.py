@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.command import refused
 from tests.support.hoarder import Hoarder
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import userfaultfd_mappings
 from uffdballoon.lab.hugepages import HugePagePool
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -30,13 +31,7 @@ if TYPE_CHECKING:
     from uffdballoon.lab.microguest import PendingAnswer
     from uffdballoon.model.records.status import Held
 
-pytestmark = [
-    pytest.mark.takes_huge_pages,
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = [*REAL_QEMU, pytest.mark.takes_huge_pages]
 
 RAM_BYTES = 64 << 20
 OWNED = GpaRange.of(16 << 20, 2 << 20)

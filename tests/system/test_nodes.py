@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import attached, refused, run, status_of
+from tests.support.marks import REAL_QEMU
 from tests.system.test_fragmentation import serve_until_judged, serve_until_stopped
 from uffdballoon.errors import RangeError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -27,12 +28,7 @@ from uffdballoon.session import Session, SessionOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 NODE_BYTES = 96 << 20
 OWNED = (GpaRange.of(32 << 20, 1 << 20), GpaRange.of(NODE_BYTES + (4 << 20), 1 << 20))

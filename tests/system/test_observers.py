@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import attached
+from tests.support.marks import REAL_QEMU
 from tests.support.resources import resident_bytes_within
 from uffdballoon.bench.managed import voluntary_switches
 from uffdballoon.errors import UsageError
@@ -27,12 +28,7 @@ from uffdballoon.session import Session, SessionOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 RAM_BYTES = 192 << 20
 BALLOON = GpaRange.of(64 << 20, 4 << 20)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import run
+from tests.support.marks import REAL_QEMU
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.hugepages import HugePagePool
@@ -32,12 +33,7 @@ from uffdballoon.target.backing import open_backing_file
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 RAM_BYTES = 128 << 20
 OWNED = GpaRange.of(16 << 20, 2 << 20)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.command import Command
+from tests.support.marks import REAL_QEMU
 from uffdballoon.errors import UffdballoonError
 from uffdballoon.host.privileges import Capability
 from uffdballoon.host.process import duplicate_fd
@@ -30,12 +31,7 @@ from uffdballoon.model.touch import Access
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 BALLOON = GpaRange.of(64 << 20, 2 << 20)
 TAKEN = GpaRange.of(96 << 20, 2 << 20)

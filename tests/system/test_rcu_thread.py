@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.killing import kill_amid
+from tests.support.marks import REAL_QEMU
 from tests.support.paused import PausedQemu
 from tests.support.resources import becomes, resources_of, traced_threads
 from uffdballoon.lab.qemu import Accel, Qemu, QemuOptions
@@ -27,12 +28,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.target.injector import RemoteThread
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 _ATTACHES = int(os.environ.get("UFFDBALLOON_ATTACHES", "20"))
 _KILLS = int(os.environ.get("UFFDBALLOON_KILLS", "60"))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import run
+from tests.support.marks import REAL_QEMU
 from uffdballoon.errors import UffdballoonError
 from uffdballoon.host.process import Advice, process_madvise
 from uffdballoon.lab.host_memory import huge_bytes
@@ -29,12 +30,7 @@ from uffdballoon.session import Session, SessionOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 ARENA = GpaRange.of(64 << 20, 32 << 20)
 HALF = GpaRange.of(ARENA.start + PAGE_BYTES, ARENA.size_bytes // 2)

@@ -10,14 +10,9 @@ from typing import Any
 import pytest
 
 from tests.support import samples
+from tests.support.marks import REAL_QEMU
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_kvm,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = [*REAL_QEMU, pytest.mark.needs_kvm]
 
 _RECORDED = Path(__file__).parents[1] / "data" / "json"
 _BY_NAME = {"run_lengths", "orders", "arrivals", "host_nodes", "vcpus", "values"}

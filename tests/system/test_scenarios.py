@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.marks import REAL_QEMU
 from uffdballoon.scenarios.catalogue import SCENARIOS
 
 if TYPE_CHECKING:
     from uffdballoon.lab.qemu import Accel
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 
 def _scenario(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.holding import HOLD, is_kept, wait_until
+from tests.support.marks import REAL_QEMU
 from tests.support.moments import DIRECT, OWNED, SEED
 from tests.support.resources import becomes, resources_of, userfaultfd_mappings
 from tests.support.service_manager import ServiceManager
@@ -25,12 +26,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.lab.microguest import PendingTouches
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 _ARGUMENTS = (*HOLD, "--observer", "trace")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.marks import REAL_QEMU
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
@@ -27,12 +28,7 @@ if TYPE_CHECKING:
     from uffdballoon.lab.hugepages import HugePagePool
     from uffdballoon.model.ram import RamBlock
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 RAM_BYTES = 64 << 20
 OWNED = GpaRange.of(16 << 20, 2 << 20)

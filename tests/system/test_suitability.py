@@ -14,9 +14,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.command import Command
+from tests.support.marks import REAL_QEMU
 from tests.support.paused import PausedQemu
 from uffdballoon.errors import ExitCode
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -28,12 +27,7 @@ from uffdballoon.target.process import Target
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 SHARED_RAM = Memory(size_bytes=192 << 20, backing=Backing.MEMFD, share=True)
 _GET_FEATURES, _REPLY = 1, 0x5  # vhost-user's protocol

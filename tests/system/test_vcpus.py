@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import Command
+from tests.support.marks import REAL_QEMU
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.touch import Access
@@ -19,12 +20,7 @@ from uffdballoon.vmm.qemu.vcpus import find_vcpus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytestmark = [
-    pytest.mark.needs_root,
-    pytest.mark.needs_qemu,
-    pytest.mark.needs_userfaultfd,
-    pytest.mark.needs_ptrace,
-]
+pytestmark = REAL_QEMU
 
 BALLOON = GpaRange.of(64 << 20, 4 << 20)
 SPAN = ("--gpa", hex(BALLOON.start), "--size", BALLOON.size_bytes, "--guest-agreed")

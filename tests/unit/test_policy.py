@@ -99,3 +99,8 @@ def test_what_is_accepted_answers_every_touch_and_no_rung_is_out_of_reach(
         policy = parse_policy(",".join(words))
         assert not any(rung.is_final for rung in policy.rungs[:-1])
         assert policy.rungs[-1].may_be_last
+
+
+def test_a_freeze_of_many_nanoseconds_is_read_as_it_is_written() -> None:
+    ladder = parse_policy("freeze=1000.000000001s,observe")
+    assert parse_policy(str(ladder)) == ladder

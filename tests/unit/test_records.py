@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
-import pkgutil
 import typing
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.any_record import record_types
 from tools.json_docs import PLACE, render
 from uffdballoon.cli.text.events import event_line
 from uffdballoon.cli.text.status import status_rows
 from uffdballoon.daemon.protocol import decode_answer, encode, error_message
 from uffdballoon.errors import ControlError, RangeError
-from uffdballoon.model import records
 from uffdballoon.model.notice import notice
 from uffdballoon.model.records.balloon import BalloonProgress, Verification
 from uffdballoon.model.records.changes import (
@@ -108,7 +106,7 @@ def test_keys_of_a_later_version_are_left_out(name: str) -> None:
     assert read(later, _SHAPES[name]) == read(sample, _SHAPES[name])
 
 
-def test_events_are_those_of_before_there_were_records() -> None:
+def test_events_are_those_of_before_there_wererecord_types() -> None:
     sample = _sample("events")
     events = [read_event(line) for line in sample]
     assert [json.loads(to_json(event)) for event in events] == sample
@@ -135,7 +133,7 @@ def test_the_text_of_a_status_is_that_of_before_there_were_records(name: str) ->
     assert told == (_SAMPLES / f"{name}.txt").read_text(encoding="utf-8")
 
 
-def test_the_text_of_events_is_that_of_before_there_were_records() -> None:
+def test_the_text_of_events_is_that_of_before_there_wererecord_types() -> None:
     told = "".join(f"{event_line(read_event(line))}\n" for line in _sample("events"))
     assert told == (_SAMPLES / "events.txt").read_text(encoding="utf-8")
 
@@ -218,18 +216,8 @@ def test_numbers_beyond_64_bits_get_through() -> None:
     assert read(parse(to_json(span)), Span) == span
 
 
-def _records() -> list[type]:
-    modules = [
-        importlib.import_module(f"{records.__name__}.{module.name}")
-        for module in pkgutil.iter_modules(records.__path__)
-    ]
-    found = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
-    here = [kind for kind in found if kind.__module__.startswith(records.__name__)]
-    return [kind for kind in here if dataclasses.is_dataclass(kind)]
-
-
 def test_every_field_of_every_record_is_described() -> None:
-    for record in _records():
+    for record in record_types():
         hints = typing.get_type_hints(record, include_extras=True)
         for field in dataclasses.fields(record):
             notes = typing.get_args(hints[field.name])
@@ -237,14 +225,14 @@ def test_every_field_of_every_record_is_described() -> None:
 
 
 def test_every_record_is_frozen_and_slotted() -> None:
-    for record in _records():
+    for record in record_types():
         assert record.__dataclass_params__.frozen, record  # type: ignore[attr-defined]
         assert "__slots__" in vars(record), record
 
 
 def test_every_record_is_in_the_documentation() -> None:
     page = render()
-    for record in _records():
+    for record in record_types():
         if record.__name__ not in {"DriverProgress", "MapFacts"}:  # bases of others
             assert f"### {record.__name__}\n" in page
 

@@ -72,3 +72,11 @@ def test_a_formatted_whole_size_is_read_back(pages: int) -> None:
     text = format_size(pages * 4096)
     if "." not in text:
         assert parse_size(text) == pages * 4096
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [((1 << 20) - 1, "1.0 MiB"), ((1 << 30) - 1, "1.0 GiB"), ((1 << 20) - 60, "1023.9 KiB")],
+)
+def test_what_is_rounded_up_to_the_next_unit_is_written_in_it(size_bytes: int, text: str) -> None:
+    assert format_size(size_bytes) == text

@@ -83,10 +83,10 @@ def tid_of(message: Mapping[str, Any]) -> int | None:
 
 def seconds_of(message: Mapping[str, Any]) -> float:
     """Read a time that is long ago at most."""
-    seconds = message.get("recent_s")
-    if not isinstance(seconds, int | float) or not 0 <= seconds <= _MOST_SECONDS:
+    seconds: Any = message.get("recent_s")
+    if type(seconds) not in (int, float) or not 0 <= seconds <= _MOST_SECONDS:
         raise UsageError("that is no time", why="recent_s is a number of seconds, 0 or more")
-    return seconds
+    return float(seconds)
 
 
 def granule_of(message: Mapping[str, Any]) -> Granule:

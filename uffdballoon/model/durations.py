@@ -7,7 +7,7 @@ import re
 
 from uffdballoon.errors import UsageError
 
-_DURATION = re.compile(r"(?P<number>\d{1,12}(?:\.\d{1,9})?)\s*(?P<unit>[a-z]*)", re.ASCII)
+_DURATION = re.compile(r"(?P<number>\d{1,19}(?:\.\d{1,9})?)\s*(?P<unit>[a-z]*)", re.ASCII)
 _UNITS_NS = {
     "": 10**9,
     "ns": 1,

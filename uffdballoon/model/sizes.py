@@ -88,7 +88,8 @@ def format_size(size_bytes: int) -> str:
     """Write bytes for a person: exact where a unit fits, else one decimal."""
     value = float(size_bytes)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(value) < _UNIT_STEP or unit == "TiB":
+        # By what is written: 1023.96 KiB would be 1024.0 KiB, and is 1.0 MiB.
+        if abs(round(value, 1)) < _UNIT_STEP or unit == "TiB":
             return f"{value:.0f} {unit}" if value == int(value) else f"{value:.1f} {unit}"
         value /= _UNIT_STEP
     raise AssertionError("unreachable")

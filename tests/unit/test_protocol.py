@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Lines of the control socket, and where it is."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uffdballoon import errors
+from uffdballoon.daemon import runtime
+from uffdballoon.daemon.protocol import (
+    PROGRESS,
+    VERSION,
+    decode_answer,
+    decode_object,
+    decode_request,
+    encode,
+    error_message,
+    is_progress,
+    raise_remote,
+)
+from uffdballoon.daemon.runtime import Peer, keeper_path, manager_of, peer_of, socket_path
+from uffdballoon.errors import ControlError, UffdballoonError
+from uffdballoon.model.records.changes import Released
+
+_ERRORS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, UffdballoonError)
+]
+_PID = 4711
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(b"", b" ", b"null", b"7", b"[]", b'"status"', b"{", b"{}", b"\xff", b"\x00"),
+        *(b'{"v": 1}', b'{"v": 1, "verb": 7}', b'{"v": 1, "verb": null}'),
+        *(b'{"v": 1, "verb": ["status"]}', b'{"v": 1, "verb": "status"} {}'),
+        *(b"[" * 50_000, b'{"a":' * 50_000),
+    ],
+)
+def test_what_is_no_request_is_refused(line: bytes) -> None:
+    with pytest.raises(ControlError, match="that is no request"):
+        decode_request(line)
+
+
+@pytest.mark.parametrize("version", [None, 0, 2, "1", 1.5, [], {}])
+def test_a_request_of_another_version_is_refused(version: object) -> None:
+    line = json.dumps({"v": version, "verb": "status"}).encode()
+    with pytest.raises(ControlError, match="another version") as refused:
+        decode_request(line)
+    assert str(VERSION) in refused.value.why
+
+
+@given(st.dictionaries(st.text("abv", max_size=3), st.integers() | st.text('a\n"\\\u20ac')))
+def test_a_request_is_read_as_it_is_written_on_one_line(more: dict[str, object]) -> None:
+    message = {**more, "v": VERSION, "verb": "status"}
+    line = encode(message)
+    assert (line.count(b"\n"), line[-1:]) == (1, b"\n")
+    assert decode_request(line) == message
+
+
+@given(st.binary(max_size=60))
+def test_no_line_does_more_than_be_refused(line: bytes) -> None:
+    for read in (decode_request, decode_object, lambda line: decode_answer(line, Released)):
+        with contextlib.suppress(ControlError):
+            read(line)
+
+
+def test_progress_is_told_from_an_answer() -> None:
+    assert is_progress(PROGRESS)
+    assert not is_progress(encode({"ok": True, "result": {"progress": True}}))
+
+
+@pytest.mark.parametrize("kind", _ERRORS)
+def test_an_error_arrives_as_what_it_was(kind: type[UffdballoonError]) -> None:
+    sent = kind("what", why="why", hint="do", pid=7, errno=22)
+    with pytest.raises(kind) as raised:
+        decode_answer(encode(error_message(sent)), Released)
+    assert type(raised.value) is kind
+    assert vars(raised.value) == vars(sent)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "Exception", "ExitCode", "enum", "annotations", "__builtins__", "LaterError"]
+)
+def test_an_error_of_a_name_that_is_none_is_a_refusal_all_the_same(name: str) -> None:
+    with pytest.raises(ControlError, match="what"):
+        raise_remote({"name": name, "what": "what"})
+
+
+@pytest.mark.parametrize("told", [7, [], "no", {"what": 7}, {"pid": "7"}, {"errno": 1.5}])
+def test_an_error_that_makes_no_sense_is_of_another_version(told: object) -> None:
+    with pytest.raises(ControlError, match="not known here"):
+        raise_remote(told)
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"ok": false}', b'{"ok": 1}', b'{"ok": "true"}'])
+def test_an_answer_that_is_not_ok_is_a_refusal(line: bytes) -> None:
+    with pytest.raises(ControlError, match="the manager refused"):
+        decode_answer(line, Released)
+
+
+@pytest.mark.parametrize(
+    ("uid", "runtime_dir", "place"),
+    [
+        (0, "", "/run"),
+        (0, "/tmp/x", "/tmp/x"),  # noqa: S108 - a name
+        (1000, "", "/run/user/1000"),
+        (1000, "/run/user/7", "/run/user/7"),
+    ],
+)
+def test_a_socket_is_where_its_user_may_put_it(
+    uid: int, runtime_dir: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime_dir)
+    assert socket_path(_PID) == Path(place, "uffdballoon", "4711.sock")
+    assert keeper_path(_PID) == Path(place, "uffdballoon", "4711.hold")
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    (tmp_path / "uffdballoon").mkdir(mode=0o700)
+    return tmp_path / "uffdballoon"
+
+
+@pytest.mark.usefixtures("directory")
+def test_without_a_socket_there_is_no_manager() -> None:
+    assert manager_of(_PID) is None
+
+
+def test_a_dead_managers_socket_is_taken_away(directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(directory / "4711.sock"))
+    assert manager_of(_PID) is None
+    assert list(directory.iterdir()) == []
+
+
+@pytest.mark.usefixtures("directory")
+def test_a_live_manager_is_named_by_its_pid() -> None:
+    with runtime.listen_for_verbs(_PID):
+        assert manager_of(_PID) == os.getpid()
+
+
+def test_a_socket_is_its_users_alone(directory: Path) -> None:
+    with runtime.listen_for_verbs(_PID):
+        assert (directory / "4711.sock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_directory_that_is_lacking_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "a" / "b"))
+    with runtime.listen_for_verbs(_PID):
+        assert (tmp_path / "a" / "b" / "uffdballoon").stat().st_mode & 0o777 == 0o700
+
+
+def test_where_nobody_can_listen_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
+    with pytest.raises(ControlError, match="cannot listen at") as refused:
+        runtime.listen_at(socket_path(_PID), _PID)
+    assert "XDG_RUNTIME_DIR" in refused.value.hint
+
+
+def test_who_is_at_the_other_end_is_told_by_the_kernel() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert peer_of(one) == Peer(os.getpid(), os.geteuid())
