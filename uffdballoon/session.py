@@ -20,17 +20,13 @@ from uffdballoon.balloon.blocks import look_at_blocks
 from uffdballoon.balloon.enforcer import Enforcer
 from uffdballoon.balloon.follower import Follower
 from uffdballoon.balloon.fragmentation import FragmentationGuard
-from uffdballoon.balloon.mappings import (
-    cut_huge_mappings,
-    most_huge_mappings,
-    window_budget,
-)
+from uffdballoon.balloon.mappings import most_huge_mappings, window_budget
 from uffdballoon.balloon.nodes import GuestNodes, refuse_unknown_nodes
 from uffdballoon.balloon.reclaimer import Reclaimer
 from uffdballoon.balloon.reporting import answers_of, latency_of, observed_of, touches_of
+from uffdballoon.balloon.survey import Survey
 from uffdballoon.core.fault_loop import LoopOptions, Resolution
 from uffdballoon.core.keeper import Kept
-from uffdballoon.core.reclaim import ReclaimMeasure
 from uffdballoon.errors import (
     RangeError,
     TargetBusyError,
@@ -85,6 +81,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from uffdballoon.balloon.survey import Surveyed
     from uffdballoon.core.fault_loop import LoopStats, TouchRecord
     from uffdballoon.core.keeper import Held as KeptHold
     from uffdballoon.core.keeper import Keeping
@@ -325,6 +322,9 @@ class Session:
                 self._enforcer.passes,
                 mode=options.reclaiming,
                 rate_bytes_per_s=options.reclaim_rate_bytes_per_s,
+            )
+            self._survey = Survey(
+                options.pid, self._enforcer.ledger, self._enforcer.loop, self._enforcer.passes
             )
             self._follower = Follower(
                 self._enforcer,
@@ -646,15 +646,26 @@ class Session:
         )
 
     def status(self) -> Status:
-        """Return the state of it all."""
+        """Return the state of it all, for those who have no loop; see reporting()."""
+        return run_job(self.reporting())
+
+    def reporting(self) -> Job[Status]:
+        """Return the state of it all; page tables are walked only where that is little.
+
+        Where it is much, what was found by the last survey is told, and keep_up() goes on with
+        another.
+        """
+        surveyed = yield from self._survey.renewing()
+        return self._report(surveyed)
+
+    def _report(self, surveyed: Surveyed) -> Status:
         loop = self._enforcer.loop
         stats = loop.stats()
         ledger = self._enforcer.ledger
         ballooned_bytes = ledger.ballooned_bytes
-        measured = self._reclaimer.measure_blocks(self.layout.blocks)
         tallies = {block: ledger.tally(block) for block in self.layout.blocks}
-        found = ReclaimMeasure.total(measured.values())
-        vmas, cut_huge_mappings = self._count_vmas()
+        tally = Tally.total(tallies.values())
+        found = surveyed.total
         return Status(
             pid=self.target.pid,
             state=TargetState.GONE if self.target.has_exited() else TargetState.ATTACHED,
@@ -666,17 +677,18 @@ class Session:
             ballooned_bytes=ballooned_bytes,
             reclaimed_bytes=found.free_bytes,
             reclaimed_source=self._reclaimer.source,
-            broken_blocks=found.broken_blocks,
+            surveyed_age_s=surveyed.age_s,
+            broken_blocks=tally.broken,
             reclaim=self._reclaimer.report(found),
             khugepaged=self._reclaimer.report_khugepaged(found),
-            fragmentation=self._guard.report(Tally.total(tallies.values())),
+            fragmentation=self._guard.report(tally),
             ram_blocks=self._nodes.blocks_report(tallies),
-            nodes=self._nodes.report(measured, tallies, self._guard.limit_of),
+            nodes=self._nodes.report(surveyed.measured, tallies, self._guard.limit_of),
             balloon=self._balloon_state(ballooned_bytes),
             ram_change_bytes=self._machine.ram_change_bytes(),
             guest_memory=self._machine.guest_statistics(),
-            vmas=vmas,
-            cut_huge_mappings=cut_huge_mappings,
+            vmas=surveyed.mappings,
+            cut_huge_mappings=surveyed.cut_huge_mappings,
             held=tuple(self.held()),
             inflated_pages_total=self._inflated_bytes // PAGE_BYTES + stats.observed_inflated,
             deflated_pages_total=self._deflated_bytes // PAGE_BYTES + stats.observed_deflated,
@@ -862,6 +874,7 @@ class Session:
             notices += self._follower.take_news()
             notices += self._guard.look()
             reclaim_s = self._reclaimer.work()
+            survey_s = self._survey.work()
             tids = self.target.tids()
             if tids != self._tids:
                 self._vcpus = self._ask_vcpus() or self._vcpus
@@ -874,7 +887,7 @@ class Session:
             self._enforcer.loop.watch_resets(self._machine.relay)
         lost_s = RECONNECT_S if self._machine.is_lost else None
         reset_s = None if self._reset_at_ns is None else _RESET_AGAIN_S
-        waits = (reclaim_s, lost_s, reset_s, self._guard.due_s(), self._machine.due_s())
+        waits = (reclaim_s, survey_s, lost_s, reset_s, self._guard.due_s(), self._machine.due_s())
         return Upkeep(notices, min((w for w in waits if w is not None), default=None))
 
     def settle(self, patience_s: float = _PATIENCE_S) -> list[Event]:
@@ -1046,11 +1059,3 @@ class Session:
         gpa = self.layout.to_gpa(span.start)
         assert gpa is not None
         return GpaRange.of(gpa, span.size_bytes)
-
-    def _count_vmas(self) -> tuple[int, int]:
-        """Count the target's mappings, and those of huge pages that windows cut."""
-        try:
-            mappings = read_mappings(self.target.pid)
-        except TargetGoneError:
-            mappings = []
-        return len(mappings), cut_huge_mappings(mappings, self.layout.blocks)

@@ -519,12 +519,11 @@ struct uffdb_reclaim_measure {
 	uint64_t ballooned_pages;
 	uint64_t resident_pages;
 	uint64_t pinned_pages;
-	uint64_t broken_blocks;
 	uint64_t pinned_blocks;
 	uint64_t eligible_blocks;
 	uint64_t unguarded_blocks;
 };
 
-int uffdb_reclaimer_measure(struct uffdb_reclaimer *reclaimer, uint64_t hva,
-			    const struct uffdb_khugepaged *khugepaged,
+int uffdb_reclaimer_measure(struct uffdb_reclaimer *reclaimer, struct uffdb_range *of,
+			    uint32_t max_blocks, const struct uffdb_khugepaged *khugepaged,
 			    struct uffdb_reclaim_measure *out);

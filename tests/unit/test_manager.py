@@ -114,7 +114,8 @@ class _Session:
             assert time.monotonic() < deadline
             time.sleep(0.001)
 
-    def status(self) -> Status:
+    def reporting(self) -> Job[Status]:
+        yield 0.0
         return read(parse(_STATUS.read_text()), Status)
 
     def release(self, tid: int | None) -> int:
