@@ -1006,22 +1006,25 @@ struct uffdb_reclaim_measure {
 	uint64_t ballooned_pages;
 	uint64_t resident_pages;   /* of them that are there all the same */
 	uint64_t pinned_pages;	   /* not there, and a part of a huge page that still is */
-	uint64_t broken_blocks;	   /* 2 MiB blocks that are ballooned in part */
-	uint64_t pinned_blocks;	   /* with pinned pages */
+	uint64_t pinned_blocks;	   /* 2 MiB blocks with pinned pages */
 	uint64_t eligible_blocks;  /* that khugepaged would fill, were they not armed */
 	uint64_t unguarded_blocks; /* that it can fill: they are not armed */
 };
 
 /**
- * uffdb_reclaimer_measure - count what is really free of the RAM block that begins at @hva.
+ * uffdb_reclaimer_measure - count what is really free of a stretch of one RAM block.
+ * @of:		whole 2 MiB blocks, as far as they belong to the RAM block; what is left of it is
+ *		told there, for the next call: empty at the end
+ * @max_blocks: measure at most that many, of those with ballooned pages
+ * @out:	what is there already is added to; zeros at first
  *
  * Walks the page tables of all that is ballooned; of blocks that were not seen to be
- * split, the flags of their pages, too.
+ * split, the flags of their pages, too. That may take half a millisecond a block.
  *
- * Return: 0 or -errno; -ENOENT: no RAM block begins there.
+ * Return: 0 or -errno; -ENOENT outside of the RAM blocks.
  */
-int uffdb_reclaimer_measure(struct uffdb_reclaimer *reclaimer, uint64_t hva,
-			    const struct uffdb_khugepaged *khugepaged,
+int uffdb_reclaimer_measure(struct uffdb_reclaimer *reclaimer, struct uffdb_range *of,
+			    uint32_t max_blocks, const struct uffdb_khugepaged *khugepaged,
 			    struct uffdb_reclaim_measure *out);
 
 #pragma GCC visibility pop

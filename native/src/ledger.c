@@ -569,6 +569,9 @@ uint64_t uffdb_ledger_fine(const struct uffdb_ledger *ledger, const struct uffdb
 	const uint64_t end = of->start + of->len, unit = UFFDB_PAGE << order;
 	uint64_t found = 0;
 
+	/* No page is ballooned in part. */
+	if (!order)
+		return 0;
 	for (uint64_t hva = of->start, next; hva < end; hva = next) {
 		bool fine = false;
 

@@ -27,7 +27,8 @@
 #define PAGES	  (UFFDB_HUGE / UFFDB_PAGE)
 #define MAX_BATCH 16 /* blocks a call, which holds the lock of the mappings: some 4 ms */
 #define MAX_TRIES 8
-#define COLD	  20 /* MADV_COLD */
+#define MAX_LOOKS (1u << 16) /* at counters at a time: some 2 ms */
+#define COLD	  20	     /* MADV_COLD */
 
 #define ENTRY_PRESENT (1ull << 63)
 #define ENTRY_PFN     ((1ull << 55) - 1)
@@ -547,7 +548,6 @@ static int measure_unit(struct uffdb_reclaimer *reclaimer, struct reach *reach, 
 	out->resident_pages += held;
 	out->pinned_pages += picture.pinned;
 	out->pinned_blocks += picture.pinned > 0;
-	out->broken_blocks += ballooned < picture.pages;
 	if (would_collapse(reach, &picture, there, khugepaged)) {
 		bool armed = !reclaimer->config.engine ||
 			     uffdb_windows_is_armed(reclaimer->config.engine->windows,
@@ -559,31 +559,41 @@ static int measure_unit(struct uffdb_reclaimer *reclaimer, struct reach *reach, 
 	return 0;
 }
 
-static int measure_reach(struct uffdb_reclaimer *reclaimer, struct reach *reach,
-			 const struct uffdb_khugepaged *khugepaged,
-			 struct uffdb_reclaim_measure *out)
+static struct reach *reach_at(struct uffdb_reclaimer *reclaimer, uint64_t hva)
 {
-	uint64_t at = reach->block->hva, end = at + reach->block->size;
-	struct uffdb_range run;
+	for (size_t i = 0; i < reclaimer->nr; i++) {
+		const struct uffdb_block *block = reclaimer->reaches[i].block;
 
-	while (at < end && uffdb_ledger_next(reclaimer->ledger, at, end, &run) > 0) {
-		uint64_t unit = run.start / UFFDB_HUGE - reach->first_huge;
-		int error = measure_unit(reclaimer, reach, unit, khugepaged, out);
-
-		if (error)
-			return error;
-		at = (reach->first_huge + unit + 1) * UFFDB_HUGE;
+		if (block->hva <= hva && hva < block->hva + block->size)
+			return &reclaimer->reaches[i];
 	}
-	return 0;
+	return NULL;
 }
 
-int uffdb_reclaimer_measure(struct uffdb_reclaimer *reclaimer, uint64_t hva,
-			    const struct uffdb_khugepaged *khugepaged,
+int uffdb_reclaimer_measure(struct uffdb_reclaimer *reclaimer, struct uffdb_range *of,
+			    uint32_t max_blocks, const struct uffdb_khugepaged *khugepaged,
 			    struct uffdb_reclaim_measure *out)
 {
-	memset(out, 0, sizeof(*out));
-	for (size_t i = 0; i < reclaimer->nr; i++)
-		if (reclaimer->reaches[i].block->hva == hva)
-			return measure_reach(reclaimer, &reclaimer->reaches[i], khugepaged, out);
-	return -ENOENT;
+	struct reach *reach = reach_at(reclaimer, of->start);
+	uint32_t measured = 0, looked = 0;
+
+	if (!reach)
+		return -ENOENT;
+	while (of->len && measured < max_blocks && looked++ < MAX_LOOKS) {
+		uint64_t unit = of->start / UFFDB_HUGE - reach->first_huge;
+		struct uffdb_range range = range_of_unit(reach, unit);
+
+		if (uffdb_ledger_count(reclaimer->ledger, range.start, range.len)) {
+			int error = measure_unit(reclaimer, reach, unit, khugepaged, out);
+
+			if (error)
+				return error;
+			measured++;
+		}
+		if (of->len < range.len)
+			range.len = of->len;
+		of->start += range.len;
+		of->len -= range.len;
+	}
+	return 0;
 }

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from tests.support.any_record import any_record, record_types
+from uffdballoon.cli.text.events import event_line
+from uffdballoon.cli.text.status import status_rows
 from uffdballoon.daemon.protocol import decode_answer, encode
 from uffdballoon.errors import ControlError
-from uffdballoon.metrics.text import event_line, status_rows
 from uffdballoon.model.records.encoding import parse, read, to_json, to_line
 from uffdballoon.model.records.events import Notice, TouchEvent, read_event
 from uffdballoon.model.records.status import Status

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from uffdballoon.metrics.text import event_line
+from uffdballoon.cli.text.events import event_line
 from uffdballoon.model.records.events import EventKind, Notice, TouchEvent
 from uffdballoon.model.touch import Access, Action, Role, Verdict
 

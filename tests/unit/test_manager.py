@@ -127,7 +127,8 @@ class _Session:
     def drain_monitor(self) -> list[Event]:
         return []
 
-    def status(self) -> Status:
+    def reporting(self) -> Job[Status]:
+        yield 0.0
         return read(parse(_STATUS.read_text()), Status)
 
     def release(self, tid: int | None) -> int:

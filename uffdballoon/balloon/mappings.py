@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from uffdballoon.host.procfs import Mapping
+    from uffdballoon.model.addresses import HvaRange
     from uffdballoon.model.ram import RamBlock
 
 _HUGE_SHARE = 4
@@ -29,10 +30,20 @@ def most_huge_mappings(limit: int) -> int:
 
 def cut_huge_mappings(mappings: Iterable[Mapping], blocks: Sequence[RamBlock]) -> int:
     """Count the mappings of huge pages beyond one for each RAM block."""
-    huge = [block.hva_range for block in blocks if block.backing is Backing.HUGETLBFS]
+    huge = huge_spans(blocks)
     pieces = sum(
         any(span.start <= mapping.span.start < span.end for span in huge) for mapping in mappings
     )
+    return cut_of(pieces, huge)
+
+
+def huge_spans(blocks: Sequence[RamBlock]) -> list[HvaRange]:
+    """List the ranges of RAM blocks that are made of huge pages."""
+    return [block.hva_range for block in blocks if block.backing is Backing.HUGETLBFS]
+
+
+def cut_of(pieces: int, huge: Sequence[HvaRange]) -> int:
+    """Return how many of the mappings in ``huge`` windows have cut."""
     return max(0, pieces - len(huge))
 
 

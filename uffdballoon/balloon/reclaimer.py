@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Give back, at a rate, what zapped pages keep; measure what is free; see to khugepaged.
+"""Give back, at a rate, what zapped pages keep.
 
 Split a little at a time, after what was given up is armed: the lock of the target's
 mappings that a split holds is the one that arming waits for.
@@ -10,18 +10,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from uffdballoon.core.reclaim import ReclaimMeasure
-from uffdballoon.errors import TargetGoneError
 from uffdballoon.host.thp import read_thp_settings
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES
 from uffdballoon.model.reclaiming import Reclaiming
 from uffdballoon.model.records.memory import Khugepaged, Reclaim
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from uffdballoon.core.reclaim import ReclaimPasses
-    from uffdballoon.model.ram import RamBlock
+    from uffdballoon.core.reclaim import ReclaimMeasure, ReclaimPasses
     from uffdballoon.model.records.status import ReclaimedSource
 
 SETTLE_NS = 200_000_000
@@ -72,14 +67,6 @@ class Reclaimer:
         if split < may:  # what is left got pages of late
             return max(_WHILE_PENDING_S, settle_ns * _S_PER_NS)
         return max(_WHILE_PENDING_S, (1 - self._allowed) / self._blocks_per_s)
-
-    def measure_blocks(self, blocks: Sequence[RamBlock]) -> dict[RamBlock, ReclaimMeasure]:
-        """Measure what is free of each RAM block; nothing of a target that has ended."""
-        thp = read_thp_settings()
-        try:
-            return {block: self._passes.measure(thp, block.hva) for block in blocks}
-        except TargetGoneError:
-            return {block: ReclaimMeasure() for block in blocks}
 
     @property
     def source(self) -> ReclaimedSource:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from uffdballoon._native import ffi, lib
 from uffdballoon.host.errnos import check
 from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.job import Turn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from uffdballoon.core.fault_loop import FaultLoop
     from uffdballoon.core.ledger import Ledger
     from uffdballoon.host.thp import ThpSettings
+    from uffdballoon.model.addresses import HvaRange
+    from uffdballoon.model.job import Job
+
+_MEASURED_BLOCKS = 4
+"""At a time: up to half a millisecond each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,6 @@ class ReclaimMeasure:
     ballooned_pages: int = 0
     resident_pages: int = 0
     pinned_pages: int = 0
-    broken_blocks: int = 0
     pinned_blocks: int = 0
     eligible_blocks: int = 0
     unguarded_blocks: int = 0
@@ -114,10 +119,10 @@ class ReclaimPasses:
             **{name: int(getattr(stats, name)) for name in ReclaimStats.__dataclass_fields__}
         )
 
-    def measure(self, thp: ThpSettings | None, hva: int) -> ReclaimMeasure:
-        """Count what is free of the RAM block at ``hva``, and what khugepaged would do to it.
+    def measuring(self, thp: ThpSettings | None, span: HvaRange) -> Job[ReclaimMeasure]:
+        """Count what is free of a RAM block, and what khugepaged would do to it.
 
-        Raises TargetGoneError.
+        A few blocks of 2 MiB in a step. Raises TargetGoneError.
         """
         khugepaged = ffi.new(
             "struct uffdb_khugepaged *",
@@ -128,10 +133,17 @@ class ReclaimPasses:
             },
         )
         out = ffi.new("struct uffdb_reclaim_measure *")
-        check(
-            lib.uffdb_reclaimer_measure(self._reclaimer, hva, khugepaged, out),
-            "cannot read the target's page tables",
-        )
+        left = ffi.new("struct uffdb_range *", (span.start, span.size_bytes))
+        turn = Turn()
+        while left.len:
+            check(
+                lib.uffdb_reclaimer_measure(
+                    self._reclaimer, left, _MEASURED_BLOCKS, khugepaged, out
+                ),
+                "cannot read the target's page tables",
+            )
+            if turn.is_over():
+                yield 0.0
         return ReclaimMeasure(
             **{name: int(getattr(out, name)) for name in ReclaimMeasure.__dataclass_fields__}
         )

@@ -223,7 +223,8 @@ class Manager:
     def _release(self, message: dict[str, Any]) -> Released:
         return Released(released=self._session.release(requests.tid_of(message)))
 
-    def _status(self, _: dict[str, Any]) -> Status:
+    def _status(self, _: dict[str, Any]) -> Job[Status]:
+        told = yield from self._session.reporting()
         counts = self._loop.counts
         loop = LoopStatus(
             turns=counts.turns,
@@ -231,9 +232,9 @@ class Manager:
             failures=counts.failures,
             events_missed=self._control.events_missed,
         )
-        state = replace(self._session.status(), loop=loop, sandbox=self.lockdown.report())
         self._drain_monitor()  # of RAM that was plugged in nobody tells unless it is looked for
-        return state
+        self._upkeep.rouse(0.0)  # goes on with a survey
+        return replace(told, loop=loop, sandbox=self.lockdown.report())
 
     def _set(self, message: dict[str, Any]) -> BalloonProgress:
         return self._session.ask_balloon(requests.size_of(message))

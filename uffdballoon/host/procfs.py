@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from uffdballoon.errors import PermissionDeniedError, TargetGoneError
 from uffdballoon.model.addresses import HvaRange
+from uffdballoon.model.job import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from uffdballoon.model.job import Job
 
 # As proc_pid_maps(5) has it. Of what a name may hold the kernel escapes the newline alone (and
 # in mountinfo blanks and backslashes): lines end there, and at no other character.
@@ -20,6 +24,7 @@ _LINE = re.compile(
     r"(?P<start>[0-9a-f]+)-(?P<end>[0-9a-f]+) (?P<perms>[r-][w-][x-][ps]) "
     r"(?P<offset>[0-9a-f]+) (?P<dev>[0-9a-f]+:[0-9a-f]+) (?P<inode>[0-9]{1,20}) *(?P<path>.*)"
 )
+_TEXT_BYTES = 64 << 10
 _LOCKED = re.compile(r"^VmLck:[ \t]*([0-9]{1,15}) kB$", re.MULTILINE)
 
 
@@ -63,6 +68,33 @@ def parse_maps(text: str) -> list[Mapping]:
 def read_mappings(pid: int) -> list[Mapping]:
     """Read the mappings of a process; raise TargetGoneError or PermissionDeniedError."""
     return parse_maps(_read(pid, "maps"))
+
+
+class MappingCounts(NamedTuple):
+    """How many mappings a process has, and how many of them begin in certain ranges."""
+
+    all: int
+    within: int
+
+
+def counting_mappings(pid: int, spans: Sequence[HvaRange]) -> Job[MappingCounts]:
+    """Count the mappings of a process, and those that begin in ``spans``; raise as read_mappings().
+
+    The kernel tells a page of text at a time, and there may be tens of thousands of lines.
+    """
+    turn = Turn()
+    count = within = 0
+    rest = b""
+    with _naming_errors(pid), Path(f"/proc/{pid}/maps").open("rb", buffering=0) as file:
+        while text := file.read(_TEXT_BYTES):
+            *lines, rest = (rest + text).split(b"\n")
+            count += len(lines)
+            if spans:
+                starts = [int(line.partition(b"-")[0], 16) for line in lines]
+                within += sum(s.start <= start < s.end for start in starts for s in spans)
+            if turn.is_over():
+                yield 0.0
+    return MappingCounts(count, within)
 
 
 def stretches_of_size(
@@ -138,9 +170,15 @@ def parse_locked_bytes(text: str) -> int:
 
 
 def _read(pid: int, name: str) -> str:
-    try:
+    with _naming_errors(pid):
         # Not as text, which would end lines at a name's carriage return, too.
         return Path(f"/proc/{pid}/{name}").read_bytes().decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _naming_errors(pid: int) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, ProcessLookupError) as error:
         raise TargetGoneError.of(pid, "while its memory was looked at") from error
     except PermissionError as error:

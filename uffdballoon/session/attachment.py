@@ -16,6 +16,7 @@ from uffdballoon.balloon.fragmentation import FragmentationGuard
 from uffdballoon.balloon.mappings import most_huge_mappings, window_budget
 from uffdballoon.balloon.nodes import GuestNodes, refuse_unknown_nodes
 from uffdballoon.balloon.reclaimer import Reclaimer
+from uffdballoon.balloon.survey import Survey
 from uffdballoon.core.fault_loop import LoopOptions
 from uffdballoon.core.keeper import Kept
 from uffdballoon.host.probes import max_map_count
@@ -100,6 +101,9 @@ class Attachment:
                 self.enforcer.passes,
                 mode=options.reclaiming,
                 rate_bytes_per_s=options.reclaim_rate_bytes_per_s,
+            )
+            self.survey = Survey(
+                options.pid, self.enforcer.ledger, self.enforcer.loop, self.enforcer.passes
             )
             self.follower = Follower(
                 self.enforcer,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from uffdballoon.balloon.follower import Follower
     from uffdballoon.balloon.fragmentation import FragmentationGuard
     from uffdballoon.balloon.reclaimer import Reclaimer
+    from uffdballoon.balloon.survey import Survey
     from uffdballoon.core.fault_loop import FaultLoop
     from uffdballoon.session.vcpus import Vcpus
 
@@ -80,6 +81,21 @@ class Reclaiming:
     def tick(self) -> Tick:
         self._follower.arm()
         return Tick(due_s=self._reclaimer.work())
+
+
+class Surveying:
+    """Goes on with a walk over the page tables that is too long for who asks."""
+
+    name = "survey"
+
+    def __init__(self, survey: Survey) -> None:
+        self._survey = survey
+
+    def sources(self) -> Sequence[Source]:
+        return ()
+
+    def tick(self) -> Tick:
+        return Tick(due_s=self._survey.work())
 
 
 class WatchingThreads:

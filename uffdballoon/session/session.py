@@ -18,11 +18,11 @@ from uffdballoon.session.attachment import Attachment
 from uffdballoon.session.changes import Changes
 from uffdballoon.session.driver import Driver
 from uffdballoon.session.monitoring import Monitoring
-from uffdballoon.session.parts import Following, Guarding, Reclaiming, WatchingThreads
+from uffdballoon.session.parts import Following, Guarding, Reclaiming, Surveying, WatchingThreads
 from uffdballoon.session.reactions import Reactions
 from uffdballoon.session.recording import recording
 from uffdballoon.session.resets import Resets
-from uffdballoon.session.status import status_of
+from uffdballoon.session.status import reporting
 from uffdballoon.session.verifying import disagreeing, verifying
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class Session:
             Following(attached.follower),
             Guarding(attached.guard, attached.follower),
             Reclaiming(attached.reclaimer, attached.follower),
+            Surveying(attached.survey),
             WatchingThreads(attached.vcpus, attached.enforcer.loop),
             self._monitoring,
             self._reactions,
@@ -204,8 +205,12 @@ class Session:
         return verifying(self.attached, self._driver)
 
     def status(self) -> Status:
-        """Return the state of it all."""
-        return status_of(self.attached, self._changes, self._resets, self._driver, self._reactions)
+        """Return the state of it all, for those who have no loop; see reporting()."""
+        return run_job(self.reporting())
+
+    def reporting(self) -> Job[Status]:
+        """Return the state of it all; see status.reporting()."""
+        return reporting(self.attached, self._changes, self._resets, self._driver, self._reactions)
 
     def held(self) -> list[Held]:
         """List the touches that are not answered yet: frozen, throttled, or waiting for us."""

@@ -8,11 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from uffdballoon.balloon.mappings import cut_huge_mappings
 from uffdballoon.balloon.reporting import answers_of, latency_of, observed_of, touches_of
-from uffdballoon.core.reclaim import ReclaimMeasure
-from uffdballoon.errors import TargetGoneError
-from uffdballoon.host.procfs import read_mappings
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.blockmap import Tally
 from uffdballoon.model.records.counters import Stops
@@ -20,6 +16,7 @@ from uffdballoon.model.records.status import ContractStatus, Status, TargetState
 from uffdballoon.model.touch import Action
 
 if TYPE_CHECKING:
+    from uffdballoon.model.job import Job
     from uffdballoon.session.attachment import Attachment
     from uffdballoon.session.changes import Changes
     from uffdballoon.session.driver import Driver
@@ -27,19 +24,23 @@ if TYPE_CHECKING:
     from uffdballoon.session.resets import Resets
 
 
-def status_of(
+def reporting(
     attached: Attachment, changes: Changes, resets: Resets, driver: Driver, reactions: Reactions
-) -> Status:
-    """Return the state of it all; QEMU is asked, too."""
+) -> Job[Status]:
+    """Return the state of it all; QEMU is asked, too, and not waited for.
+
+    Page tables are walked only where that is little. Where it is much, what the last survey
+    found is told, and its part goes on with another.
+    """
+    surveyed = yield from attached.survey.renewing()
     loop = attached.enforcer.loop
     stats = loop.stats()
     ledger = attached.enforcer.ledger
     ballooned_bytes = ledger.ballooned_bytes
     reclaimer = attached.reclaimer
-    measured = reclaimer.measure_blocks(attached.layout.blocks)
     tallies = {block: ledger.tally(block) for block in attached.layout.blocks}
-    found = ReclaimMeasure.total(measured.values())
-    vmas, cut_mappings = _count_vmas(attached)
+    tally = Tally.total(tallies.values())
+    found = surveyed.total
     deflated_bytes = changes.deflated_bytes + resets.emptied_bytes
     return Status(
         pid=attached.target.pid,
@@ -52,17 +53,18 @@ def status_of(
         ballooned_bytes=ballooned_bytes,
         reclaimed_bytes=found.free_bytes,
         reclaimed_source=reclaimer.source,
-        broken_blocks=found.broken_blocks,
+        surveyed_age_s=surveyed.age_s,
+        broken_blocks=tally.broken,
         reclaim=reclaimer.report(found),
         khugepaged=reclaimer.report_khugepaged(found),
-        fragmentation=attached.guard.report(Tally.total(tallies.values())),
+        fragmentation=attached.guard.report(tally),
         ram_blocks=attached.nodes.blocks_report(tallies),
-        nodes=attached.nodes.report(measured, tallies, attached.guard.limit_of),
+        nodes=attached.nodes.report(surveyed.measured, tallies, attached.guard.limit_of),
         balloon=driver.account(ballooned_bytes),
         ram_change_bytes=attached.machine.ram_change_bytes(),
         guest_memory=attached.machine.guest_statistics(),
-        vmas=vmas,
-        cut_huge_mappings=cut_mappings,
+        vmas=surveyed.mappings,
+        cut_huge_mappings=surveyed.cut_huge_mappings,
         held=tuple(reactions.held()),
         inflated_pages_total=changes.inflated_bytes // PAGE_BYTES + stats.observed_inflated,
         deflated_pages_total=deflated_bytes // PAGE_BYTES + stats.observed_deflated,
@@ -99,12 +101,3 @@ def _contract_state(attached: Attachment, ballooned_bytes: int) -> ContractStatu
         grace_left_s=UNSET if until_ns is None else max(0.0, (until_ns - now_ns) / 1e9),
         grace_left_bytes=UNSET if left_bytes is None else left_bytes,
     )
-
-
-def _count_vmas(attached: Attachment) -> tuple[int, int]:
-    """Count the target's mappings, and those of huge pages that windows cut."""
-    try:
-        mappings = read_mappings(attached.target.pid)
-    except TargetGoneError:
-        mappings = []
-    return len(mappings), cut_huge_mappings(mappings, attached.layout.blocks)

@@ -77,6 +77,10 @@ def _reclaimed(status: Status) -> str:
         parts.append(f"{format_size(reclaim.pinned_bytes)} kept by huge pages")
     if reclaim.resident_bytes:
         parts.append(f"{format_size(reclaim.resident_bytes)} there")
+    if status.surveyed_age_s is None:
+        parts.append("not looked at yet")
+    elif status.surveyed_age_s >= 1:
+        parts.append(f"looked at {status.surveyed_age_s:.0f} s ago")
     return "; ".join(parts)
 
 

@@ -93,6 +93,13 @@ class Status:
     ballooned_bytes: Annotated[int, doc("bytes in the balloon by the ledger")]
     reclaimed_bytes: Annotated[int, doc("ballooned bytes that are free, as measured")]
     reclaimed_source: Annotated[ReclaimedSource, doc("what that was measured by")]
+    surveyed_age_s: Annotated[
+        float | None,
+        doc(
+            "s since page tables and mappings were looked at for `reclaimed_bytes`, `reclaim`, "
+            "`khugepaged`, `vmas` and `cut_huge_mappings`; null: not yet, and they are 0"
+        ),
+    ]
     broken_blocks: Annotated[int, doc("blocks of 2 MiB that are ballooned in part")]
     reclaim: Annotated[Reclaim, doc("getting back what huge pages keep")]
     khugepaged: Annotated[Khugepaged, doc("what it is kept from")]
