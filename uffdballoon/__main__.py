@@ -1,6 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`python -m uffdballoon` is `uffdballoon`."""
+"""Where the command begins; `python -m uffdballoon` is `uffdballoon`.
 
-from uffdballoon.cli.main import main
+Until the command is there Ctrl-C ends the process as it ends any other: nothing was begun yet, and
+an import that is interrupted leaves a traceback.
+"""
 
-main()
+import signal
+
+_interrupted = signal.getsignal(signal.SIGINT)  # ignored, where the shell has it so
+if _interrupted is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def main() -> None:
+    """Run the command."""
+    from uffdballoon.cli.main import main as run  # noqa: PLC0415 - see above
+
+    signal.signal(signal.SIGINT, _interrupted)
+    run()
+
+
+if __name__ == "__main__":
+    main()

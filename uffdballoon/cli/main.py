@@ -3,15 +3,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
+import signal
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from uffdballoon import __version__
 from uffdballoon.errors import ExitCode, UffdballoonError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_STDOUT, _STDERR = 1, 2
+_OUTPUT_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _VERBS = {
     "attach": "attach",
     "bench": "bench",
@@ -51,11 +60,24 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
         if cmd_name not in _VERBS:
             return None
-        module = importlib.import_module(f"uffdballoon.cli.{_VERBS[cmd_name]}")
+        with _plain_interrupts():
+            module = importlib.import_module(f"uffdballoon.cli.{_VERBS[cmd_name]}")
         # A verb that is a word of Python has an underscore behind it.
         command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         assert isinstance(command, click.Command)
         return command
+
+
+@contextlib.contextmanager
+def _plain_interrupts() -> Iterator[None]:
+    """Let Ctrl-C end the process at once: an import that is interrupted may swallow it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @click.group(
@@ -72,26 +94,72 @@ def main() -> None:
 
 
 def _run() -> int:
+    _open_standard_files()
     try:
         result = cli.main(standalone_mode=False)
-    except UffdballoonError as error:
-        for label, text in (("error", error.what), ("why", error.why), ("do", error.hint)):
-            if text:
-                click.echo(f"{label}: {text}", err=True)
-        return int(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        return int(ExitCode.USAGE)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        return int(ExitCode.FAILED)
-    except BrokenPipeError:
-        # Whoever read our output has enough of it; keep the interpreter from trying again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.DONE)
-    except Exception as error:
-        if os.environ.get("UFFDBALLOON_DEBUG"):
-            raise
-        click.echo(f"error: unexpected: {type(error).__name__}: {error}", err=True)
-        click.echo("do: run it again with UFFDBALLOON_DEBUG=1 and report what it prints", err=True)
-        return int(ExitCode.FAILED)
+    except BaseException as error:  # noqa: BLE001 - each has its words
+        return int(_explain(error))
     return int(result) if isinstance(result, int) else int(ExitCode.DONE)
+
+
+def _explain(error: BaseException) -> ExitCode:
+    """Say what went wrong; return the code that stands for it."""
+    code = ExitCode.FAILED
+    match error:
+        case UffdballoonError():
+            code = error.exit_code
+            _tell(error.what, error.why, error.hint)
+        case click.ClickException():
+            code = ExitCode.USAGE
+            _tell(error.format_message(), "", _help_of(error))
+        case click.exceptions.Abort() | KeyboardInterrupt():
+            pass
+        case SystemExit() if not _is_broken_pipe(error.__context__):
+            raise error
+        case SystemExit() | BrokenPipeError():  # click makes the one of the other
+            code = ExitCode.DONE  # whoever read the output has enough of it
+            _leave_output()
+        case OSError() if error.errno in _OUTPUT_ERRNOS:
+            _leave_output()
+            _tell("the output cannot be written", error.strerror or "", "")
+        case _ if os.environ.get("UFFDBALLOON_DEBUG"):
+            raise error
+        case _:
+            hint = "run it again with UFFDBALLOON_DEBUG=1 and report what it prints"
+            _tell(f"unexpected: {type(error).__name__}: {error}", "", hint)
+    return code
+
+
+def _tell(what: str, why: str, hint: str) -> None:
+    for label, text in (("error", what), ("why", why), ("do", hint)):
+        if text:
+            with contextlib.suppress(OSError):
+                click.echo(f"{label}: {text}", err=True)
+
+
+def _help_of(error: click.ClickException) -> str:
+    """Say where the right usage stands."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"see {context.command_path if context else 'uffdballoon'} --help"
+
+
+def _is_broken_pipe(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.EPIPE
+
+
+def _leave_output() -> None:
+    """Keep the interpreter from writing once more what nobody takes."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, _STDOUT)
+    os.close(nowhere)
+
+
+def _open_standard_files() -> None:
+    """Open what of 0, 1 and 2 is closed: the next file would be taken for it."""
+    for fd in (0, _STDOUT, _STDERR):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+    sys.stdout = sys.stdout or os.fdopen(_STDOUT, "w")
+    sys.stderr = sys.stderr or os.fdopen(_STDERR, "w")

@@ -61,4 +61,4 @@ def _show(blocks: BlockMap, *, full: bool) -> None:
     console.print(picture(blocks, Paper.of(console, lines=lines)))
     header = ("RAM block", "broken", "whole", "untouched")
     rows = block_rows(blocks)
-    print_table(header, rows if console.is_terminal else [header, *rows])
+    print_table(header, rows)

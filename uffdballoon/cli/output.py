@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from uffdballoon.model.records.encoding import to_json
 
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
 
 
 def say(line: str) -> None:
-    """Tell a person how things go, on standard error."""
-    click.echo(f"uffdballoon: {line}", err=True)
+    """Tell a person how things go, on standard error; nobody who listens is no error."""
+    with contextlib.suppress(OSError):
+        click.echo(f"uffdballoon: {line}", err=True)
 
 
 def print_json(value: object) -> None:
@@ -28,10 +31,10 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table on a terminal, and tab-separated columns elsewhere."""
     console = Console()
     if not console.is_terminal:
-        for row in rows:
+        for row in [header, *rows] if any(header) else rows:
             click.echo("\t".join(row))
         return
-    table = Table(*header, show_header=any(header), box=None, pad_edge=False)
+    table = Table(*map(Text, header), show_header=any(header), box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # as it is: brackets would be markup
     console.print(table)
