@@ -106,6 +106,27 @@ class _Touches(_Part):
         return bool(self.events)
 
 
+class _Told:
+    """An output that keeps what it is told, or fails."""
+
+    unwritten = 3
+
+    def __init__(self, told: list[Event], *, fails: bool = False) -> None:
+        self._told = told
+        self._fails = fails
+
+    def write(self, event: Event) -> None:
+        if self._fails:
+            raise OSError(28, "No space left on device")
+        self._told.append(event)
+
+    def flush(self) -> float | None:
+        return None
+
+    def close(self) -> None:
+        pass
+
+
 class _Session:
     """What a manager needs of a session, which does as it is told."""
 
@@ -196,7 +217,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Sessio
 
 @pytest.fixture
 def running(session: _Session, told: list[Event]) -> Iterator[_Running]:
-    with Manager(cast("Session", session), on_event=told.append) as manager:
+    with Manager(cast("Session", session), outputs=[_Told(told)]) as manager:
         yield _Running(session, manager)
 
 
@@ -215,7 +236,7 @@ def test_it_ends_detached(running: _Running) -> None:
 
 def test_it_ends_on_a_signal_and_gives_the_handlers_back(session: _Session) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with Manager(cast("Session", session), on_event=lambda _: None) as manager:
+    with Manager(cast("Session", session)) as manager:
         running = _Running(session, manager)
         assert running.during(lambda: os.kill(os.getpid(), signal.SIGTERM)) is Ending.SIGNAL
     assert signal.getsignal(signal.SIGTERM) is before
@@ -228,7 +249,9 @@ def test_it_ends_with_the_target(running: _Running) -> None:
 
 def test_it_ends_at_a_violation_if_it_is_to(session: _Session, told: list[Event]) -> None:
     session.touches.events = [_TOUCH]
-    with Manager(cast("Session", session), on_event=told.append, fail_on_violation=True) as manager:
+    with Manager(
+        cast("Session", session), outputs=[_Told(told)], fail_on_violation=True
+    ) as manager:
         assert manager.run() is Ending.VIOLATION
     assert told == [_TOUCH]
 
@@ -266,13 +289,12 @@ def test_a_part_that_fails_is_told_and_ticked_again(
     assert str(failure) in str(event.why)
 
 
-def test_events_that_cannot_be_written_reach_those_who_follow(session: _Session) -> None:
+def test_an_output_that_fails_costs_those_who_follow_nothing(
+    session: _Session, told: list[Event]
+) -> None:
     session.touches.events = [_TOUCH, _TOUCH]
 
-    def full(_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    with Manager(cast("Session", session), on_event=full) as manager:
+    with Manager(cast("Session", session), outputs=[_Told(told, fails=True)]) as manager:
         seen: list[Event] = []
 
         def ask() -> None:
@@ -353,7 +375,7 @@ def test_a_change_that_is_under_way_when_it_ends_is_put_right(
     session: _Session, told: list[Event]
 ) -> None:
     session.steps = 1 << 30
-    with Manager(cast("Session", session), on_event=told.append) as manager:
+    with Manager(cast("Session", session), outputs=[_Told(told)]) as manager:
 
         def ask() -> None:
             def inflate() -> None:
@@ -384,6 +406,6 @@ def test_a_manager_that_cannot_be_made_leaves_no_socket(
 
     monkeypatch.setattr(session.follower, "sources", fail)
     with pytest.raises(RangeError):
-        Manager(cast("Session", session), on_event=lambda _: None)
+        Manager(cast("Session", session))
     assert list((tmp_path / "uffdballoon").iterdir()) == []
     assert signal.getsignal(signal.SIGTERM) is before

@@ -62,7 +62,8 @@ class _Sink:
         self.taken += taken
         return len(taken)
 
-    def pending(self) -> bool:
+    def makes_room(self, size_bytes: int) -> bool:
+        assert size_bytes > 0
         return False
 
     def close(self) -> None:
@@ -170,7 +171,7 @@ def _opened(log: Path, limit_bytes: int = LIMIT_BYTES) -> Iterator[FileSink]:
 
 def _fill(sink: FileSink, size_bytes: int, byte: bytes) -> None:
     for _ in range(0, size_bytes, 1024):
-        while sink.pending():
+        while sink.makes_room(1024):
             pass
         assert sink.write(byte * 1023 + b"\n") == 1024
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.runtime import use_runtime
 from uffdballoon import errors
 from uffdballoon.daemon import runtime
 from uffdballoon.daemon.protocol import (
@@ -114,7 +115,7 @@ def test_an_answer_that_is_not_ok_is_a_refusal(line: bytes) -> None:
     ("uid", "runtime_dir", "place"),
     [
         (0, "", "/run"),
-        (0, "/tmp/x", "/tmp/x"),  # noqa: S108 - a name
+        (0, "/run/user/0", "/run"),
         (1000, "", "/run/user/1000"),
         (1000, "/run/user/7", "/run/user/7"),
     ],
@@ -130,9 +131,9 @@ def test_a_socket_is_where_its_user_may_put_it(
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    (tmp_path / "uffdballoon").mkdir(mode=0o700)
-    return tmp_path / "uffdballoon"
+    place = use_runtime(monkeypatch, tmp_path)
+    place.mkdir(mode=0o700)
+    return place
 
 
 @pytest.mark.usefixtures("directory")
@@ -161,19 +162,23 @@ def test_a_socket_is_its_users_alone(directory: Path) -> None:
 def test_a_directory_that_is_lacking_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "a" / "b"))
+    place = use_runtime(monkeypatch, tmp_path / "a" / "b")
     with runtime.listen_for_verbs(_PID):
-        assert (tmp_path / "a" / "b" / "uffdballoon").stat().st_mode & 0o777 == 0o700
+        assert place.stat().st_mode & 0o777 == 0o700
 
 
 def test_where_nobody_can_listen_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "file"))
-    with pytest.raises(ControlError, match="cannot listen at") as refused:
-        runtime.listen_at(socket_path(_PID), _PID)
-    assert "XDG_RUNTIME_DIR" in refused.value.hint
+    place = use_runtime(monkeypatch, tmp_path / "file")
+    for attempt in (
+        lambda: runtime.listen_at(socket_path(_PID), _PID),
+        lambda: runtime.refuse_unless_listening_can_be(_PID),
+    ):
+        with pytest.raises(ControlError, match=f"cannot listen in {place}") as refused:
+            attempt()
+        assert refused.value.why == "Not a directory"
 
 
 def test_who_is_at_the_other_end_is_told_by_the_kernel() -> None:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import contextlib
+import signal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from uffdballoon.cli.eventfile import event_writer
+from uffdballoon.cli.event_outputs import DEFAULT_LIMIT_BYTES, Told, event_outputs
 from uffdballoon.cli.holding import held_words, holding_by, take_held
 from uffdballoon.cli.output import say
+from uffdballoon.cli.terminal import Verbosity
 from uffdballoon.cli.terms import limit_of, terms_of
 from uffdballoon.cli.types import (
     ALLOWED,
@@ -31,13 +34,16 @@ from uffdballoon.daemon.runtime import (
     refuse_unless_listening_can_be,
     remove_dead_sockets,
 )
-from uffdballoon.errors import ExitCode
+from uffdballoon.errors import ExitCode, UsageError
 from uffdballoon.model.fragmentation import HUGE_ORDER
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
 from uffdballoon.session import Session, SessionOptions
 from uffdballoon.vmm.qemu.suitability import ALLOWABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _EXIT_CODES = {
     Ending.DETACHED: ExitCode.DONE,
@@ -132,7 +138,20 @@ _NS_PER_US = 1000
     help="When the pool of huge pages is empty, a touch that needs one waits until there is one; "
     "kill: end QEMU instead, with =DURATION after it waited so long.",
 )
-@click.option("--events", "events_to", metavar="FILE|-", help="Write events there.")
+@click.option(
+    "--events",
+    "events_to",
+    metavar="FILE|-|journal",
+    help="Write events there. Where that cannot be they are counted as not written, and "
+    "enforcement goes on.",
+)
+@click.option(
+    "--events-limit",
+    type=SIZE,
+    default=DEFAULT_LIMIT_BYTES,
+    show_default="64M",
+    help="With a file: when it is so long, what is in it goes to FILE.1, and it begins anew.",
+)
 @click.option(
     "--events-format", type=click.Choice(["json", "text"]), default="json", show_default=True
 )
@@ -204,6 +223,18 @@ _NS_PER_US = 1000
     show_default=True,
     help="Give up privileges and system calls that enforcing does not need.",
 )
+@click.option(
+    "-q",
+    "--quiet",
+    is_flag=True,
+    help="Say nothing of events on standard error.",
+)
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Say each event there, not just the first of a kind and how many there were.",
+)
 @click.option("--fail-on-violation", is_flag=True, help="End with exit code 5 at the first one.")
 def attach(  # noqa: PLR0913 - an option each
     pid: int,
@@ -225,7 +256,10 @@ def attach(  # noqa: PLR0913 - an option each
     hold_ns: int,
     memory_patience_ns: int,
     events_to: str | None,
+    events_limit: int,
     events_format: str,
+    quiet: bool,
+    verbose: bool,
     stop_budget_us: int | None,
     reclaim: str,
     reclaim_rate: int,
@@ -247,6 +281,7 @@ def attach(  # noqa: PLR0913 - an option each
     fragmentation = limit_of(
         min_order, max_broken, node_max_broken, keep_huge_pages=keep_huge_pages
     )
+    verbosity = _verbosity(quiet=quiet, verbose=verbose)
     remove_dead_sockets()
     refuse_if_attached(pid)
     refuse_unless_listening_can_be(pid)
@@ -271,15 +306,37 @@ def attach(  # noqa: PLR0913 - an option each
         held=held,
         holding=holding_by(pid, hold_ns, held, service) if on_exit == "hold" else None,
     )
-    with (
-        event_writer(events_to, events_format) as on_event,
-        Session(options, progress=say) as session,
-    ):
+    with _kept_going(), event_outputs(events_to, events_format, events_limit, verbosity) as told:
+        ending = _enforce(
+            options,
+            told,
+            service,
+            hold_ns=hold_ns,
+            fail_on_violation=fail_on_violation,
+            sandbox=sandbox,
+        )
+    return int(_EXIT_CODES[ending])
+
+
+def _enforce(
+    options: SessionOptions,
+    told: Told,
+    service: ServiceManager | None,
+    *,
+    hold_ns: int,
+    fail_on_violation: bool,
+    sandbox: bool,
+) -> Ending:
+    """Attach, serve until something ends it, and say how it ended."""
+    pid, policy = options.pid, options.policy
+    with Session(options, progress=told.say) as session:
         with Manager(
-            session, on_event=on_event, fail_on_violation=fail_on_violation, sandbox=sandbox
+            session, outputs=told.outputs, fail_on_violation=fail_on_violation, sandbox=sandbox
         ) as manager:
-            say(str(manager.lockdown))
-            say(f"attached to {pid}; enforcing {policy}; Ctrl-C or `uffdballoon detach {pid}` ends")
+            told.say(str(manager.lockdown))
+            told.say(
+                f"attached to {pid}; enforcing {policy}; Ctrl-C or `uffdballoon detach {pid}` ends"
+            )
             if service is not None:
                 service.tell("READY=1", f"STATUS=attached to {pid}, enforcing {policy}")
             ending = manager.run()
@@ -287,16 +344,16 @@ def attach(  # noqa: PLR0913 - an option each
                 service.tell("STOPPING=1", f"STATUS={_describe(ending, pid)}")
         leaves = ending is Ending.SIGNAL and session.leave_to_keeper()
         if leaves:
-            say(held_words(hold_ns, service))
+            told.say(held_words(hold_ns, service))
         counts = session.touch_counts()
     if not leaves:
         # Not before the keeper has ended: one that nobody finds would hold on by itself.
         keeper_path(pid).unlink(missing_ok=True)
-    say(
+    told.say(
         f"{_describe(ending, pid)}; {counts.violations} violation(s), "
         f"{counts.events_dropped} event(s) dropped"
     )
-    return int(_EXIT_CODES[ending])
+    return ending
 
 
 @click.command()
@@ -305,6 +362,30 @@ def detach(pid: int) -> None:
     """End the attach to PID; its guest goes on, unenforced."""
     client.detach(pid)
     say(f"detached from {pid}")
+
+
+def _verbosity(*, quiet: bool, verbose: bool) -> Verbosity:
+    if quiet and verbose:
+        raise UsageError(
+            "--quiet and --verbose do not go together",
+            why="one asks for no events on standard error, the other for all",
+            hint="give one of them, or none",
+        )
+    if quiet:
+        return Verbosity.QUIET
+    return Verbosity.ALL if verbose else Verbosity.USUAL
+
+
+@contextlib.contextmanager
+def _kept_going() -> Iterator[None]:
+    """Ignore what would stop us: a manager that is stopped leaves its guest in a trap."""
+    stops = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in stops}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _describe(ending: Ending, pid: int) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _STDOUT, _STDERR = 1, 2
+_COMPLETES = "_UFFDBALLOON_COMPLETE"
+"""Set by a shell that wants to know how a line may go on (click's shell completion)."""
 _OUTPUT_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _VERBS = {
     "attach": "attach",
@@ -96,10 +98,20 @@ def main() -> None:
 def _run() -> int:
     _open_standard_files()
     try:
-        result = cli.main(standalone_mode=False)
+        result = _invoke()
     except BaseException as error:  # noqa: BLE001 - each has its words
         return int(_explain(error))
     return int(result) if isinstance(result, int) else int(ExitCode.DONE)
+
+
+def _invoke() -> object:
+    """Do as click's main(), which makes a reader that has enough an exit with 1."""
+    if _COMPLETES in os.environ:
+        cli.main()
+    with cli.make_context("uffdballoon", sys.argv[1:]) as context:
+        result = cli.invoke(context)
+        sys.stdout.flush()  # what cannot be written is known while it can still be told
+        return result
 
 
 def _explain(error: BaseException) -> ExitCode:
@@ -112,11 +124,13 @@ def _explain(error: BaseException) -> ExitCode:
         case click.ClickException():
             code = ExitCode.USAGE
             _tell(error.format_message(), "", _help_of(error))
+        case click.exceptions.Exit():
+            code = ExitCode(error.exit_code)
         case click.exceptions.Abort() | KeyboardInterrupt():
             pass
-        case SystemExit() if not _is_broken_pipe(error.__context__):
+        case SystemExit():
             raise error
-        case SystemExit() | BrokenPipeError():  # click makes the one of the other
+        case BrokenPipeError():
             code = ExitCode.DONE  # whoever read the output has enough of it
             _leave_output()
         case OSError() if error.errno in _OUTPUT_ERRNOS:
@@ -141,10 +155,6 @@ def _help_of(error: click.ClickException) -> str:
     """Say where the right usage stands."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     return f"see {context.command_path if context else 'uffdballoon'} --help"
-
-
-def _is_broken_pipe(error: BaseException | None) -> bool:
-    return isinstance(error, OSError) and error.errno == errno.EPIPE
 
 
 def _leave_output() -> None:

@@ -34,7 +34,9 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         for row in [header, *rows] if any(header) else rows:
             click.echo("\t".join(row))
         return
-    table = Table(*map(Text, header), show_header=any(header), box=None, pad_edge=False)
+    table = Table(show_header=any(header), box=None, pad_edge=False)
+    for name in header:
+        table.add_column(Text(name))
     for row in rows:
         table.add_row(*map(Text, row))  # as it is: brackets would be markup
     console.print(table)

@@ -25,8 +25,10 @@ from uffdballoon.model.records.status import LoopStatus
 from uffdballoon.model.touch import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from uffdballoon.daemon.loop import Timer
+    from uffdballoon.daemon.outputs import Output
     from uffdballoon.model.addresses import GpaRange
     from uffdballoon.model.job import Job
     from uffdballoon.model.records.balloon import BalloonProgress
@@ -64,13 +66,15 @@ class Manager:
         self,
         session: Session,
         *,
-        on_event: Callable[[Event], None],
+        outputs: Sequence[Output] = (),
         fail_on_violation: bool = False,
         sandbox: bool = False,
     ) -> None:
-        """Listen; with ``sandbox``, give up what is not needed from here on, for good."""
+        """Listen; with ``sandbox``, give up what is not needed from here on, for good.
+
+        ``outputs`` stay the caller's.
+        """
         self._session = session
-        self._on_event = on_event
         self._fail_on_violation = fail_on_violation
         self._ending: Ending | None = None
         self._changes: list[object] = []
@@ -94,6 +98,7 @@ class Manager:
             self._control = ControlServer(session.target.pid, self._loop, self._handle)
             undo.callback(self._control.close)
             undo.callback(self._loop.close)  # what jobs are in the middle of comes first
+            self._outputs = [(output, self._timer_of(output)) for output in outputs]
             self._upkeep = Upkeep(self._loop, session.parts, self._tell)
             signals = Signals(_SIGNALS, lambda: self._end(Ending.SIGNAL))
             undo.callback(signals.close)
@@ -158,12 +163,24 @@ class Manager:
 
     def _tell(self, event: Event) -> None:
         self._control.publish(event)
-        try:
-            self._on_event(event)
-        except Exception as error:  # noqa: BLE001 - those who follow have it all the same
-            self._loop.report("event output", error)
+        for output, timer in self._outputs:
+            try:
+                output.write(event)
+            except Exception as error:  # noqa: BLE001 - the others have it all the same
+                self._loop.report("event output", error)
+            if timer.due is None:
+                timer.within(0.0)
         if self._fail_on_violation and event.verdict is Verdict.VIOLATION:
             self._end(Ending.VIOLATION)
+
+    def _timer_of(self, output: Output) -> Timer:
+        def flush() -> None:
+            again_s = output.flush()
+            if again_s is not None:
+                timer.within(again_s)
+
+        timer = self._loop.timer("event output", flush)
+        return timer
 
     def _target_ended(self) -> bool:
         self._end(Ending.TARGET_GONE)
@@ -231,6 +248,7 @@ class Manager:
             longest_turn_us=round(counts.longest_turn_s * 1e6),
             failures=counts.failures,
             events_missed=self._control.events_missed,
+            events_unwritten=sum(output.unwritten for output, _ in self._outputs),
         )
         self._drain_monitor()  # of RAM that was plugged in nobody tells unless it is looked for
         self._upkeep.rouse(0.0)  # goes on with a survey

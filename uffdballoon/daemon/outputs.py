@@ -56,8 +56,8 @@ class Sink(Protocol):
         Raises OSError.
         """
 
-    def pending(self) -> bool:
-        """Do a part of what has to be done before it takes more; False when that is nothing."""
+    def makes_room(self, size_bytes: int) -> bool:
+        """Do a part of what must be done before it takes so much; False when that is nothing."""
 
     def close(self) -> None:
         """Write nothing more."""
@@ -98,7 +98,7 @@ class EventWriter:
             return None
         try:
             while self._waiting:
-                if self._sink.pending():
+                if self._sink.makes_room(len(self._waiting[0])):
                     return 0.0
                 taken = self._sink.write(self._waiting[0])
                 if not taken:

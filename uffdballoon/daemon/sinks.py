@@ -63,10 +63,10 @@ class FileSink:
         self._size_bytes += taken
         return taken
 
-    def pending(self) -> bool:
-        """Make room, a part at a time; where older lines cannot be kept they are lost."""
+    def makes_room(self, size_bytes: int) -> bool:
+        """Copy a part of what is there; where older lines cannot be kept they are lost."""
         if self._copied_bytes is None:
-            if self._size_bytes < self._limit_bytes:
+            if self._size_bytes + size_bytes <= max(self._limit_bytes, size_bytes):
                 return False
             os.ftruncate(self._older, 0)
             self._copied_bytes = 0
@@ -120,7 +120,7 @@ class StreamSink:
         except BlockingIOError:
             return 0
 
-    def pending(self) -> bool:
+    def makes_room(self, size_bytes: int) -> bool:  # noqa: ARG002 - Sink's
         return False
 
 
@@ -155,7 +155,7 @@ class SocketSink:
         except BlockingIOError:
             return 0
 
-    def pending(self) -> bool:
+    def makes_room(self, size_bytes: int) -> bool:  # noqa: ARG002 - Sink's
         return False
 
 

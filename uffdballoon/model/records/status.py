@@ -77,6 +77,7 @@ class LoopStatus:
     longest_turn_us: Annotated[int, doc("the longest of them, without its sleep, us")]
     failures: Annotated[int, doc("errors that its boundary caught; events of kind failed tell")]
     events_missed: Annotated[int, doc("events that followers read too slowly for")]
+    events_unwritten: Annotated[int, doc("events that `attach --events` could not write")] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
