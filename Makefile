@@ -44,7 +44,10 @@ $(DEPENDENCIES): pyproject.toml $(PINS) $(CREATED)
 	$(INSTALL) --group dev
 	@touch $@
 
-$(BUILT): $(DEPENDENCIES) $(NATIVE_INPUTS) uffdballoon/__init__.py | system-packages
+# The editable install has a list of the packages: a new one is found only after another install.
+PACKAGES := $(shell find uffdballoon -name __init__.py)
+
+$(BUILT): $(DEPENDENCIES) $(NATIVE_INPUTS) $(PACKAGES) | system-packages
 	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 

@@ -27,6 +27,7 @@ from uffdballoon.daemon import manager as daemon_manager
 from uffdballoon.daemon.protocol import VERSION, encode
 from uffdballoon.daemon.runtime import socket_path
 from uffdballoon.model.granule import Granule
+from uffdballoon.session import Session, obtaining
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,15 +59,13 @@ def _announce(fd: int, owner: object, name: str, phase: Phase) -> None:
 
 
 def _live(fd: int, arguments: list[str]) -> None:
-    from uffdballoon import session  # noqa: PLC0415 - a name that is taken here
-
     for owner, name, phase in (
-        (session.Session, "__init__", Phase.ATTACH),
-        (session, "obtain_userfaultfd", Phase.INJECT),
+        (Session, "__init__", Phase.ATTACH),
+        (obtaining, "obtain_userfaultfd", Phase.INJECT),
         (daemon_manager.Manager, "run", Phase.SERVE),
         (FaultLoop, "inflate", Phase.ARM),
         (enforcer, "zap_private", Phase.ZAP),
-        (session.Session, "close", Phase.DETACH),
+        (Session, "close", Phase.DETACH),
     ):
         _announce(fd, owner, name, phase)
     sys.argv = ["uffdballoon", "attach", *arguments]

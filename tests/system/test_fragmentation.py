@@ -79,7 +79,7 @@ def serve_until_judged(session: Session) -> list[Notice]:
     events: list[Event] = []
     deadline = time.monotonic() + _PATIENCE_S
     events += session.settle()
-    while session._guard.due_s() is not None:
+    while session.attached.guard.due_s() is not None:
         assert time.monotonic() < deadline
         events += session.settle()
     return told(events)

@@ -27,7 +27,7 @@ from uffdballoon.model.records.events import EventKind, Notice, TouchEvent
 from uffdballoon.model.records.spans import Span
 from uffdballoon.model.records.status import Status
 from uffdballoon.model.touch import Access, Action, Role, Verdict
-from uffdballoon.session import Session, Upkeep
+from uffdballoon.session.session import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.granule import Granule
     from uffdballoon.model.job import Job
     from uffdballoon.model.records.events import Event
+    from uffdballoon.session import Session
 
 PID = 4711
 _PATIENCE_S = 20.0

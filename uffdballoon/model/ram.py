@@ -144,6 +144,12 @@ class Layout:
                 return Gpa(segment.gpa + hva - segment.hva)
         return None
 
+    def to_gpa_range(self, span: HvaRange) -> GpaRange:
+        """Translate a range back that lies in one segment."""
+        gpa = self.to_gpa(span.start)
+        assert gpa is not None
+        return GpaRange.of(gpa, span.size_bytes)
+
     def _extent(self) -> str:
         return ", ".join(f"{s.gpa_range.start:#x}-{s.gpa_range.end:#x}" for s in self.segments)
 

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The guest's own balloon driver: what it is asked for, and what it says it has done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from uffdballoon.model.records.balloon import (
+    BalloonAccount,
+    BalloonProgress,
+    DriverProgress,
+    ProgressState,
+)
+
+if TYPE_CHECKING:
+    from uffdballoon.session.attachment import Attachment
+
+
+class Driver:
+    """Asked by QEMU's monitor, and held against the ledger."""
+
+    def __init__(self, attached: Attachment) -> None:
+        self._machine = attached.machine
+        self._layout = attached.layout
+        self._ledger = attached.enforcer.ledger
+        self._guard = attached.guard
+
+    def ask(self, target_bytes: int) -> BalloonProgress:
+        """Ask it to leave the guest that much memory; return progress().
+
+        Raises UnsupportedError without a monitor or device, RangeError for more
+        than its RAM or nothing at all, QmpError when QEMU refuses. Nothing is
+        asked for, and the state is stopped, when more huge pages are broken than may be.
+        """
+        obstacle = self._guard.obstacle()
+        actual = self._machine.actual_bytes() if obstacle else None
+        if actual is not None and target_bytes < actual:
+            return self._with_ballooned(
+                DriverProgress(
+                    target_bytes=target_bytes,
+                    before_bytes=actual,
+                    actual_bytes=actual,
+                    state=ProgressState.STOPPED,
+                    why=obstacle,
+                )
+            )
+        asked = self._machine.ask_balloon(target_bytes, self._ram_bytes())
+        self._guard.go_on()
+        return self._with_ballooned(asked)
+
+    def progress(self) -> BalloonProgress:
+        """Return how far the guest has come to what it was asked for last."""
+        return self._with_ballooned(self._machine.balloon_progress())
+
+    def account(self, ballooned_bytes: int) -> BalloonAccount:
+        """Compare the ledger with what the guest says; None where nobody can be asked."""
+        actual = self._machine.actual_bytes()
+        ram_bytes = self._ram_bytes()
+        return BalloonAccount(
+            actual_bytes=actual,
+            unaccounted_bytes=None if actual is None else ram_bytes - actual - ballooned_bytes,
+        )
+
+    def _ram_bytes(self) -> int:
+        """Return what QEMU counts, with what was plugged in and out since the attach."""
+        return self._layout.allocated_bytes + (self._machine.ram_change_bytes() or 0)
+
+    def _with_ballooned(self, progress: DriverProgress) -> BalloonProgress:
+        return BalloonProgress.of(progress, self._ledger.ballooned_bytes)

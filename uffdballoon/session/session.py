@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""One attached target, from attach to detach. A reader starts here.
+
+What it is made of is wired in attachment.py. Leaving the context lets it all go, and the guest
+goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from uffdballoon.balloon.blocks import look_at_blocks
+from uffdballoon.errors import TargetGoneError, WindowBudgetError
+from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.job import Turn, run_job
+from uffdballoon.model.recording import Recording
+from uffdballoon.model.records.balloon import Verification
+from uffdballoon.model.records.spans import Span
+from uffdballoon.session.attachment import Attachment
+from uffdballoon.session.changes import Changes
+from uffdballoon.session.driver import Driver
+from uffdballoon.session.reactions import Reactions
+from uffdballoon.session.resets import Resets
+from uffdballoon.session.status import status_of
+from uffdballoon.vmm.qemu.machine import RECONNECT_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from uffdballoon.core.fault_loop import LoopStats
+    from uffdballoon.model.addresses import GpaRange
+    from uffdballoon.model.blockmap import BlockMap
+    from uffdballoon.model.granule import Granule
+    from uffdballoon.model.job import Job
+    from uffdballoon.model.ram import Layout
+    from uffdballoon.model.records.balloon import BalloonProgress
+    from uffdballoon.model.records.changes import ChangeReport
+    from uffdballoon.model.records.events import Event, Notice
+    from uffdballoon.model.records.statistics import Statistics
+    from uffdballoon.model.records.status import Held, Status, UffdMethod
+    from uffdballoon.session.options import SessionOptions
+    from uffdballoon.target.process import Target
+
+_PATIENCE_S = 30.0
+_LOOK_S = 0.02
+_CALM_LOOKS = 2  # in a row: what was about to be told when we looked first
+
+
+class Upkeep(NamedTuple):
+    """Event lines, and seconds until the next upkeep is due; None: when something happens."""
+
+    notices: list[Notice]
+    due_s: float | None
+
+
+class Session:
+    """An attached target; a context manager that detaches.
+
+    Raises the named errors of what it wires. Must be used by one thread.
+    """
+
+    def __init__(
+        self, options: SessionOptions, progress: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.attached = attached = Attachment(options, progress)
+        self._resets = Resets(attached)
+        self._changes = Changes(attached, self._resets)
+        self._driver = Driver(attached)
+        self._reactions = Reactions(attached)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach; the guest goes on, unenforced."""
+        self.attached.close()
+
+    def leave_to_keeper(self) -> bool:
+        """Have close() leave the traps to the keeper; False without one."""
+        return self.attached.leave_to_keeper()
+
+    @property
+    def options(self) -> SessionOptions:
+        return self.attached.options
+
+    @property
+    def target(self) -> Target:
+        return self.attached.target
+
+    @property
+    def layout(self) -> Layout:
+        return self.attached.layout
+
+    @property
+    def uffd_method(self) -> UffdMethod:
+        return self.attached.uffd_method
+
+    @property
+    def borrowed_tid(self) -> int:
+        """The thread that system calls are run in."""
+        return self.attached.injector.tid
+
+    @property
+    def vcpus(self) -> dict[int, int]:
+        """The numbers of the vCPUs by thread id, as far as they are known."""
+        return self.attached.vcpus.numbers
+
+    @property
+    def opens_perf_events(self) -> bool:
+        """Whether the observer opens more of them, for threads that the target will have."""
+        trace = self.attached.observer.trace
+        return trace is not None and trace.opens_more
+
+    @property
+    def monitor_path(self) -> str | None:
+        """The monitor's socket as we reach it; None without one."""
+        monitor = self.attached.machine.monitor
+        return monitor.path if monitor is not None else None
+
+    def inflate(self, span: GpaRange, granule: Granule, *, guest_agreed: bool) -> ChangeReport:
+        """Take a range from the guest, for those who have no loop; see Changes.inflating()."""
+        return run_job(self.inflating([span], granule, guest_agreed=guest_agreed))
+
+    def inflating(
+        self, spans: Sequence[GpaRange], granule: Granule, *, guest_agreed: bool
+    ) -> Job[ChangeReport]:
+        return self._changes.inflating(spans, granule, guest_agreed=guest_agreed)
+
+    def inflate_node(
+        self, node: int, granule: Granule, *, size_bytes: int | None, guest_agreed: bool
+    ) -> ChangeReport:
+        """Take memory of a node from the guest, for those who have no loop."""
+        return run_job(
+            self.inflating_node(node, granule, size_bytes=size_bytes, guest_agreed=guest_agreed)
+        )
+
+    def inflating_node(
+        self, node: int, granule: Granule, *, size_bytes: int | None, guest_agreed: bool
+    ) -> Job[ChangeReport]:
+        return self._changes.inflating_node(
+            node, granule, size_bytes=size_bytes, guest_agreed=guest_agreed
+        )
+
+    def deflate(self, span: GpaRange, granule: Granule) -> ChangeReport:
+        """Give a range back to the guest, for those who have no loop; see Changes.deflating()."""
+        return run_job(self.deflating([span], granule))
+
+    def deflating(self, spans: Sequence[GpaRange], granule: Granule) -> Job[ChangeReport]:
+        return self._changes.deflating(spans, granule)
+
+    def deflate_node(self, node: int, granule: Granule, size_bytes: int | None) -> ChangeReport:
+        """Give memory of a node back, for those who have no loop."""
+        return run_job(self.deflating_node(node, granule, size_bytes))
+
+    def deflating_node(
+        self, node: int, granule: Granule, size_bytes: int | None
+    ) -> Job[ChangeReport]:
+        return self._changes.deflating_node(node, granule, size_bytes)
+
+    def refuse_outside_node(self, node: int, span: GpaRange) -> None:
+        """Raise RangeError when a range is not memory of that node of the guest."""
+        self.attached.nodes.refuse_outside(node, span)
+
+    def ask_balloon(self, target_bytes: int) -> BalloonProgress:
+        """Ask the guest's driver to leave it that much memory; see Driver.ask()."""
+        return self._driver.ask(target_bytes)
+
+    def balloon_progress(self) -> BalloonProgress:
+        """Return how far the guest has come to what it was asked for last."""
+        return self._driver.progress()
+
+    def reset(self, at_ns: int = 0) -> None:
+        """Empty the balloon, as a reset of the guest does; see Resets.reset()."""
+        self._resets.reset(at_ns)
+
+    def release(self, tid: int | None = None) -> int:
+        """Let the frozen thread ``tid`` go on, or all that are frozen; return how many did."""
+        return self.attached.enforcer.loop.release(tid or 0)
+
+    def disagreements(self) -> list[GpaRange]:
+        """List ballooned stretches that hold memory in the target: there should be none."""
+        disagreeing = run_job(self.attached.enforcer.disagreeing())
+        return [self.layout.to_gpa_range(hva) for hva in disagreeing]
+
+    def verify(self) -> Verification:
+        """Compare the ledger with the page tables, for those who have no loop; see verifying()."""
+        return run_job(self.verifying())
+
+    def verifying(self) -> Job[Verification]:
+        """Walk the page tables; list where ledger and kernel, or the guest, disagree.
+
+        For a quiet moment: what is being given up right now is in the ledger, and
+        still there.
+        """
+        self.attached.follower.look()
+        found = yield from self.attached.enforcer.disagreeing()
+        ballooned_bytes = self.attached.enforcer.ledger.ballooned_bytes
+        account = self._driver.account(ballooned_bytes)
+        return Verification(
+            ballooned_bytes=ballooned_bytes,
+            actual_bytes=account.actual_bytes,
+            unaccounted_bytes=account.unaccounted_bytes,
+            disagreements=tuple(Span.of(self.layout.to_gpa_range(hva)) for hva in found),
+        )
+
+    def status(self) -> Status:
+        """Return the state of it all."""
+        return status_of(self.attached, self._changes, self._resets, self._driver, self._reactions)
+
+    def held(self) -> list[Held]:
+        """List the touches that are not answered yet: frozen, throttled, or waiting for us."""
+        return self._reactions.held()
+
+    def touch_counts(self) -> LoopStats:
+        """Return the fault loop's counters alone, which costs nothing; status() asks QEMU, too."""
+        return self.attached.enforcer.loop.stats()
+
+    def statistics(self) -> Statistics:
+        """Return how fragmented the balloon is, and each inflate was."""
+        return self.attached.follower.statistics(self.target.pid, self.layout.ram_bytes)
+
+    def block_map(self, recent_s: float) -> BlockMap:
+        """Take a picture of the guest's memory, for those who have no loop; see mapping()."""
+        return run_job(self.mapping(recent_s))
+
+    def mapping(self, recent_s: float) -> Job[BlockMap]:
+        """Return what each 2 MiB of the guest's memory is; touches of ``recent_s`` are shown."""
+        return look_at_blocks(
+            self.attached.enforcer, self.layout, pid=self.target.pid, recent_s=recent_s
+        )
+
+    def recording(self) -> Job[Recording]:
+        """Return the balloon's runs as they are, a part in a step."""
+        turn = Turn()
+        runs = []
+        for run in self._ballooned_runs():
+            runs.append(run)
+            if turn.is_over():
+                yield 0.0
+        return Recording(self.layout.ram_bytes, tuple(runs))
+
+    def _ballooned_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield the balloon's runs as (gfn, pages)."""
+        for segment in self.layout.segments:
+            for run in self.attached.enforcer.ledger.runs(segment.hva_range):
+                gpa = segment.gpa + run.start - segment.hva
+                yield gpa // PAGE_BYTES, run.size_bytes // PAGE_BYTES
+
+    def event_fileno(self) -> int:
+        """Return an fd that is readable while events wait."""
+        return self.attached.enforcer.loop.event_fileno()
+
+    def target_fileno(self) -> int:
+        """Return the pidfd, readable once the target has ended."""
+        return self.target.pidfd
+
+    def monitor_fileno(self) -> int | None:
+        """Return an fd that is readable while the monitor has something to tell; None without."""
+        return self.attached.machine.fileno()
+
+    def news_fileno(self) -> int:
+        """Return an fd that is readable when the guest's balloon moved and is quiet again."""
+        return self.attached.follower.fileno()
+
+    def drain_events(self) -> list[Event]:
+        """Take waiting events, and do what they ask for.
+
+        A touch that a rung held for us (`pause`, `poison`) is seen to here, so
+        that this has to be called whenever event_fileno() is readable.
+        """
+        return self._reactions.drain()
+
+    def drain_monitor(self) -> list[Notice]:
+        """Take what the monitor told, and follow it: a reset empties the balloon."""
+        machine = self.attached.machine
+        heard = machine.hear()
+        if machine.is_lost:
+            self.attached.enforcer.loop.watch_resets(None)
+        if heard.reset_ns is not None:
+            self._resets.note(heard.reset_ns)
+        heard.notices.extend(self._resets.catch_up())
+        if heard.balloon_moved:
+            self.attached.follower.look()
+        return heard.notices
+
+    def keep_up(self) -> Upkeep:
+        """Tell what the guest gave up and took back, and do what is due now and then.
+
+        Windows are armed without it, by a thread of the C library. What keeps memory
+        is split here, at its rate. To be called when
+        news_fileno() is readable, after events, and again when what it returned says so.
+        """
+        attached = self.attached
+        loop, machine = attached.enforcer.loop, attached.machine
+        notices = self._resets.catch_up()
+        try:
+            with contextlib.suppress(WindowBudgetError):  # take_news() tells of it
+                attached.follower.look()
+            notices += attached.follower.take_news()
+            notices += attached.guard.look()
+            reclaim_s = attached.reclaimer.work()
+            attached.vcpus.follow_threads(loop)
+        except TargetGoneError:
+            return Upkeep(notices, None)  # whoever waits on target_fileno() knows
+        if back := machine.reconnect():
+            notices += back
+            loop.watch_resets(machine.relay)
+        lost_s = RECONNECT_S if machine.is_lost else None
+        waits = (
+            reclaim_s,
+            lost_s,
+            self._resets.due_s(),
+            attached.guard.due_s(),
+            machine.due_s(),
+        )
+        return Upkeep(notices, min((w for w in waits if w is not None), default=None))
+
+    def settle(self, patience_s: float = _PATIENCE_S) -> list[Event]:
+        """Serve as a manager does, until the guest's balloon is quiet; return the events.
+
+        For those who have no loop of their own. What still moves after
+        ``patience_s`` is left as it is.
+        """
+        told: list[Event] = []
+        deadline = time.monotonic() + patience_s
+        calm = 0
+        while calm < _CALM_LOOKS and time.monotonic() < deadline:
+            news = self.keep_up().notices + self.drain_monitor()
+            restless = self.attached.follower.look() or self.attached.reclaimer.is_pending
+            calm = 0 if news or restless else calm + 1
+            told += news
+            while events := self.drain_events():
+                told += events
+            time.sleep(_LOOK_S)
+        return told

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The state of a session, as ``status`` shows it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from uffdballoon.balloon.mappings import cut_huge_mappings
+from uffdballoon.balloon.reporting import answers_of, latency_of, observed_of, touches_of
+from uffdballoon.core.reclaim import ReclaimMeasure
+from uffdballoon.errors import TargetGoneError
+from uffdballoon.host.procfs import read_mappings
+from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.blockmap import Tally
+from uffdballoon.model.records.counters import Stops
+from uffdballoon.model.records.status import ContractStatus, Status, TargetState
+from uffdballoon.model.touch import Action
+
+if TYPE_CHECKING:
+    from uffdballoon.session.attachment import Attachment
+    from uffdballoon.session.changes import Changes
+    from uffdballoon.session.driver import Driver
+    from uffdballoon.session.reactions import Reactions
+    from uffdballoon.session.resets import Resets
+
+
+def status_of(
+    attached: Attachment, changes: Changes, resets: Resets, driver: Driver, reactions: Reactions
+) -> Status:
+    """Return the state of it all; QEMU is asked, too."""
+    loop = attached.enforcer.loop
+    stats = loop.stats()
+    ledger = attached.enforcer.ledger
+    ballooned_bytes = ledger.ballooned_bytes
+    reclaimer = attached.reclaimer
+    measured = reclaimer.measure_blocks(attached.layout.blocks)
+    tallies = {block: ledger.tally(block.hva_range) for block in attached.layout.blocks}
+    found = ReclaimMeasure.total(measured.values())
+    vmas, cut_mappings = _count_vmas(attached)
+    deflated_bytes = changes.deflated_bytes + resets.emptied_bytes
+    return Status(
+        pid=attached.target.pid,
+        state=TargetState.GONE if attached.target.has_exited() else TargetState.ATTACHED,
+        uffd_method=attached.uffd_method,
+        observer=attached.observer.kind,
+        contract=_contract_state(attached, ballooned_bytes),
+        policy=str(attached.options.policy),
+        ram_bytes=attached.layout.ram_bytes,
+        ballooned_bytes=ballooned_bytes,
+        reclaimed_bytes=found.free_bytes,
+        reclaimed_source=reclaimer.source,
+        broken_blocks=found.broken_blocks,
+        reclaim=reclaimer.report(found),
+        khugepaged=reclaimer.report_khugepaged(found),
+        fragmentation=attached.guard.report(Tally.total(tallies.values())),
+        ram_blocks=attached.nodes.blocks_report(tallies),
+        nodes=attached.nodes.report(measured, tallies, attached.guard.limit_of),
+        balloon=driver.account(ballooned_bytes),
+        ram_change_bytes=attached.machine.ram_change_bytes(),
+        guest_memory=attached.machine.guest_statistics(),
+        vmas=vmas,
+        cut_huge_mappings=cut_mappings,
+        held=tuple(reactions.held()),
+        inflated_pages_total=changes.inflated_bytes // PAGE_BYTES + stats.observed_inflated,
+        deflated_pages_total=deflated_bytes // PAGE_BYTES + stats.observed_deflated,
+        windows=stats.windows,
+        armed_bytes=stats.armed_bytes,
+        touches=touches_of(stats),
+        actions={a: count for a, count in stats.actions.items() if a is not Action.NONE},
+        observed=observed_of(stats),
+        events_dropped=stats.events_dropped,
+        answers=answers_of(stats),
+        latency_ns=latency_of(loop),
+        latency_histogram_ns=tuple(loop.answer_histogram()),
+        stopped_us=Stops(
+            thread=attached.injector.thread_name,
+            main_thread_stops=attached.injector.main_stops,
+            attach=attached.stopped_ns // 1000,
+            zap_count=len(changes.stops_ns),
+            zap_max=max(changes.stops_ns, default=0) // 1000,
+        ),
+    )
+
+
+def _contract_state(attached: Attachment, ballooned_bytes: int) -> ContractStatus:
+    terms = attached.options.terms
+    grace = attached.enforcer.loop.grace()
+    until_ns = grace.until_ns if grace is not None else None
+    left_bytes = grace.left_bytes if grace is not None else None
+    now_ns = time.monotonic_ns()
+    return ContractStatus(
+        kind=terms.kind,
+        floor_bytes=terms.floor_bytes,
+        below_floor=ballooned_bytes < terms.floor_bytes,
+        in_grace=grace is not None,
+        grace_left_s=UNSET if until_ns is None else max(0.0, (until_ns - now_ns) / 1e9),
+        grace_left_bytes=UNSET if left_bytes is None else left_bytes,
+    )
+
+
+def _count_vmas(attached: Attachment) -> tuple[int, int]:
+    """Count the target's mappings, and those of huge pages that windows cut."""
+    try:
+        mappings = read_mappings(attached.target.pid)
+    except TargetGoneError:
+        mappings = []
+    return len(mappings), cut_huge_mappings(mappings, attached.layout.blocks)
