@@ -17,11 +17,12 @@ import pytest
 
 from uffdballoon.daemon import client
 from uffdballoon.daemon.control import ControlServer
-from uffdballoon.daemon.loop import Loop, Source
+from uffdballoon.daemon.loop import Loop
 from uffdballoon.daemon.protocol import MAX_LINE_BYTES, VERSION, encode
 from uffdballoon.daemon.runtime import refuse_if_attached, socket_path
 from uffdballoon.errors import ControlError, RangeError, TargetBusyError, UffdballoonError
 from uffdballoon.model.notice import notice
+from uffdballoon.model.part import Source
 from uffdballoon.model.records.events import EventKind
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from uffdballoon.daemon.loop import Loop, Ready, Signals, Source
+from uffdballoon.daemon.loop import Loop, Ready, Signals
 from uffdballoon.model.job import Turn, run_job
+from uffdballoon.model.part import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,6 @@ The session is a stand-in, so that it can fail at will; a real one is in tests/s
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -21,13 +20,13 @@ from msgspec import UNSET
 from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
 from uffdballoon.errors import ControlError, RangeError, UsageError
+from uffdballoon.model.part import Source, Tick
 from uffdballoon.model.records.changes import ChangeReport, Detaching, Released
 from uffdballoon.model.records.encoding import parse, read
 from uffdballoon.model.records.events import EventKind, Notice, TouchEvent
 from uffdballoon.model.records.spans import Span
 from uffdballoon.model.records.status import Status
 from uffdballoon.model.touch import Access, Action, Role, Verdict
-from uffdballoon.session.session import Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 PID = 4711
 _PATIENCE_S = 20.0
 _STATUS = Path(__file__).parents[1] / "data" / "json" / "status-grace.json"
-_FDS = ("events", "target", "news", "monitor")
 _TOUCH = TouchEvent(
     time_ns=1,
     kind=EventKind.VIOLATION,
@@ -58,62 +56,75 @@ _TOUCH = TouchEvent(
 )
 
 
-class _Session:
-    """What a manager needs of a session; fds that are ready when they are written to."""
+class _Part:
+    """A part that tells what is given to it, once; its fd is ready when it is written to."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK)
+        self.failure: Exception | None = None
+        self.events: list[Event] = []
+
+    def sources(self) -> list[Source]:
+        return [Source(self.name, self.fd, self._on_ready)]
+
+    def tick(self) -> Tick:
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+        events, self.events = self.events, []
+        return Tick(events)
+
+    def _on_ready(self) -> bool:
+        os.eventfd_read(self.fd)
+        return False
+
+    def wait_until_failed(self) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while self.failure is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+
+
+class _Touches(_Part):
+    """The part whose events come in batches, if they are to without end."""
 
     def __init__(self) -> None:
-        self.target = SimpleNamespace(pid=PID)
-        self.fds = {
-            name: os.eventfd(0, os.EFD_NONBLOCK) for name in ("events", "target", "news", "monitor")
-        }
-        self.events: list[Event] = []
+        super().__init__("touches")
         self.endless = False
-        self.dropped = 0
-        self.failure: Exception | None = None
-        self.took: list[str] = []
-        self.steps = 3
 
-    def close(self) -> None:
-        for fd in self.fds.values():
-            os.close(fd)
-
-    def event_fileno(self) -> int:
-        return self.fds["events"]
-
-    def target_fileno(self) -> int:
-        return self.fds["target"]
-
-    def news_fileno(self) -> int:
-        return self.fds["news"]
-
-    def monitor_fileno(self) -> int:
-        return self.fds["monitor"]
-
-    def drain_events(self) -> list[Event]:
+    def take(self) -> list[Event]:
+        """Take a batch, as the session does at the beginning and in the end, too."""
         if self.endless:
             return [_TOUCH]
         events, self.events = self.events, []
         return events
 
+    def _on_ready(self) -> bool:
+        self.events = self.take()
+        return bool(self.events)
+
+
+class _Session:
+    """What a manager needs of a session, which does as it is told."""
+
+    def __init__(self) -> None:
+        self.touches = _Touches()
+        self.follower = _Part("follower")
+        self.parts = (self.follower, self.touches)
+        self.target = SimpleNamespace(pid=PID, pidfd=os.eventfd(0, os.EFD_NONBLOCK))
+        self.took: list[str] = []
+        self.steps = 3
+
+    def close(self) -> None:
+        for fd in (self.target.pidfd, *(part.fd for part in self.parts)):
+            os.close(fd)
+
+    def drain_events(self) -> list[Event]:
+        return self.touches.take()
+
     def drain_monitor(self) -> list[Event]:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.fds["monitor"])
         return []
-
-    def touch_counts(self) -> SimpleNamespace:
-        return SimpleNamespace(events_dropped=self.dropped)
-
-    def keep_up(self) -> Upkeep:
-        failure, self.failure = self.failure, None
-        if failure is not None:
-            raise failure
-        return Upkeep([], None)
-
-    def wait_for_upkeep(self) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
-        while self.failure is not None:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
 
     def status(self) -> Status:
         return read(parse(_STATUS.read_text()), Status)
@@ -156,7 +167,7 @@ class _Running:
                 act()
             except BaseException as error:  # noqa: BLE001 - it is raised by the test's own thread
                 failed.append(error)
-                os.eventfd_write(self.session.fds["target"], 1)
+                os.eventfd_write(self.session.target.pidfd, 1)
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -209,12 +220,12 @@ def test_it_ends_on_a_signal_and_gives_the_handlers_back(session: _Session) -> N
 
 
 def test_it_ends_with_the_target(running: _Running) -> None:
-    ended = running.during(lambda: os.eventfd_write(running.session.fds["target"], 1))
+    ended = running.during(lambda: os.eventfd_write(running.session.target.pidfd, 1))
     assert ended is Ending.TARGET_GONE
 
 
 def test_it_ends_at_a_violation_if_it_is_to(session: _Session, told: list[Event]) -> None:
-    session.events = [_TOUCH]
+    session.touches.events = [_TOUCH]
     with Manager(cast("Session", session), on_event=told.append, fail_on_violation=True) as manager:
         assert manager.run() is Ending.VIOLATION
     assert told == [_TOUCH]
@@ -222,8 +233,8 @@ def test_it_ends_at_a_violation_if_it_is_to(session: _Session, told: list[Event]
 
 @pytest.mark.parametrize("end", [_detach, lambda: os.kill(os.getpid(), signal.SIGTERM)])
 def test_a_guest_that_touches_without_end_holds_up_nobody(running: _Running, end: Any) -> None:  # noqa: ANN401
-    running.session.endless = True
-    os.eventfd_write(running.session.fds["events"], 1)
+    running.session.touches.endless = True
+    os.eventfd_write(running.session.touches.fd, 1)
 
     def ask() -> None:
         assert client.status(PID).loop is not UNSET
@@ -235,15 +246,15 @@ def test_a_guest_that_touches_without_end_holds_up_nobody(running: _Running, end
 @pytest.mark.parametrize(
     "failure", [RangeError("the windows are gone"), OSError(24, "Too many open files")]
 )
-def test_an_upkeep_that_fails_is_told_and_done_again(
+def test_a_part_that_fails_is_told_and_ticked_again(
     running: _Running, told: list[Event], failure: Exception
 ) -> None:
-    running.session.failure = failure
+    running.session.follower.failure = failure
 
     def ask() -> None:
-        running.session.wait_for_upkeep()
-        running.session.failure = failure
-        running.session.wait_for_upkeep()  # again, without having been asked to
+        running.session.follower.wait_until_failed()
+        running.session.follower.failure = failure
+        running.session.follower.wait_until_failed()  # again, without having been asked to
         _detach()
 
     assert running.during(ask) is Ending.DETACHED
@@ -254,7 +265,7 @@ def test_an_upkeep_that_fails_is_told_and_done_again(
 
 
 def test_events_that_cannot_be_written_reach_those_who_follow(session: _Session) -> None:
-    session.events = [_TOUCH, _TOUCH]
+    session.touches.events = [_TOUCH, _TOUCH]
 
     def full(_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -271,16 +282,6 @@ def test_events_that_cannot_be_written_reach_those_who_follow(session: _Session)
     (failed,) = (event for event in seen if isinstance(event, Notice))
     assert failed.kind is EventKind.FAILED
     assert "No space left on device" in str(failed.why)
-
-
-def test_what_the_ring_dropped_is_told(running: _Running, told: list[Event]) -> None:
-    running.session.events = [_TOUCH]
-    running.session.dropped = 7
-    assert running.during(_detach) is Ending.DETACHED
-    touch, missed = told
-    assert touch == _TOUCH
-    assert isinstance(missed, Notice)
-    assert (missed.kind, missed.count) == (EventKind.MISSED, 7)
 
 
 @pytest.mark.parametrize("tid", [99999999999999999999, -1, 0, 1.5, "7", True])
@@ -376,10 +377,10 @@ def test_a_manager_that_cannot_be_made_leaves_no_socket(
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
 
-    def fail() -> int:
+    def fail() -> list[Source]:
         raise RangeError("no")
 
-    monkeypatch.setattr(session, "news_fileno", fail)
+    monkeypatch.setattr(session.follower, "sources", fail)
     with pytest.raises(RangeError):
         Manager(cast("Session", session), on_event=lambda _: None)
     assert list((tmp_path / "uffdballoon").iterdir()) == []

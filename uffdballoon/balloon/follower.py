@@ -51,10 +51,23 @@ class Follower:
         """Return an fd that is readable when there is something for take_news()."""
         return self._loop.news_fileno()
 
+    def answer(self) -> None:
+        """Have fileno() be quiet until there is something else; to be called before look()."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._loop.news_fileno())
+
     def look(self) -> bool:
         """Follow now, not in a moment; True while there is more to come."""
         news = self._loop.scan() > 0 if self._scans else False
         return self._loop.follow() or news or self.has_news()
+
+    def arm(self) -> None:
+        """Trap what the guest gave up until now, before something else is done about it.
+
+        What fails is told after the next look().
+        """
+        with contextlib.suppress(UffdballoonError):
+            self._loop.follow()
 
     def has_news(self) -> bool:
         """Tell whether the balloon moved, and that was not told yet."""
@@ -63,8 +76,6 @@ class Follower:
 
     def take_news(self) -> list[Notice]:
         """See to what is urgent, and tell what the guest gave up and took back."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self._loop.news_fileno())
         return [*self._zap_again(), *self._told_errors(), *self._told_changes()]
 
     def statistics(self, pid: int, ram_bytes: int) -> Statistics:

@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
+from uffdballoon.model.part import Source
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
@@ -32,18 +34,6 @@ class Ready(enum.IntFlag):
 
     READ = selectors.EVENT_READ
     WRITE = selectors.EVENT_WRITE
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """An fd, and what to do in one turn when it can be read.
-
-    ``act`` returns whether there is more of it, which the next turn sees to.
-    """
-
-    name: str
-    fd: int
-    act: Callable[[], bool]
 
 
 class _Watched:
@@ -121,7 +111,7 @@ class Loop:
 
     def add(self, source: Source) -> None:
         """Watch a source for as long as the loop is there."""
-        self.watch(source.name, source.fd, lambda _: source.act())
+        self.watch(source.name, source.fd, lambda _: source.on_ready())
 
     def watch(
         self, name: str, fd: int, act: Callable[[Ready], bool], wanted: Ready = Ready.READ
@@ -202,7 +192,7 @@ class Loop:
             # What was called before it may have unwatched it, and closed its fd.
             if self._watched.get(watched.fd) is watched and watched.alone_until is None:
                 self._call(watched, mask)
-        self._fire(began)
+        self._fire(time.monotonic())  # what was asked for in this turn is due in it, too
         self._step(began)
         self.counts.turns += 1
         self.counts.longest_turn_s = max(self.counts.longest_turn_s, time.monotonic() - began)
@@ -241,8 +231,12 @@ class Loop:
         for timer in self._timers:
             if not self._ended and timer.due is not None and timer.due <= now:
                 timer.due = None
-                if not self._guard(timer.name, timer.act):
-                    timer.within(_LEFT_ALONE_S)
+                self.fire(timer)
+
+    def fire(self, timer: Timer) -> None:
+        """Call what a timer calls, before it is due, too; once it fails it is due again."""
+        if not self._guard(timer.name, timer.act):
+            timer.within(_LEFT_ALONE_S)
 
     def _step(self, now: float) -> None:
         for running in list(self._jobs):

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 from uffdballoon.daemon import requests
 from uffdballoon.daemon.control import ControlServer
 from uffdballoon.daemon.lockdown import lock_down, stay_open
-from uffdballoon.daemon.loop import Loop, Signals, Source
+from uffdballoon.daemon.loop import Loop, Signals
+from uffdballoon.daemon.upkeep import Upkeep
 from uffdballoon.errors import ControlError, TargetGoneError
 from uffdballoon.model.notice import notice
+from uffdballoon.model.part import Source
 from uffdballoon.model.records.changes import Detaching, Released
 from uffdballoon.model.records.events import EventKind
 from uffdballoon.model.records.status import LoopStatus
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
     from uffdballoon.model.records.status import Status
     from uffdballoon.session import Session
 
-_TIDY_AFTER_S = 1.0
-"""After touches: how long windows that they may have emptied stay."""
 _FAILURE_TOLD_S = 10.0
 """The same failure is told as often as this at most."""
 _LAST_BATCHES = 1024
@@ -74,7 +74,6 @@ class Manager:
         self._fail_on_violation = fail_on_violation
         self._ending: Ending | None = None
         self._changes: list[object] = []
-        self._dropped = 0
         self._failures_told: dict[tuple[str, str], float] = {}
         self._verbs: dict[str, Callable[[dict[str, Any]], object]] = {
             "status": self._status,
@@ -95,13 +94,11 @@ class Manager:
             self._control = ControlServer(session.target.pid, self._loop, self._handle)
             undo.callback(self._control.close)
             undo.callback(self._loop.close)  # what jobs are in the middle of comes first
-            self._upkeep = self._loop.timer("upkeep", self._keep_up)
-            self._upkeep.within(0.0)
+            self._upkeep = Upkeep(self._loop, session.parts, self._tell)
             signals = Signals(_SIGNALS, lambda: self._end(Ending.SIGNAL))
             undo.callback(signals.close)
             self._loop.add(signals.source)
-            for source in self._sources():
-                self._loop.add(source)
+            self._loop.add(Source("target", session.target.pidfd, self._target_ended))
             self.lockdown = lock_down(session) if sandbox else stay_open()
             self._undo = undo.pop_all()
 
@@ -123,18 +120,6 @@ class Manager:
         assert self._ending is not None
         return self._ending
 
-    def _sources(self) -> list[Source]:
-        session = self._session
-        sources = [
-            Source("events", session.event_fileno(), self._drain),
-            Source("target", session.target_fileno(), self._target_ended),
-            Source("news", session.news_fileno(), self._on_news),
-        ]
-        monitor = session.monitor_fileno()
-        if monitor is not None:
-            sources.append(Source("monitor", monitor, self._drain_monitor))
-        return sources
-
     def _end(self, ending: Ending) -> None:
         self._ending = self._ending or ending
         self._loop.end()
@@ -153,37 +138,12 @@ class Manager:
         self._failures_told[name, what] = now
         self._tell(notice(EventKind.FAILED, f"{name}: {what}"))
 
-    def _keep_up(self) -> None:
-        upkeep = self._session.keep_up()
-        for told in upkeep.notices:
-            self._tell(told)
-        if upkeep.due_s is not None:
-            self._upkeep.within(upkeep.due_s)
-
-    def _on_news(self) -> bool:
-        self._keep_up()
-        return False
-
     def _drain(self) -> bool:
-        """Take a batch of events; there are more, until a batch is empty."""
+        """Tell a batch of events; there are more, until a batch is empty."""
         events = self._session.drain_events()
-        if events:
-            self._upkeep.within(_TIDY_AFTER_S)
         for event in events:
             self._tell(event)
-            if self._fail_on_violation and event.verdict is Verdict.VIOLATION:
-                self._end(Ending.VIOLATION)
-        self._tell_dropped()
         return bool(events)
-
-    def _tell_dropped(self) -> None:
-        """Say how many events came faster than we took them: nobody will be told of those."""
-        dropped = self._session.touch_counts().events_dropped
-        if dropped > self._dropped:
-            count = dropped - self._dropped
-            why = f"{count} event(s) came faster than the manager took them"
-            self._tell(notice(EventKind.MISSED, why, count=count))
-            self._dropped = dropped
 
     def _drain_last(self) -> None:
         """Tell what came until the end; a guest that goes on touching does not hold us up."""
@@ -191,11 +151,10 @@ class Manager:
             if not self._drain():
                 break
 
-    def _drain_monitor(self) -> bool:
+    def _drain_monitor(self) -> None:
         for event in self._session.drain_monitor():
             self._tell(event)
-        self._upkeep.within(0.0)
-        return False
+        self._upkeep.rouse(0.0)
 
     def _tell(self, event: Event) -> None:
         self._control.publish(event)
@@ -203,6 +162,8 @@ class Manager:
             self._on_event(event)
         except Exception as error:  # noqa: BLE001 - those who follow have it all the same
             self._loop.report("event output", error)
+        if self._fail_on_violation and event.verdict is Verdict.VIOLATION:
+            self._end(Ending.VIOLATION)
 
     def _target_ended(self) -> bool:
         self._end(Ending.TARGET_GONE)
@@ -226,7 +187,7 @@ class Manager:
             report = yield from job
         finally:
             self._changes.remove(ticket)
-        self._upkeep.within(0.0)
+        self._upkeep.rouse(0.0)
         return report
 
     def _inflate(self, message: dict[str, Any]) -> Job[ChangeReport]:

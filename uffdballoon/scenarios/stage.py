@@ -186,7 +186,7 @@ class Stage:
             self.events.extend(drained)
         self.events.extend(session.drain_monitor())
         if time.monotonic() >= self._keep_up_at:
-            self.events.extend(session.keep_up().notices)
+            self.events.extend(session.keep_up())
             self._keep_up_at = time.monotonic() + _KEEP_UP_S
 
     def settle(self, session: Session) -> None:

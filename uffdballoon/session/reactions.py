@@ -9,19 +9,27 @@ from typing import TYPE_CHECKING
 from uffdballoon.core.fault_loop import Resolution
 from uffdballoon.errors import UffdballoonError
 from uffdballoon.model.notice import notice
+from uffdballoon.model.part import Source, Tick
 from uffdballoon.model.records.events import EventKind, TouchEvent
 from uffdballoon.model.records.status import Held
 from uffdballoon.model.touch import Action
 from uffdballoon.vmm.qemu.pausing import stop_vm
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from uffdballoon.core.fault_loop import TouchRecord
     from uffdballoon.model.records.events import Event, Notice
     from uffdballoon.session.attachment import Attachment
 
+_TIDY_AFTER_S = 1.0
+"""After touches: how long windows that they may have emptied stay."""
+
 
 class Reactions:
     """What is done about a touch outside of the fault loop."""
+
+    name = "touches"
 
     def __init__(self, attached: Attachment) -> None:
         self._enforcer = attached.enforcer
@@ -29,16 +37,26 @@ class Reactions:
         self._layout = attached.layout
         self._vcpus = attached.vcpus
         self._machine = attached.machine
+        self._dropped = 0
+        self._untold: list[Event] = []
+
+    def sources(self) -> Sequence[Source]:
+        return (Source("events", self._loop.event_fileno(), self._on_events),)
+
+    def tick(self) -> Tick:
+        """Tell what was taken; the other parts see to what the touches have changed."""
+        told, self._untold = self._untold, []
+        return Tick(told, others_s=_TIDY_AFTER_S if told else None)
 
     def drain(self) -> list[Event]:
-        """Take waiting events, and do what they ask for."""
+        """Take waiting events, and do what they ask for; an empty drain arms the eventfd."""
         events: list[Event] = [self._event(record) for record in self._loop.drain()]
         actions = {event.action for event in events}
         if Action.PAUSE in actions:
             events.extend(self._pause())
         if Action.POISON in actions:
             events.extend(self._poison())
-        return events
+        return events + self._told_dropped()
 
     def held(self) -> list[Held]:
         """List the touches that are not answered yet: frozen, throttled, or waiting for us."""
@@ -56,6 +74,21 @@ class Reactions:
             )
             for held in self._loop.parked()
         ]
+
+    def _on_events(self) -> bool:
+        """Take a batch of events; there are more, until a batch is empty."""
+        events = self.drain()
+        self._untold += events
+        return bool(events)
+
+    def _told_dropped(self) -> list[Notice]:
+        """Say how many events came faster than they were taken: nobody will be told of those."""
+        dropped = self._loop.stats().events_dropped
+        count, self._dropped = dropped - self._dropped, dropped
+        if not count:
+            return []
+        why = f"{count} event(s) came faster than the manager took them"
+        return [notice(EventKind.MISSED, why, count=count)]
 
     def _event(self, record: TouchRecord) -> TouchEvent:
         kind = record.action if record.action is Action.NO_MEMORY else record.verdict

@@ -9,33 +9,34 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from uffdballoon.balloon.blocks import look_at_blocks
-from uffdballoon.errors import TargetGoneError, WindowBudgetError
-from uffdballoon.model.addresses import PAGE_BYTES
-from uffdballoon.model.job import Turn, run_job
-from uffdballoon.model.recording import Recording
-from uffdballoon.model.records.balloon import Verification
-from uffdballoon.model.records.spans import Span
+from uffdballoon.errors import TargetGoneError
+from uffdballoon.model.job import run_job
 from uffdballoon.session.attachment import Attachment
 from uffdballoon.session.changes import Changes
 from uffdballoon.session.driver import Driver
+from uffdballoon.session.monitoring import Monitoring
+from uffdballoon.session.parts import Following, Guarding, Reclaiming, WatchingThreads
 from uffdballoon.session.reactions import Reactions
+from uffdballoon.session.recording import recording
 from uffdballoon.session.resets import Resets
 from uffdballoon.session.status import status_of
-from uffdballoon.vmm.qemu.machine import RECONNECT_S
+from uffdballoon.session.verifying import disagreeing, verifying
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from uffdballoon.core.fault_loop import LoopStats
     from uffdballoon.model.addresses import GpaRange
     from uffdballoon.model.blockmap import BlockMap
     from uffdballoon.model.granule import Granule
     from uffdballoon.model.job import Job
+    from uffdballoon.model.part import Part
     from uffdballoon.model.ram import Layout
-    from uffdballoon.model.records.balloon import BalloonProgress
+    from uffdballoon.model.recording import Recording
+    from uffdballoon.model.records.balloon import BalloonProgress, Verification
     from uffdballoon.model.records.changes import ChangeReport
     from uffdballoon.model.records.events import Event, Notice
     from uffdballoon.model.records.statistics import Statistics
@@ -46,13 +47,6 @@ if TYPE_CHECKING:
 _PATIENCE_S = 30.0
 _LOOK_S = 0.02
 _CALM_LOOKS = 2  # in a row: what was about to be told when we looked first
-
-
-class Upkeep(NamedTuple):
-    """Event lines, and seconds until the next upkeep is due; None: when something happens."""
-
-    notices: list[Notice]
-    due_s: float | None
 
 
 class Session:
@@ -69,6 +63,17 @@ class Session:
         self._changes = Changes(attached, self._resets)
         self._driver = Driver(attached)
         self._reactions = Reactions(attached)
+        self._monitoring = Monitoring(attached, self._resets)
+        # A reset is followed first: it empties the balloon that the others look at.
+        self.parts: tuple[Part, ...] = (
+            self._resets,
+            Following(attached.follower),
+            Guarding(attached.guard, attached.follower),
+            Reclaiming(attached.reclaimer, attached.follower),
+            WatchingThreads(attached.vcpus, attached.enforcer.loop),
+            self._monitoring,
+            self._reactions,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +134,7 @@ class Session:
     def inflating(
         self, spans: Sequence[GpaRange], granule: Granule, *, guest_agreed: bool
     ) -> Job[ChangeReport]:
+        """Take ranges from the guest, a part in a step; see Changes.inflating()."""
         return self._changes.inflating(spans, granule, guest_agreed=guest_agreed)
 
     def inflate_node(
@@ -142,6 +148,7 @@ class Session:
     def inflating_node(
         self, node: int, granule: Granule, *, size_bytes: int | None, guest_agreed: bool
     ) -> Job[ChangeReport]:
+        """Take memory of a node, a part in a step; see Changes.inflating_node()."""
         return self._changes.inflating_node(
             node, granule, size_bytes=size_bytes, guest_agreed=guest_agreed
         )
@@ -151,6 +158,7 @@ class Session:
         return run_job(self.deflating([span], granule))
 
     def deflating(self, spans: Sequence[GpaRange], granule: Granule) -> Job[ChangeReport]:
+        """Give ranges back, a part in a step; see Changes.deflating()."""
         return self._changes.deflating(spans, granule)
 
     def deflate_node(self, node: int, granule: Granule, size_bytes: int | None) -> ChangeReport:
@@ -160,6 +168,7 @@ class Session:
     def deflating_node(
         self, node: int, granule: Granule, size_bytes: int | None
     ) -> Job[ChangeReport]:
+        """Give memory of a node back, a part in a step; see Changes.deflating_node()."""
         return self._changes.deflating_node(node, granule, size_bytes)
 
     def refuse_outside_node(self, node: int, span: GpaRange) -> None:
@@ -184,29 +193,15 @@ class Session:
 
     def disagreements(self) -> list[GpaRange]:
         """List ballooned stretches that hold memory in the target: there should be none."""
-        disagreeing = run_job(self.attached.enforcer.disagreeing())
-        return [self.layout.to_gpa_range(hva) for hva in disagreeing]
+        return run_job(disagreeing(self.attached))
 
     def verify(self) -> Verification:
         """Compare the ledger with the page tables, for those who have no loop; see verifying()."""
         return run_job(self.verifying())
 
     def verifying(self) -> Job[Verification]:
-        """Walk the page tables; list where ledger and kernel, or the guest, disagree.
-
-        For a quiet moment: what is being given up right now is in the ledger, and
-        still there.
-        """
-        self.attached.follower.look()
-        found = yield from self.attached.enforcer.disagreeing()
-        ballooned_bytes = self.attached.enforcer.ledger.ballooned_bytes
-        account = self._driver.account(ballooned_bytes)
-        return Verification(
-            ballooned_bytes=ballooned_bytes,
-            actual_bytes=account.actual_bytes,
-            unaccounted_bytes=account.unaccounted_bytes,
-            disagreements=tuple(Span.of(self.layout.to_gpa_range(hva)) for hva in found),
-        )
+        """Walk the page tables; list where ledger and kernel, or the guest, disagree."""
+        return verifying(self.attached, self._driver)
 
     def status(self) -> Status:
         """Return the state of it all."""
@@ -236,89 +231,30 @@ class Session:
 
     def recording(self) -> Job[Recording]:
         """Return the balloon's runs as they are, a part in a step."""
-        turn = Turn()
-        runs = []
-        for run in self._ballooned_runs():
-            runs.append(run)
-            if turn.is_over():
-                yield 0.0
-        return Recording(self.layout.ram_bytes, tuple(runs))
-
-    def _ballooned_runs(self) -> Iterator[tuple[int, int]]:
-        """Yield the balloon's runs as (gfn, pages)."""
-        for segment in self.layout.segments:
-            for run in self.attached.enforcer.ledger.runs(segment.hva_range):
-                gpa = segment.gpa + run.start - segment.hva
-                yield gpa // PAGE_BYTES, run.size_bytes // PAGE_BYTES
-
-    def event_fileno(self) -> int:
-        """Return an fd that is readable while events wait."""
-        return self.attached.enforcer.loop.event_fileno()
-
-    def target_fileno(self) -> int:
-        """Return the pidfd, readable once the target has ended."""
-        return self.target.pidfd
-
-    def monitor_fileno(self) -> int | None:
-        """Return an fd that is readable while the monitor has something to tell; None without."""
-        return self.attached.machine.fileno()
-
-    def news_fileno(self) -> int:
-        """Return an fd that is readable when the guest's balloon moved and is quiet again."""
-        return self.attached.follower.fileno()
+        return recording(self.attached)
 
     def drain_events(self) -> list[Event]:
         """Take waiting events, and do what they ask for.
 
         A touch that a rung held for us (`pause`, `poison`) is seen to here, so
-        that this has to be called whenever event_fileno() is readable.
+        that this has to be called soon after.
         """
         return self._reactions.drain()
 
     def drain_monitor(self) -> list[Notice]:
         """Take what the monitor told, and follow it: a reset empties the balloon."""
-        machine = self.attached.machine
-        heard = machine.hear()
-        if machine.is_lost:
-            self.attached.enforcer.loop.watch_resets(None)
-        if heard.reset_ns is not None:
-            self._resets.note(heard.reset_ns)
-        heard.notices.extend(self._resets.catch_up())
-        if heard.balloon_moved:
-            self.attached.follower.look()
-        return heard.notices
+        return self._monitoring.hear()
 
-    def keep_up(self) -> Upkeep:
-        """Tell what the guest gave up and took back, and do what is due now and then.
+    def keep_up(self) -> list[Event]:
+        """Tick all parts once, for those who have no loop; return what is to be told.
 
-        Windows are armed without it, by a thread of the C library. What keeps memory
-        is split here, at its rate. To be called when
-        news_fileno() is readable, after events, and again when what it returned says so.
+        Windows are armed without it, by a thread of the C library.
         """
-        attached = self.attached
-        loop, machine = attached.enforcer.loop, attached.machine
-        notices = self._resets.catch_up()
-        try:
-            with contextlib.suppress(WindowBudgetError):  # take_news() tells of it
-                attached.follower.look()
-            notices += attached.follower.take_news()
-            notices += attached.guard.look()
-            reclaim_s = attached.reclaimer.work()
-            attached.vcpus.follow_threads(loop)
-        except TargetGoneError:
-            return Upkeep(notices, None)  # whoever waits on target_fileno() knows
-        if back := machine.reconnect():
-            notices += back
-            loop.watch_resets(machine.relay)
-        lost_s = RECONNECT_S if machine.is_lost else None
-        waits = (
-            reclaim_s,
-            lost_s,
-            self._resets.due_s(),
-            attached.guard.due_s(),
-            machine.due_s(),
-        )
-        return Upkeep(notices, min((w for w in waits if w is not None), default=None))
+        told: list[Event] = []
+        with contextlib.suppress(TargetGoneError):  # whoever waits for its end knows
+            for part in self.parts:
+                told += part.tick().events
+        return told
 
     def settle(self, patience_s: float = _PATIENCE_S) -> list[Event]:
         """Serve as a manager does, until the guest's balloon is quiet; return the events.
@@ -330,7 +266,7 @@ class Session:
         deadline = time.monotonic() + patience_s
         calm = 0
         while calm < _CALM_LOOKS and time.monotonic() < deadline:
-            news = self.keep_up().notices + self.drain_monitor()
+            news = [*self.keep_up(), *self.drain_monitor()]
             restless = self.attached.follower.look() or self.attached.reclaimer.is_pending
             calm = 0 if news or restless else calm + 1
             told += news

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Parts of a session whose work is done elsewhere, and what each says to the others.
+
+What the guest gave up is armed before it is counted or split: a split holds the lock of the
+target's mappings, for which arming would wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from uffdballoon.errors import WindowBudgetError
+from uffdballoon.model.part import Source, Tick
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from uffdballoon.balloon.follower import Follower
+    from uffdballoon.balloon.fragmentation import FragmentationGuard
+    from uffdballoon.balloon.reclaimer import Reclaimer
+    from uffdballoon.core.fault_loop import FaultLoop
+    from uffdballoon.session.vcpus import Vcpus
+
+
+class Following:
+    """Tells what the guest gave up and took back, and has windows tidied."""
+
+    name = "follower"
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._rang = False
+
+    def sources(self) -> Sequence[Source]:
+        return (Source("news", self._follower.fileno(), self._on_news),)
+
+    def tick(self) -> Tick:
+        """Follow now; what the balloon's move means to the others is theirs to find out."""
+        rang, self._rang = self._rang, False
+        with contextlib.suppress(WindowBudgetError):  # take_news() tells of it
+            self._follower.look()
+        return Tick(self._follower.take_news(), others_s=0.0 if rang else None)
+
+    def _on_news(self) -> bool:
+        self._follower.answer()
+        self._rang = True
+        return False
+
+
+class Guarding:
+    """Stops an inflate that breaks too many huge pages."""
+
+    name = "fragmentation guard"
+
+    def __init__(self, guard: FragmentationGuard, follower: Follower) -> None:
+        self._guard = guard
+        self._follower = follower
+
+    def sources(self) -> Sequence[Source]:
+        return ()
+
+    def tick(self) -> Tick:
+        self._follower.arm()
+        return Tick(self._guard.look(), self._guard.due_s())
+
+
+class Reclaiming:
+    """Gives back, at its rate, what zapped pages keep."""
+
+    name = "reclaimer"
+
+    def __init__(self, reclaimer: Reclaimer, follower: Follower) -> None:
+        self._reclaimer = reclaimer
+        self._follower = follower
+
+    def sources(self) -> Sequence[Source]:
+        return ()
+
+    def tick(self) -> Tick:
+        self._follower.arm()
+        return Tick(due_s=self._reclaimer.work())
+
+
+class WatchingThreads:
+    """Tells the fault loop of vCPUs that come and go; of threads nothing else tells."""
+
+    name = "vcpus"
+
+    def __init__(self, vcpus: Vcpus, loop: FaultLoop) -> None:
+        self._vcpus = vcpus
+        self._loop = loop
+
+    def sources(self) -> Sequence[Source]:
+        return ()
+
+    def tick(self) -> Tick:
+        self._vcpus.follow_threads(self._loop)
+        return Tick()
