@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from uffdballoon.errors import MonitorBusyError, QmpError
+from uffdballoon.model.job import run_job
 from uffdballoon.vmm.qemu.inbox import Inbox
 from uffdballoon.vmm.qemu.latest import LatestAnswers
 from uffdballoon.vmm.qemu.lines import LineSplitter, read_message
@@ -391,6 +392,49 @@ def test_what_was_said_last_does_not_outlive_a_refusal_or_the_connection(
         qemu.hang_up()
         with pytest.raises(QmpError, match="connection ended"):
             latest.execute("query-balloon")
+
+
+def _balloon_and_status(latest: LatestAnswers) -> tuple[object, object]:
+    return latest.execute("query-balloon"), latest.execute("query-status")
+
+
+def test_who_asks_ahead_waits_for_nothing_and_has_what_was_answered(
+    monitor: QmpConnection, qemu: _Qemu
+) -> None:
+    latest = LatestAnswers(monitor)
+
+    def look() -> None:
+        for command in ("query-balloon", "query-status"):
+            with contextlib.suppress(QmpError):
+                latest.execute(command)
+
+    for number in (1, 2):
+        ahead = latest.ahead(look)
+        assert next(ahead) > 0
+        assert next(ahead) > 0, "it is not answered yet"
+        qemu.answer(number)
+        qemu.answer("running")
+        with pytest.raises(StopIteration) as end:
+            next(ahead)
+        assert end.value.value is True
+        with latest.told():
+            assert _balloon_and_status(latest) == (number, "running")
+            assert _balloon_and_status(latest) == (number, "running"), "and is asked no more"
+    assert not select.select([qemu.socket], [], [], 0)[0]
+
+
+def test_a_qemu_that_is_stuck_is_given_up_and_what_it_said_last_is_told(
+    monitor: QmpConnection, qemu: _Qemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uffdballoon.vmm.qemu.latest._PATIENCE_S", 0.0)
+    latest = LatestAnswers(monitor)
+    with latest.patient(_PATIENCE_S), _meanwhile(lambda: qemu.answer(1)):
+        latest.execute("query-balloon")
+    assert run_job(latest.ahead(lambda: latest.execute("query-balloon"))) is False
+    with latest.told():
+        assert latest.execute("query-balloon") == 1
+        with pytest.raises(QmpError, match="no answer yet"):
+            latest.execute("query-status")
 
 
 def test_a_vm_is_paused_after_its_touches_were_let_go(monitor: QmpConnection, qemu: _Qemu) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from uffdballoon.balloon.reclaimer import Reclaimer
     from uffdballoon.balloon.survey import Survey
     from uffdballoon.core.fault_loop import FaultLoop
+    from uffdballoon.model.job import Job
     from uffdballoon.session.vcpus import Vcpus
 
 
@@ -106,10 +107,17 @@ class WatchingThreads:
     def __init__(self, vcpus: Vcpus, loop: FaultLoop) -> None:
         self._vcpus = vcpus
         self._loop = loop
+        self._following: Job[None] | None = None
 
     def sources(self) -> Sequence[Source]:
         return ()
 
     def tick(self) -> Tick:
-        self._vcpus.follow_threads(self._loop)
-        return Tick()
+        self._following = self._following or self._vcpus.follow_threads(self._loop)
+        try:
+            return Tick(due_s=next(self._following))
+        except BaseException as end:
+            self._following = None
+            if isinstance(end, StopIteration):
+                return Tick()
+            raise

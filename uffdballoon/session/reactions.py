@@ -13,7 +13,6 @@ from uffdballoon.model.part import Source, Tick
 from uffdballoon.model.records.events import EventKind, TouchEvent
 from uffdballoon.model.records.status import Held
 from uffdballoon.model.touch import Action
-from uffdballoon.vmm.qemu.pausing import stop_vm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,9 +112,8 @@ class Reactions:
                 if held.action is Action.PAUSE:
                     self._loop.resolve(held, Resolution.GRANT)
 
-        assert self._machine.monitor is not None
         try:
-            stop_vm(self._machine.monitor, let_go)
+            self._machine.pause(let_go)
         except UffdballoonError as error:
             return [notice(EventKind.PAUSE_FAILED, str(error))]
         return [notice(EventKind.PAUSED)]

@@ -16,6 +16,7 @@ from uffdballoon.model.records.status import ContractStatus, Status, TargetState
 from uffdballoon.model.touch import Action
 
 if TYPE_CHECKING:
+    from uffdballoon.balloon.survey import Surveyed
     from uffdballoon.model.job import Job
     from uffdballoon.session.attachment import Attachment
     from uffdballoon.session.changes import Changes
@@ -33,6 +34,19 @@ def reporting(
     found is told, and its part goes on with another.
     """
     surveyed = yield from attached.survey.renewing()
+    yield from attached.machine.asking()
+    with attached.machine.answered():
+        return _report(attached, changes, resets, driver, reactions, surveyed)
+
+
+def _report(
+    attached: Attachment,
+    changes: Changes,
+    resets: Resets,
+    driver: Driver,
+    reactions: Reactions,
+    surveyed: Surveyed,
+) -> Status:
     loop = attached.enforcer.loop
     stats = loop.stats()
     ledger = attached.enforcer.ledger

@@ -11,8 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from uffdballoon.core.fault_loop import FaultLoop
+    from uffdballoon.model.job import Job
     from uffdballoon.target.process import Target
     from uffdballoon.vmm.qemu.machine import Machine
+
+
+_AGAIN_S = 5.0
 
 
 class Vcpus:
@@ -37,20 +41,18 @@ class Vcpus:
         """Return the number of the vCPU that a thread is; None for another, or one not known."""
         return self._numbers.get(tid)
 
-    def follow_threads(self, loop: FaultLoop) -> None:
+    def follow_threads(self, loop: FaultLoop) -> Job[None]:
         """Tell the fault loop the vCPUs anew when there are other threads than before."""
         tids = self._target.tids()
         if tids == self.tids:
             return
-        self._numbers = self._ask() or self._numbers
+        told = yield from self._machine.asking_vcpus()
+        if told is None and self._machine.monitor is not None:
+            yield _AGAIN_S  # as far as we know until then
+            return
+        self._numbers = self._seen_from_here(told) or self._numbers
         loop.set_vcpus(sorted(self._numbers))
         self.tids = tids
-
-    def _ask(self) -> dict[int, int]:
-        told = self._machine.vcpu_tids()
-        if told is None and self._machine.monitor is not None:
-            return self._numbers  # as far as we know
-        return self._seen_from_here(told)
 
     def _seen_from_here(self, told: Mapping[int, int] | None) -> dict[int, int]:
         if told is None:

@@ -29,8 +29,10 @@ def verifying(attached: Attachment, driver: Driver) -> Job[Verification]:
     """
     attached.follower.look()
     found = yield from disagreeing(attached)
+    yield from attached.machine.asking()
     ballooned_bytes = attached.enforcer.ledger.ballooned_bytes
-    account = driver.account(ballooned_bytes)
+    with attached.machine.answered():
+        account = driver.account(ballooned_bytes)
     return Verification(
         ballooned_bytes=ballooned_bytes,
         actual_bytes=account.actual_bytes,

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from uffdballoon.core.relay import Lookout
+    from uffdballoon.model.job import Job
     from uffdballoon.model.records.balloon import DriverProgress, GuestMemory
     from uffdballoon.model.records.events import Notice
 
@@ -32,8 +34,9 @@ class Heard(NamedTuple):
 class Vmm(Protocol):
     """The guest's machine as its VMM tells of it. None is what nobody can tell, now or ever.
 
-    hear(), reconnect(), due_s() and the questions are for a loop: they wait for no VMM that does
-    not answer. What changes something waits for a few seconds at most.
+    hear(), reconnect(), due_s() and what is asked a turn at a time are for a loop: they wait for
+    no VMM that does not answer. The questions by themselves wait a second at most, and what changes
+    something a few.
     """
 
     missed: bool
@@ -67,8 +70,14 @@ class Vmm(Protocol):
     def due_s(self) -> float | None:
         """Do what is due, and return the seconds until more is."""
 
-    def vcpu_tids(self) -> dict[int, int] | None:
-        """Map thread ids of vCPUs, as the VMM has them, to their numbers."""
+    def asking_vcpus(self) -> Job[dict[int, int] | None]:
+        """Map thread ids of vCPUs, as the VMM has them, to their numbers; a turn at a time."""
+
+    def asking(self) -> Job[None]:
+        """Have the questions below answered, a turn at a time, for answered()."""
+
+    def answered(self) -> AbstractContextManager[None]:
+        """Answer the questions below, in the context, by what was said last."""
 
     def actual_bytes(self) -> int | None:
         """Return what the guest has left by its own account."""

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any
 
+from uffdballoon.errors import QmpError
 from uffdballoon.vmm.qemu.lines import refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from uffdballoon.model.job import Job
     from uffdballoon.vmm.qemu.qmp import Commands, Pending
 
 _PATIENCE_S = 1.0  # QEMU answers in less than 1 ms, and on a busy host in 0.3 s
+_LOOKS_S = 0.002
 _QUESTIONS = ("query-", "qom-get", "human-monitor-command")
 
 
@@ -22,11 +26,13 @@ class LatestAnswers:
 
     A question that QEMU answers at once has that answer. QEMU answers in order: while an older
     question waits nobody waits for another one, so that a QEMU that is stuck is waited for once.
+    Who has turns to take asks ahead, and waits for nothing.
     """
 
     def __init__(self, monitor: Commands) -> None:
         self._monitor = monitor
         self._waits_s: float | None = None
+        self._asks = True
         self._asked: dict[str, Pending] = {}
         self._answers: dict[str, Any] = {}
 
@@ -43,6 +49,30 @@ class LatestAnswers:
         finally:
             self._waits_s = before
 
+    def ahead(self, look: Callable[[], object]) -> Job[bool]:
+        """Ask what ``look`` asks, and give QEMU a second, a turn at a time.
+
+        Returns whether all is answered; told() has the answers then.
+        """
+        with self.patient(0.0), contextlib.suppress(QmpError):
+            look()
+        deadline = time.monotonic() + _PATIENCE_S
+        while self.are_late():
+            if time.monotonic() > deadline:
+                return False
+            yield _LOOKS_S
+        return True
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Ask nothing in the context: what was answered last is the answer."""
+        self._asks = False
+        try:
+            with self.patient(0.0):
+                yield
+        finally:
+            self._asks = True
+
     def execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:  # noqa: ANN401
         """Return the answer, or the last one to the same question; raise QmpError.
 
@@ -54,13 +84,14 @@ class LatestAnswers:
         question = f"{command} {arguments}"
         patience_s = self._patience()
         asked = self._asked.get(question)
-        if asked is None or asked.is_over:
+        if self._asks and (asked is None or asked.is_over):
             asked = self._asked[question] = self._monitor.submit(command, arguments)
-        asked.wait(patience_s)
-        if asked.is_over:
-            del self._asked[question]
-            self._answers.pop(question, None)
-            self._answers[question] = asked.result()
+        if asked is not None:
+            asked.wait(patience_s)
+            if asked.is_over:
+                del self._asked[question]
+                self._answers.pop(question, None)
+                self._answers[question] = asked.result()
         if question not in self._answers:
             raise refused(command, "no answer yet", "QEMU is busy or stopped: try again")
         return self._answers[question]

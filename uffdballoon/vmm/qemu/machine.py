@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 
     from uffdballoon.core.keeper import Held
     from uffdballoon.core.relay import Lookout
+    from uffdballoon.model.job import Job
     from uffdballoon.model.records.balloon import DriverProgress, GuestMemory
     from uffdballoon.model.records.events import Notice
     from uffdballoon.vmm.qemu.facts import MonitorFacts
     from uffdballoon.vmm.qemu.monitor import Monitor
 
 RECONNECT_S = 5.0
-_VCPUS_S = 1.0  # nobody asks again for these until the threads have changed once more
 _LAST_WORD_S = 1.0
 
 
@@ -179,15 +180,30 @@ class Machine(Vmm):
         self._lost = False
         return [notice(EventKind.MONITOR_BACK, "a reset meanwhile would not have been seen")]
 
-    def vcpu_tids(self) -> dict[int, int] | None:
+    def asking_vcpus(self) -> Job[dict[int, int] | None]:
         """Map thread ids of vCPUs to their numbers; None when nobody can be asked now."""
-        if self._latest is None:
+        latest = self._latest
+        if latest is None or self._lost or not (yield from latest.ahead(lambda: vcpu_tids(latest))):
             return None
         try:
-            with self._latest.patient(_VCPUS_S):
-                return vcpu_tids(self._latest)
+            with latest.told():
+                return vcpu_tids(latest)
         except QmpError:
             return None
+
+    def asking(self) -> Job[None]:
+        """Have QEMU answer what the questions below are about, for answered()."""
+        if self._latest is not None and not self._lost:
+            yield from self._latest.ahead(self._ask_all)
+
+    def answered(self) -> contextlib.AbstractContextManager[None]:
+        """Answer questions in the context by what QEMU said last, and ask it nothing."""
+        return contextlib.nullcontext() if self._latest is None else self._latest.told()
+
+    def _ask_all(self) -> None:
+        self.actual_bytes()
+        self.ram_change_bytes()
+        self.guest_statistics()
 
     def actual_bytes(self) -> int | None:
         """Return what the guest has left by its own account; None when nobody can say."""
