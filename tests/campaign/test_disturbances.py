@@ -25,6 +25,7 @@ from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.records.events import EventKind, Notice
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
 
@@ -161,7 +162,9 @@ def test_a_ring_that_nobody_empties_drops_events_and_counts_them(tcg: Qemu) -> N
             session.inflate(DIRECT, Granule.SMALL, guest_agreed=True)
             tcg.guest.touch(DIRECT, Access.WRITE)
         state = session.status()
-        told = sum(len(events) for events in iter(session.drain_events, []))
+        events = [event for batch in iter(session.drain_events, []) for event in batch]
+    told = sum(event.kind is EventKind.VIOLATION for event in events)
+    assert [event.count for event in events if isinstance(event, Notice)] == [state.events_dropped]
     violations = rounds * DIRECT.size_bytes // PAGE_BYTES
     assert state.touches.violations == violations
     assert told == _EVENTS_KEPT

@@ -40,6 +40,7 @@ from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
 from uffdballoon.session import Session, SessionOptions
+from uffdballoon.session.looking import refuse_at_first_sight
 from uffdballoon.vmm.qemu.suitability import ALLOWABLE
 
 if TYPE_CHECKING:
@@ -284,6 +285,7 @@ def attach(  # noqa: PLR0913 - an option each
     verbosity = _verbosity(quiet=quiet, verbose=verbose)
     remove_dead_sockets()
     refuse_if_attached(pid)
+    refuse_at_first_sight(pid)
     refuse_unless_listening_can_be(pid)
     service = ServiceManager.find()
     held = take_held(pid, service)

@@ -86,7 +86,8 @@ def manager_of(pid: int) -> int | None:
 def remove_dead_sockets() -> None:
     """Remove the sockets of managers that were killed, and of keepers whose target has ended.
 
-    Whoever connects to a keeper takes what it holds over, so that those are not tried.
+    Nobody who lives is connected to: a manager would be woken, and a keeper would hand over what
+    it holds.
     """
     with contextlib.suppress(OSError):
         for path in list(runtime_directory().iterdir()):
@@ -94,7 +95,8 @@ def remove_dead_sockets() -> None:
                 continue
             pid = int(path.stem)
             if path.suffix == _MANAGERS:
-                manager_of(pid)
+                if claimant_of(pid) is None:
+                    manager_of(pid)
             elif not Path(f"/proc/{pid}").exists():
                 path.unlink(missing_ok=True)
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from uffdballoon.target.process import Target
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import Machine
 from uffdballoon.vmm.qemu.suitability import gather, judge
 
 if TYPE_CHECKING:
     from uffdballoon.model.ram import Layout
-    from uffdballoon.target.process import Target
     from uffdballoon.vmm.qemu.facts import MonitorFacts
     from uffdballoon.vmm.qemu.suitability import Finding
 
@@ -23,6 +23,15 @@ class Looked(NamedTuple):
     layout: Layout
     monitor: MonitorFacts | None
     unsuitable: list[Finding]
+
+
+def refuse_at_first_sight(pid: int) -> None:
+    """Raise what an attach would raise before it does anything.
+
+    There is no such process, it is no VMM, or it must not be looked at.
+    """
+    with Target.open(pid) as target:
+        target.refuse_if_busy()
 
 
 def look_at(target: Target, qmp_path: str | None) -> Looked:
