@@ -15,12 +15,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from uffdballoon.lab.microguest import MicroGuest, find_elf
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 UID = 64055  # what Debian gives to libvirt-qemu
 NAME = "balloon"
@@ -103,12 +100,7 @@ class Libvirt:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     @property

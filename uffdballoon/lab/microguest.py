@@ -18,7 +18,6 @@ from uffdballoon.model.touch import Access
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 FREE_FROM = Gpa(2 << 20)
 """The guest itself uses memory below this address only."""
@@ -109,12 +108,7 @@ class MicroGuest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -13,7 +13,6 @@ from uffdballoon.vmm.qemu.qmp import DEFAULT_TIMEOUT_S, QmpConnection
 
 if TYPE_CHECKING:
     import socket
-    from types import TracebackType
 
     from uffdballoon.vmm.qemu.qmp import Pending
 
@@ -85,12 +84,7 @@ class Monitor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def execute(
