@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from uffdballoon.cli.output import print_json, say
-from uffdballoon.cli.text.changes import change_lines
+from uffdballoon.cli.text.changes import deflate_lines, inflate_lines
 from uffdballoon.cli.types import ADDRESS, PID, SIZE
 from uffdballoon.daemon import client
 from uffdballoon.errors import UsageError
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.records.changes import ChangeReport, Released
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _gpa = click.option(
     "--gpa",
@@ -64,7 +69,7 @@ def inflate(  # noqa: PLR0913 - an option each
     report = client.request(
         pid, "inflate", ChangeReport, **what, granule=granule, guest_agreed=guest_agreed
     )
-    _report("inflated", report, as_json=as_json)
+    _print(report, inflate_lines(report), as_json=as_json)
 
 
 @click.command()
@@ -85,7 +90,7 @@ def deflate(
 ) -> None:
     """Give a range back to the guest of the attached PID."""
     report = client.request(pid, "deflate", ChangeReport, **_what(gpa, size, node), granule=granule)
-    _report("deflated", report, as_json=as_json)
+    _print(report, deflate_lines(report), as_json=as_json)
 
 
 @click.command()
@@ -97,7 +102,7 @@ def release(pid: int, *, tid: int | None) -> None:
     Example: uffdballoon release 4711 --tid 4715
     """
     released = client.request(pid, "release", Released, tid=tid).released
-    say(f"released {released} touch(es)")
+    say(f"released {released} touch(es)" if released else "no touch is frozen: nothing to release")
 
 
 def _what(gpa: int | None, size: int | None, node: int | None) -> dict[str, int | None]:
@@ -116,9 +121,9 @@ def _what(gpa: int | None, size: int | None, node: int | None) -> dict[str, int 
     return {"gpa": gpa, "size": size, "node": node}
 
 
-def _report(done: str, report: ChangeReport, *, as_json: bool) -> None:
+def _print(report: object, lines: Iterable[str], *, as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
-    for line in change_lines(done, report):
+    for line in lines:
         say(line)

@@ -18,7 +18,7 @@ from uffdballoon.daemon.protocol import (
     is_progress,
 )
 from uffdballoon.daemon.runtime import peer_of, socket_path
-from uffdballoon.errors import ControlError, PermissionDeniedError
+from uffdballoon.errors import ControlError, NotAttachedError, PermissionDeniedError
 from uffdballoon.model.records.changes import Detaching
 from uffdballoon.model.records.events import read_event
 from uffdballoon.model.records.status import Status
@@ -54,7 +54,15 @@ def status(pid: int) -> Status:
 
 def detach(pid: int) -> None:
     """End the manager of process ``pid`` and wait for its end: only then is the guest let go."""
-    manager = request(pid, "detach", Detaching).manager
+    try:
+        manager = request(pid, "detach", Detaching).manager
+    except NotAttachedError as error:
+        raise NotAttachedError(
+            error.what,
+            why=error.why,
+            hint="nothing is to be let go; what is attached shows: uffdballoon list",
+            pid=pid,
+        ) from error
     try:
         pidfd = os.pidfd_open(manager)
     except ProcessLookupError:
@@ -95,7 +103,7 @@ def _connect(pid: int) -> Iterator[socket.socket]:
             connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             _refuse_another_users(pid)
-            raise ControlError(
+            raise NotAttachedError(
                 f"process {pid} is not attached",
                 why=f"no manager listens at {path}",
                 hint=f"attach first: uffdballoon attach {pid}",

@@ -21,7 +21,7 @@ from uffdballoon.model.notice import notice
 from uffdballoon.model.part import Source
 from uffdballoon.model.records.changes import Detaching, Released
 from uffdballoon.model.records.events import EventKind
-from uffdballoon.model.records.status import LoopStatus
+from uffdballoon.model.records.status import LoopStatus, ManagerStatus
 from uffdballoon.model.touch import Verdict
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Manager:
         self._session = session
         self._fail_on_violation = fail_on_violation
         self._ending: Ending | None = None
+        self._since_ns = time.time_ns()
         self._changes: list[object] = []
         self._failures_told: dict[tuple[str, str], float] = {}
         self._verbs: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -252,7 +253,12 @@ class Manager:
         )
         self._drain_monitor()  # of RAM that was plugged in nobody tells unless it is looked for
         self._upkeep.rouse(0.0)  # goes on with a survey
-        return replace(told, loop=loop, sandbox=self.lockdown.report())
+        manager = ManagerStatus(
+            pid=os.getpid(),
+            since_ns=self._since_ns,
+            monitor=self._session.reaches_monitor,
+        )
+        return replace(told, manager=manager, loop=loop, sandbox=self.lockdown.report())
 
     def _set(self, message: dict[str, Any]) -> BalloonProgress:
         return self._session.ask_balloon(requests.size_of(message))
