@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.command import attached, refused, run, status_of
+from tests.support.command import COMMAND, Command, attached, refused, run, status_of
 from tests.support.marks import REAL_QEMU
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
@@ -16,6 +18,7 @@ from uffdballoon.model.touch import Access
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = REAL_QEMU
 
@@ -106,3 +109,114 @@ def test_a_floor_above_the_guests_ram_is_refused(guest: Qemu) -> None:
         *("--floor", "1T"),
     )
     assert "cannot stay in the balloon" in said
+
+
+def test_several_ranges_are_taken_as_one_and_shown(guest: Qemu, tmp_path: Path) -> None:
+    file = tmp_path / "ranges"
+    file.write_text(f"# of the guest's agent\n{GPA + (16 << 20):#x} 64Ki\n")
+    with attached(guest):
+        said = _inflate(
+            *(guest, "--gpa", hex(GPA), "--size", "1M"),
+            *("--range", f"{GPA + (8 << 20):#x}+0x2000", "--from-file", file),
+        )
+        assert f"gpa {GPA:#x}-{GPA + (1 << 20):#x}, gpa 0x4800000-0x4802000, " in said
+        shown = run("status", guest.pid, "--ranges").stdout
+        assert "gpa 0x4000000-0x4100000\t1 MiB\n" in shown
+        assert "gpa 0x4800000-0x4802000\t8 KiB\n" in shown
+        assert "gpa 0x5000000-0x5010000\t64 KiB\n" in shown
+        bounded = Command().ask("status", guest.pid, "--most-ranges", 1)["ranges"]
+        assert bounded == {
+            "ranges": [{"gpa": GPA, "size": 1 << 20}],
+            "more_ranges": 2,
+            "more_bytes": (64 << 10) + (8 << 10),
+        }
+        assert "and 2 more ranges\t" in run("status", guest.pid, "--most-ranges", 1).stdout
+        assert "ranges" not in status_of(guest)
+
+
+def test_a_range_of_several_that_cannot_be_leaves_all_alone(guest: Qemu, tmp_path: Path) -> None:
+    file = tmp_path / "ranges"
+    file.write_text("0x4000000 1M\n0x4100001 1M\n")
+    with attached(guest):
+        said = refused(2, "inflate", guest.pid, "--from-file", file, "--guest-agreed")
+        assert f"{file}:2: " in said
+        refused(
+            *(2, "inflate", guest.pid, "--range", "0x4000000+1M", "--range", "0x40000000+1M"),
+            "--guest-agreed",
+        )
+        refused(2, "inflate", guest.pid, "--range", "0x4000000+1M", "--size", "1M")
+        assert status_of(guest)["ballooned_bytes"] == 0
+
+
+def test_more_ranges_than_a_request_has_go_in_several_with_progress(
+    guest: Qemu, tmp_path: Path
+) -> None:
+    file = tmp_path / "ranges"
+    count = 2100
+    file.write_text("".join(f"{GPA + n * 2 * PAGE_BYTES:#x} 4K\n" for n in range(count)))
+    with attached(guest):
+        said = _inflate(guest, "--from-file", file)
+        assert f"1000 of {count} ranges are done" in said
+        assert f"2000 of {count} ranges are done" in said
+        assert f"and {count - 8} more" in said
+        assert status_of(guest)["ballooned_bytes"] == count * PAGE_BYTES
+        with file.open("a") as more:
+            more.write("0x40000000 4K\n")
+        said = refused(2, "inflate", guest.pid, "--from-file", file, "--guest-agreed")
+        assert "this was done, and no more" in said
+        deflated = run("deflate", guest.pid, "--all")
+        assert f"deflated {count * PAGE_BYTES / (1 << 20):.1f} MiB of" in deflated.stderr
+        assert status_of(guest)["ballooned_bytes"] == 0
+        assert "deflated 0 B of 0 B" in run("deflate", guest.pid, "--all").stderr
+        refused(2, "deflate", guest.pid, "--all", "--gpa", "0", "--size", "4K")
+
+
+def test_a_dry_run_says_what_would_be_and_changes_nothing(guest: Qemu) -> None:
+    span = GpaRange.of(GPA, 4 << 20)
+    guest.guest.fill(span, 3)
+    with attached(guest):
+        _inflate(guest, "--gpa", hex(2 * GPA), "--size", "64K")
+        asked = ("inflate", guest.pid, "--gpa", hex(GPA), "--size", str((3 << 20) + 100))
+        said = run(*asked, "--dry-run").stderr
+        assert f"would inflate 3 MiB of 3.0 MiB: gpa {GPA:#x}-{GPA + (3 << 20):#x}" in said
+        assert "resident now: 3 MiB" in said
+        assert "would break 1 more block(s)" in said
+        assert "left out: 100 B" in said
+        assert "nothing was changed" in said
+        assert status_of(guest)["ballooned_bytes"] == 64 << 10
+        assert Command().ask(*asked, "--dry-run")["would_do_bytes"] == 3 << 20
+        again = run("inflate", guest.pid, "--gpa", hex(2 * GPA), "--size", "64K", "--dry-run")
+        assert "already in the balloon: 64 KiB" in again.stderr
+        refused(2, "inflate", guest.pid, "--gpa", "0x40000000", "--size", "4K", "--dry-run")
+    assert guest.guest.verify(span, 3).bad_lines == 0
+
+
+def test_events_are_chosen_by_number_time_and_kind_in_follow_as_well(guest: Qemu) -> None:
+    with attached(guest):
+        _inflate(guest, "--gpa", hex(GPA), "--size", "1M")
+        guest.guest.touch(GpaRange.of(GPA, 3 * PAGE_BYTES), Access.WRITE)
+        (last,) = run("events", guest.pid, "-n", 1, "--kind", "violation").stdout.splitlines()
+        assert f"gpa {GPA + 2 * PAGE_BYTES:#x}" in last
+        assert run("events", guest.pid, "--kind", "reset").stdout == ""
+        since = run("events", guest.pid, "--since", last.split()[0]).stdout
+        assert since.splitlines()[-1] == last
+        assert run("events", guest.pid, "--since", "2100-01-01").stdout == ""
+        refused(2, "events", guest.pid, "--since", "yesterday")
+        with subprocess.Popen(
+            [
+                *(COMMAND, "events", str(guest.pid), "-n", "1", "--kind", "violation"),
+                *("--follow", "--json"),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as follower:
+            assert follower.stdout is not None
+            seen = [json.loads(follower.stdout.readline())]
+            guest.monitor.execute("stop")
+            guest.monitor.execute("cont")
+            guest.guest.touch(GpaRange.of(GPA + (64 << 10), PAGE_BYTES), Access.WRITE)
+            seen.append(json.loads(follower.stdout.readline()))
+            follower.kill()
+    addresses = [GPA + 2 * PAGE_BYTES, GPA + (64 << 10)]
+    assert [event["gpa"] for event in seen] == addresses
+    assert [event["gpa_hex"] for event in seen] == [hex(gpa) for gpa in addresses]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import socket
@@ -84,14 +85,18 @@ def recent_events(pid: int) -> list[Event]:
     return [read_event(event) for event in request(pid, "events", list[object])]
 
 
-def follow(pid: int) -> Iterator[Event]:
-    """Yield the last events past, then others as they come, until the manager ends."""
+def follow(pid: int) -> Iterator[list[Event]]:
+    """Yield the last events past at first, then each that comes alone, until the manager ends."""
     with _connect(pid) as connection, connection.makefile("rb") as lines:
         connection.sendall(encode({"v": VERSION, "verb": "follow"}))
-        _result(lines.readline(MAX_ANSWER_BYTES), pid, object)
+        answer = lines.readline(MAX_ANSWER_BYTES)
+        _result(answer, pid, object)
+        past = decode_object(answer).get("past")
+        told = (read_event(decode_object(line)) for line in lines)
+        yield list(itertools.islice(told, past if isinstance(past, int) else 0))
         connection.settimeout(None)  # events come when they come
-        for line in lines:
-            yield read_event(decode_object(line))
+        for event in told:
+            yield [event]
 
 
 @contextlib.contextmanager

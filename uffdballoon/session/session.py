@@ -168,6 +168,10 @@ class Session:
         """Give ranges back, a part in a step; see Changes.deflating()."""
         return self._changes.deflating(spans, granule)
 
+    def deflating_all(self) -> Job[ChangeReport]:
+        """Give all of it back, a part in a step; see Changes.deflating_all()."""
+        return self._changes.deflating_all()
+
     def deflate_node(self, node: int, granule: Granule, size_bytes: int | None) -> ChangeReport:
         """Give memory of a node back, for those who have no loop."""
         return run_job(self.deflating_node(node, granule, size_bytes))

@@ -9,10 +9,11 @@ from uffdballoon.cli.text.spans import span_words
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from uffdballoon.model.records.balloon import BalloonProgress
-    from uffdballoon.model.records.changes import ChangeReport
+    from uffdballoon.model.records.changes import ChangeReport, InflatePreview
+    from uffdballoon.model.records.spans import Span
 
 
 def inflate_lines(report: ChangeReport) -> Iterator[str]:
@@ -23,7 +24,20 @@ def inflate_lines(report: ChangeReport) -> Iterator[str]:
         yield f"of that was resident, and is not any more: {resident}"
     if already := _unchanged_bytes(report):
         yield f"already in the balloon: {format_size(already)}"
-    yield from left_out_lines(report)
+    yield from _left_out(report.left_out)
+
+
+def preview_lines(preview: InflatePreview) -> Iterator[str]:
+    """Say what an inflate would take."""
+    of = f"{format_size(preview.would_do_bytes)} of {format_size(preview.requested_bytes)}"
+    yield f"would inflate {of}: {span_words(preview.ranges)}"
+    yield f"resident now: {format_size(preview.resident_bytes)}"
+    yield f"would break {max(0, preview.would_break_blocks)} more block(s) of 2 MiB"
+    left_out = sum(piece.size for piece in preview.left_out)
+    if already := preview.requested_bytes - left_out - preview.would_do_bytes:
+        yield f"already in the balloon: {format_size(already)}"
+    yield from _left_out(preview.left_out)
+    yield "nothing was changed"
 
 
 def deflate_lines(report: ChangeReport) -> Iterator[str]:
@@ -31,15 +45,7 @@ def deflate_lines(report: ChangeReport) -> Iterator[str]:
     yield _done("deflated", report)
     if already := _unchanged_bytes(report):
         yield f"was not in the balloon: {format_size(already)}"
-    yield from left_out_lines(report)
-
-
-def left_out_lines(report: ChangeReport) -> Iterator[str]:
-    """Say what was rounded away, where there is anything."""
-    if report.left_out:
-        left_bytes = sum(piece.size for piece in report.left_out)
-        where = span_words(report.left_out)
-        yield f"left out: {format_size(left_bytes)} at {where} (not a whole granule)"
+    yield from _left_out(report.left_out)
 
 
 def progress_line(progress: BalloonProgress) -> str:
@@ -54,6 +60,12 @@ def progress_line(progress: BalloonProgress) -> str:
 def _done(verb: str, report: ChangeReport) -> str:
     of = f"{format_size(report.done_bytes)} of {format_size(report.requested_bytes)}"
     return f"{verb} {of}: {span_words(report.ranges)}"
+
+
+def _left_out(pieces: Sequence[Span]) -> Iterator[str]:
+    if pieces:
+        size = format_size(sum(piece.size for piece in pieces))
+        yield f"left out: {size} at {span_words(pieces)} (not a whole granule)"
 
 
 def _unchanged_bytes(report: ChangeReport) -> int:

@@ -6,11 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uffdballoon.model.addresses import GpaRange
+from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from uffdballoon.model.records.spans import Span
+    from uffdballoon.model.records.spans import BalloonRanges, Span
 
 _MOST = 8
 
@@ -20,3 +21,11 @@ def span_words(spans: Sequence[Span]) -> str:
     words = ", ".join(str(GpaRange.of(span.gpa, span.size)) for span in spans[:_MOST])
     more = len(spans) - _MOST
     return f"{words} and {more} more" if more > 0 else words or "nothing"
+
+
+def range_rows(told: BalloonRanges) -> list[tuple[str, str]]:
+    """Return each range of the balloon with its size, and how many others there are."""
+    rows = [(str(GpaRange.of(span.gpa, span.size)), format_size(span.size)) for span in told.ranges]
+    if told.more_ranges:
+        rows.append((f"and {told.more_ranges} more ranges", format_size(told.more_bytes)))
+    return rows

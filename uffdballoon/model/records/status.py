@@ -25,6 +25,7 @@ from uffdballoon.model.records.memory import (
     RamBlockStatus,
     Reclaim,
 )
+from uffdballoon.model.records.spans import BalloonRanges
 from uffdballoon.model.terms import ContractKind
 from uffdballoon.model.touch import Access, Action
 
@@ -145,6 +146,9 @@ class Status:
     ]
     stopped_us: Annotated[Stops, doc("stops of a thread of the target")]
     manager: Annotated[ManagerStatus | UnsetType, doc("who enforces; of a manager only")] = UNSET
+    ranges: Annotated[
+        BalloonRanges | UnsetType, doc("what is in the balloon; of `--ranges` only")
+    ] = UNSET
     loop: Annotated[LoopStatus | UnsetType, doc("the manager's own loop; of a manager only")] = (
         UNSET
     )
