@@ -103,7 +103,7 @@ class Status:
     ram_bytes: Annotated[int, doc("bytes of guest memory that can be in the balloon")]
     nominal_ram_bytes: Annotated[
         int | UnsetType,
-        doc("the guest's size, as its -m says: with what firmware shows its ROMs over"),
+        doc("the guest's size, its -m and DIMMs: with what firmware shows its ROMs over"),
     ] = UNSET
     ballooned_bytes: Annotated[int, doc("bytes in the balloon by the ledger")]
     reclaimed_bytes: Annotated[int, doc("ballooned bytes that are free, as measured")]

@@ -70,7 +70,7 @@ class TargetFacts:
     ram_bytes: Annotated[int, doc("bytes of guest memory that can be in the balloon")]
     nominal_ram_bytes: Annotated[
         int | UnsetType,
-        doc("the guest's size, as its -m says: with what firmware shows its ROMs over"),
+        doc("the guest's size, its -m and DIMMs: with what firmware shows its ROMs over"),
     ] = UNSET
     ram: Annotated[tuple[RamFacts, ...], doc("stretches of guest memory, by their gpa")]
     balloon_actual_bytes: Annotated[
