@@ -130,7 +130,7 @@ def _following(served: _Served) -> Iterator[socket.socket]:
         follower.sendall(_FOLLOW)
         while not any(client.follows and not client.to_send for client in served.server._clients):
             served.turn()
-        assert json.loads(follower.recv(4096)) == {"ok": True, "result": None}
+        assert json.loads(follower.recv(4096)) == {"ok": True, "result": None, "past": 0}
         yield follower
 
 
@@ -219,7 +219,7 @@ def test_a_follower_is_told_what_was_before_it_and_then_what_is(by_hand: _Served
             by_hand.turn()
         by_hand.server.publish(notice(EventKind.INFLATE, size=2))
         by_hand.turn()
-        assert json.loads(lines.readline())["ok"]
+        assert json.loads(lines.readline()) == {"ok": True, "result": None, "past": 1}
         assert [json.loads(lines.readline())["size"] for _ in range(2)] == [1, 2]
 
 

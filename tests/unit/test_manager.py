@@ -137,6 +137,7 @@ class _Session:
         self.target = SimpleNamespace(pid=PID, pidfd=os.eventfd(0, os.EFD_NONBLOCK))
         self.took: list[str] = []
         self.steps = 3
+        self.reaches_monitor = False
 
     def close(self) -> None:
         for fd in (self.target.pidfd, *(part.fd for part in self.parts)):

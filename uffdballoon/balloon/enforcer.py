@@ -257,6 +257,17 @@ class Enforcer:
         """Give pages back; return the bytes that were in the balloon."""
         return self.loop.deflate(span)
 
+    def counting_resident(self, spans: Sequence[HvaRange]) -> Job[int]:
+        """Count bytes that hold memory, a part in a step."""
+        turn = Turn()
+        found_bytes = 0
+        for span in spans:
+            for piece in span.pieces(_LOOKED_AT_BYTES):
+                found_bytes += sum(r.size_bytes for r in resident(self._pagemap, piece))
+                if turn.is_over():
+                    yield 0.0
+        return found_bytes
+
     def disagreeing(self) -> Job[list[HvaRange]]:
         """List ballooned stretches that hold memory in the target: there should be none."""
         found: list[HvaRange] = []

@@ -31,8 +31,14 @@ def refuse_unknown_nodes(
 ) -> None:
     """Raise UsageError when something was agreed for a node that the guest has not.
 
-    Or when more is to stay in the balloon of a node than it has memory.
+    Or when more is to stay in the balloon, of a node or in all, than there is memory.
     """
+    if terms.floor_bytes > layout.ram_bytes:
+        raise UsageError(
+            f"{format_size(terms.floor_bytes)} cannot stay in the balloon",
+            why=f"the guest has {format_size(layout.ram_bytes)} that could be in it",
+            hint="give a --floor that is not larger",
+        )
     limits = fragmentation.node_max_broken if fragmentation is not None else ()
     for node, _ in (*terms.node_floors, *limits):
         _segments_of(layout, node)

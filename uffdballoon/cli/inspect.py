@@ -7,6 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import UNSET
 
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.types import PID
@@ -43,7 +44,7 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
         ("gpa", "size", "hva", "block", "backing", "shared", "page", "node"),
         [
             (
-                f"{row.gpa:#x}",
+                f"{row.gpa:#x}-{row.gpa + row.size:#x}",
                 format_size(row.size),
                 f"{row.hva:#x}",
                 row.idstr,
@@ -55,6 +56,7 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
             for row in facts.ram
         ],
     )
+    say(f"guest RAM: {format_size(_nominal_bytes(facts))}")
     for lack in facts.unknown:
         say(f"not known: {lack}")
     for refusal in facts.refusals:
@@ -63,6 +65,11 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
     say(f"found by {facts.source}")
     say(f"balloon: guest has {format_size(balloon)}" if balloon else "balloon: not known")
     _show_process(facts)
+
+
+def _nominal_bytes(facts: TargetFacts) -> int:
+    told = facts.nominal_ram_bytes
+    return facts.ram_bytes if told is UNSET else told
 
 
 def _show_process(facts: TargetFacts) -> None:
@@ -109,6 +116,7 @@ def _facts(pid: int, qmp: str | None) -> TargetFacts:
             refusals=tuple(why for block in layout.blocks if (why := why_refused(pid, block))),
             locked_bytes=locked_bytes_of(pid),
             ram_bytes=layout.ram_bytes,
+            nominal_ram_bytes=layout.allocated_bytes,
             ram=tuple(
                 RamFacts(
                     gpa=segment.gpa,

@@ -198,11 +198,11 @@ class ControlServer:
 
     def _begin_to_follow(self, client: _Client) -> None:
         """Tell of the last events at first, so that nothing is lost between those and the next."""
-        self._answer(client, {"ok": True, "result": None})
-        if not client.follows:
-            client.follows = True
-            for event in self.recent:
-                self._tell(client, encode(event))
+        past = () if client.follows else tuple(self.recent)
+        self._answer(client, {"ok": True, "result": None, "past": len(past)})
+        client.follows = True
+        for event in past:
+            self._tell(client, encode(event))
 
     def _after_job(self, client: _Client, report: object, error: Exception | None) -> None:
         client.waits = False

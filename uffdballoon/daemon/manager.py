@@ -21,8 +21,10 @@ from uffdballoon.model.notice import notice
 from uffdballoon.model.part import Source
 from uffdballoon.model.records.changes import Detaching, Released
 from uffdballoon.model.records.events import EventKind
-from uffdballoon.model.records.status import LoopStatus
+from uffdballoon.model.records.status import LoopStatus, ManagerStatus
 from uffdballoon.model.touch import Verdict
+from uffdballoon.session.previewing import previewing
+from uffdballoon.session.recording import listing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.addresses import GpaRange
     from uffdballoon.model.job import Job
     from uffdballoon.model.records.balloon import BalloonProgress
-    from uffdballoon.model.records.changes import ChangeReport
+    from uffdballoon.model.records.changes import ChangeReport, InflatePreview
     from uffdballoon.model.records.events import Event
     from uffdballoon.model.records.maps import WireMap
     from uffdballoon.model.records.statistics import RecordedBalloon
@@ -77,6 +79,7 @@ class Manager:
         self._session = session
         self._fail_on_violation = fail_on_violation
         self._ending: Ending | None = None
+        self._since_ns = time.time_ns()
         self._changes: list[object] = []
         self._failures_told: dict[tuple[str, str], float] = {}
         self._verbs: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -89,6 +92,7 @@ class Manager:
             "progress": lambda _: session.balloon_progress(),
             "stats": lambda _: session.statistics(),
             "runs": self._runs,
+            "ranges": lambda asked: listing(session.attached, requests.most_of(asked)),
             "verify": lambda _: session.verifying(),
             "map": self._map,
             "detach": self._detach,
@@ -207,8 +211,10 @@ class Manager:
         self._upkeep.rouse(0.0)
         return report
 
-    def _inflate(self, message: dict[str, Any]) -> Job[ChangeReport]:
+    def _inflate(self, message: dict[str, Any]) -> Job[ChangeReport] | Job[InflatePreview]:
         agreed = message.get("guest_agreed") is True
+        if message.get("dry_run") is True:
+            return self._preview(message)
         node = requests.node_of(message)
         granule = requests.granule_of(message)
         if node is not None and not requests.names_ranges(message):
@@ -222,7 +228,20 @@ class Manager:
         self._refuse_outside_node(node, spans)
         return self._changing(self._session.inflating(spans, granule, guest_agreed=agreed))
 
+    def _preview(self, message: dict[str, Any]) -> Job[InflatePreview]:
+        node = requests.node_of(message)
+        granule = requests.granule_of(message)
+        attached = self._session.attached
+        if node is not None and not requests.names_ranges(message):
+            spans = attached.nodes.owned(node, granule, requests.part_of(message))
+        else:
+            spans = requests.ranges_of(message, granule)
+            self._refuse_outside_node(node, spans)
+        return previewing(attached, spans, granule)
+
     def _deflate(self, message: dict[str, Any]) -> Job[ChangeReport]:
+        if message.get("all") is True:
+            return self._changing(self._session.deflating_all())
         node = requests.node_of(message)
         granule = requests.granule_of(message)
         if node is not None and not requests.names_ranges(message):
@@ -252,7 +271,12 @@ class Manager:
         )
         self._drain_monitor()  # of RAM that was plugged in nobody tells unless it is looked for
         self._upkeep.rouse(0.0)  # goes on with a survey
-        return replace(told, loop=loop, sandbox=self.lockdown.report())
+        manager = ManagerStatus(
+            pid=os.getpid(),
+            since_ns=self._since_ns,
+            monitor=self._session.reaches_monitor,
+        )
+        return replace(told, manager=manager, loop=loop, sandbox=self.lockdown.report())
 
     def _set(self, message: dict[str, Any]) -> BalloonProgress:
         return self._session.ask_balloon(requests.size_of(message))

@@ -147,8 +147,8 @@ class Attachment:
         refuse_unknown_nodes(self.layout, options.terms, options.fragmentation)
         self.vcpus = Vcpus(self.target, self.machine, facts.vcpu_tids if facts else None)
         self._progress(
-            f"guest RAM: {self.layout.ram_bytes >> 20} MiB in {len(self.layout.blocks)} "
-            f"block(s), by {self.layout.source}"
+            f"guest RAM: {format_size(self.layout.allocated_bytes)}, "
+            f"gpa {self.layout.extent}, by {self.layout.source}"
         )
         for lack in self.layout.unknown:
             self._progress(f"not known: {lack}")

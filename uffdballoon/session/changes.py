@@ -15,7 +15,7 @@ from uffdballoon.model.records.spans import Span
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from uffdballoon.model.addresses import GpaRange
+    from uffdballoon.model.addresses import GpaRange, HvaRange
     from uffdballoon.model.granule import Granule
     from uffdballoon.model.job import Job
     from uffdballoon.session.attachment import Attachment
@@ -91,20 +91,26 @@ class Changes:
         What was not in the balloon stays as it is. Raises RangeError outside of its RAM.
         """
         placed = yield from self._placing(spans, granule)
-        turn = Turn()
-        done_bytes = 0
-        for put in placed:
-            for part in put.hva.pieces(_DEFLATED_BYTES):
-                part_bytes = self._enforcer.deflate(part)
-                self.deflated_bytes += part_bytes
-                done_bytes += part_bytes
-                if turn.is_over():
-                    yield 0.0
+        done_bytes = yield from self._giving_back([put.hva for put in placed])
         return ChangeReport(
             requested_bytes=sum(span.size_bytes for span in spans),
             done_bytes=done_bytes,
             left_out=tuple(Span.of(piece) for put in placed for piece in put.left_out),
             ranges=tuple(Span.of(put.gpa) for put in placed),
+        )
+
+    def deflating_all(self) -> Job[ChangeReport]:
+        """Give back all that is in the balloon, whoever took it; the guest's driver is not asked.
+
+        What came into it meanwhile counts as asked for.
+        """
+        segments = self._layout.segments
+        done_bytes = yield from self._giving_back([segment.hva_range for segment in segments])
+        return ChangeReport(
+            requested_bytes=done_bytes,
+            done_bytes=done_bytes,
+            left_out=(),
+            ranges=tuple(Span.of(segment.gpa_range) for segment in segments),
         )
 
     def deflating_node(
@@ -113,6 +119,18 @@ class Changes:
         """Give whole granules of a node back, what inflating_node() takes last first."""
         chosen = self._nodes.ballooned(node, granule, size_bytes)
         return (yield from self.deflating(chosen, granule))
+
+    def _giving_back(self, hvas: Sequence[HvaRange]) -> Job[int]:
+        turn = Turn()
+        done_bytes = 0
+        for hva in hvas:
+            for part in hva.pieces(_DEFLATED_BYTES):
+                part_bytes = self._enforcer.deflate(part)
+                self.deflated_bytes += part_bytes
+                done_bytes += part_bytes
+                if turn.is_over():
+                    yield 0.0
+        return done_bytes
 
     def _placing(self, spans: Sequence[GpaRange], granule: Granule) -> Job[list[Placed]]:
         turn = Turn()

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from uffdballoon.core.fault_loop import Resolution
-from uffdballoon.errors import UffdballoonError
+from uffdballoon.errors import UffdballoonError, UsageError
 from uffdballoon.model.notice import notice
 from uffdballoon.model.part import Source, Tick
 from uffdballoon.model.records.events import EventKind, TouchEvent
@@ -74,6 +74,23 @@ class Reactions:
             for held in self._loop.parked()
         ]
 
+    def release(self, tid: int | None) -> int:
+        """Let a frozen thread go on, or all of them; return how many did.
+
+        Raises UsageError for one that is not frozen.
+        """
+        released = self._loop.release(tid or 0)
+        if tid is not None and not released:
+            held = ", ".join(f"{held.tid} by {held.action.value}" for held in self._loop.parked())
+            raise UsageError(
+                f"thread {tid} is not frozen",
+                why=f"held are: {held}" if held else "no thread is held",
+                hint="give a --tid that is held by freeze, or none for all of them"
+                if held
+                else "nothing is to be done: the guest goes on",
+            )
+        return released
+
     def _on_events(self) -> bool:
         """Take a batch of events; there are more, until a batch is empty."""
         events = self.drain()
@@ -91,10 +108,12 @@ class Reactions:
 
     def _event(self, record: TouchRecord) -> TouchEvent:
         kind = record.action if record.action is Action.NO_MEMORY else record.verdict
+        gpa = self._layout.to_gpa(record.span.start)
         return TouchEvent(
             time_ns=record.time_ns,
             kind=EventKind(kind.value),
-            gpa=self._layout.to_gpa(record.span.start),
+            gpa=gpa,
+            gpa_hex=None if gpa is None else f"{gpa:#x}",
             size=record.span.size_bytes,
             vcpu=self._vcpus.number_of(record.tid),
             tid=record.tid,

@@ -128,6 +128,12 @@ class Session:
         monitor = self.attached.machine.monitor
         return monitor.path if monitor is not None else None
 
+    @property
+    def reaches_monitor(self) -> bool:
+        """Whether there is a monitor, and QEMU has not hung up."""
+        machine = self.attached.machine
+        return machine.monitor is not None and not machine.is_lost
+
     def inflate(self, span: GpaRange, granule: Granule, *, guest_agreed: bool) -> ChangeReport:
         """Take a range from the guest, for those who have no loop; see Changes.inflating()."""
         return run_job(self.inflating([span], granule, guest_agreed=guest_agreed))
@@ -162,6 +168,10 @@ class Session:
         """Give ranges back, a part in a step; see Changes.deflating()."""
         return self._changes.deflating(spans, granule)
 
+    def deflating_all(self) -> Job[ChangeReport]:
+        """Give all of it back, a part in a step; see Changes.deflating_all()."""
+        return self._changes.deflating_all()
+
     def deflate_node(self, node: int, granule: Granule, size_bytes: int | None) -> ChangeReport:
         """Give memory of a node back, for those who have no loop."""
         return run_job(self.deflating_node(node, granule, size_bytes))
@@ -189,8 +199,11 @@ class Session:
         self._resets.reset(at_ns)
 
     def release(self, tid: int | None = None) -> int:
-        """Let the frozen thread ``tid`` go on, or all that are frozen; return how many did."""
-        return self.attached.enforcer.loop.release(tid or 0)
+        """Let the frozen thread ``tid`` go on, or all that are frozen; return how many did.
+
+        Raises UsageError, with the threads that are held, for one that is not frozen.
+        """
+        return self._reactions.release(tid)
 
     def disagreements(self) -> list[GpaRange]:
         """List ballooned stretches that hold memory in the target: there should be none."""

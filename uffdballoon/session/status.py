@@ -64,6 +64,7 @@ def _report(
         contract=_contract_state(attached, ballooned_bytes),
         policy=str(attached.options.policy),
         ram_bytes=attached.layout.ram_bytes,
+        nominal_ram_bytes=attached.layout.allocated_bytes,
         ballooned_bytes=ballooned_bytes,
         reclaimed_bytes=found.free_bytes,
         reclaimed_source=reclaimer.source,

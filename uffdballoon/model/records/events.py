@@ -51,6 +51,9 @@ class TouchEvent:
     time_ns: Annotated[int, doc("when it was answered, ns since 1970")]
     kind: Annotated[EventKind, doc("the verdict, or no-memory")]
     gpa: Annotated[int | None, doc("guest-physical address of what was trapped; null: no RAM now")]
+    gpa_hex: Annotated[
+        str | UnsetType | None, doc("`gpa` as text, such as `0x8000000`; null where that is")
+    ] = UNSET
     size: Annotated[int, doc("bytes that were answered for")]
     vcpu: Annotated[int | None, doc("number of the vCPU; null: another thread, or not known")]
     tid: Annotated[int, doc("thread that touched, as its id is here")]

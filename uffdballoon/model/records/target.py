@@ -4,6 +4,8 @@
 from dataclasses import dataclass
 from typing import Annotated
 
+from msgspec import UNSET, UnsetType
+
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.records.doc import doc
 
@@ -65,7 +67,11 @@ class TargetFacts:
     unknown: Annotated[tuple[str, ...], doc("what could not be found out, for a person")]
     refusals: Annotated[tuple[str, ...], doc("why it cannot be attached to; empty: it can")]
     locked_bytes: Annotated[int, doc("bytes that it has locked")]
-    ram_bytes: Annotated[int, doc("bytes of guest memory")]
+    ram_bytes: Annotated[int, doc("bytes of guest memory that can be in the balloon")]
+    nominal_ram_bytes: Annotated[
+        int | UnsetType,
+        doc("the guest's size, its -m and DIMMs: with what firmware shows its ROMs over"),
+    ] = UNSET
     ram: Annotated[tuple[RamFacts, ...], doc("stretches of guest memory, by their gpa")]
     balloon_actual_bytes: Annotated[
         int | None, doc("bytes that its balloon leaves the guest; null: nobody can say")
