@@ -56,7 +56,7 @@ def inflate(  # noqa: PLR0913 - an option each
     guest_agreed: bool,
     as_json: bool,
 ) -> None:
-    """Take a range of guest memory of the attached PID, and hold the guest to it.
+    """Take a range from the guest of the attached PID, and trap it.
 
     Example: uffdballoon inflate 4711 --gpa 0x8000000 --size 64M --guest-agreed
     """
@@ -92,7 +92,9 @@ def deflate(
 @click.argument("pid", type=PID)
 @click.option("--tid", type=click.IntRange(min=1), help="This thread only; `status` lists them.")
 def release(pid: int, *, tid: int | None) -> None:
-    """Let a frozen vCPU of the attached PID go on, with the page that it touched.
+    """Let a frozen vCPU of the attached PID go on.
+
+    It gets the page that it touched. Without --tid every frozen vCPU goes on.
 
     Example: uffdballoon release 4711 --tid 4715
     """

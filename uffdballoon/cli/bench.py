@@ -118,7 +118,9 @@ def fault_latency_(
 def attach(
     json_to: str | None, plot_to: str | None, *, rounds: int, size: int, guests: Sequence[str]
 ) -> None:
-    """Count whom attaching and zapping stop, and time how long, and QEMU's monitor meanwhile.
+    """Count whom an attach and a zap stop, and for how long.
+
+    Times QEMU's monitor meanwhile, too.
 
     Example: uffdballoon bench attach --guest kvm --rounds 50
     """
@@ -153,7 +155,7 @@ def refill_(json_to: str | None, plot_to: str | None, *, rounds: int, size: int)
 @plot_to_option
 @rounds_option(zapping.DEFAULT_ROUNDS)
 def zap(json_to: str | None, plot_to: str | None, *, rounds: int) -> None:
-    """Time a zap from outside, against a process that does it to itself."""
+    """Time a zap from outside, against one from inside."""
     result = zapping.run(rounds=rounds, progress=say)
     give(result, json_to, zapping.rows, zapping.HEADER)
     if plot_to:
@@ -164,7 +166,10 @@ def zap(json_to: str | None, plot_to: str | None, *, rounds: int) -> None:
 @json_to_option
 @plot_to_option
 def planner(json_to: str | None, plot_to: str | None) -> None:
-    """Plan the windows of guests of 1 TiB and 16 TiB, and look pages up in them."""
+    """Time the planning of windows in guests of 1 and 16 TiB.
+
+    Times the look-up of pages in them, too.
+    """
     result = planning.run(progress=say)
     give(result, json_to, planning.rows, planning.HEADER)
     if plot_to:
@@ -192,7 +197,9 @@ def balloon(
     size: int,
     observers: Sequence[str],
 ) -> None:
-    """Time inflates and deflates of a Linux guest, followed and not.
+    """Time a Linux guest's inflates and deflates.
+
+    They are followed and not followed, in turns.
 
     Example: uffdballoon bench balloon --observer trace --observer event --rounds 3
     """
@@ -215,7 +222,10 @@ def balloon(
     help="Seconds for which the manager of a quiet guest is watched.",
 )
 def steady_(json_to: str | None, plot_to: str | None, *, rounds: int, idle_s: float) -> None:
-    """Measure a loop on memory that a Linux guest owns, enforced and not attached."""
+    """Measure a loop on memory that a Linux guest owns.
+
+    The guest is enforced and not attached, in turns.
+    """
     result = steady.run(rounds=rounds, idle_s=idle_s, progress=say)
     idle = result["idle"]
     give(result, json_to, steady.rows, steady.HEADER)
@@ -230,7 +240,10 @@ def steady_(json_to: str | None, plot_to: str | None, *, rounds: int, idle_s: fl
 @size_option(reclaiming.DEFAULT_SIZE_BYTES)
 @accel_option
 def reclaim(json_to: str | None, plot_to: str | None, *, size: int, accel: str | None) -> None:
-    """Count what of a fragmented balloon comes back to the host, and how soon."""
+    """Count how much of a fragmented balloon the host gets back.
+
+    And how soon.
+    """
     result = reclaiming.run(
         size_bytes=whole_blocks(size), accel=Accel(accel) if accel else None, progress=say
     )
@@ -253,9 +266,10 @@ def reclaim(json_to: str | None, plot_to: str | None, *, size: int, accel: str |
 def khugepaged(
     json_to: str | None, plot_to: str | None, *, size: int, seconds: float, accel: str | None
 ) -> None:
-    """Watch khugepaged fill a fragmented balloon again, and not do so where it is armed.
+    """Watch whether khugepaged fills a fragmented balloon.
 
-    Changes the host's tunings of khugepaged meanwhile, and puts them back.
+    It does where nothing is armed, and does not where it is. Changes the host's tunings of
+    khugepaged meanwhile, and puts them back.
     """
     result = collapsing.run(
         size_bytes=whole_blocks(size),
@@ -281,7 +295,10 @@ def khugepaged(
     help="Of the guest; a KVM that is itself emulated hides what the host's pages cost.",
 )
 def guest(json_to: str | None, plot_to: str | None, *, size: int, rounds: int, accel: str) -> None:
-    """Measure what giving up half of its memory, in 4k or 2 MiB pieces, costs a guest."""
+    """Measure what giving up half of its memory costs a guest.
+
+    It gives it up in pieces of 4k, and of 2 MiB.
+    """
     result = granularity.run(
         size_bytes=size,
         rounds=rounds,

@@ -13,9 +13,9 @@ from uffdballoon.daemon import client
 
 @click.command()
 @click.argument("pid", type=PID)
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
 def status(pid: int, *, as_json: bool) -> None:
-    """Show what is in the balloon of the attached PID, and what its guest did."""
+    """Show the balloon of the attached PID, and what its guest did."""
     state = client.status(pid)
     if as_json:
         print_json(state)
