@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tools.commands import walk
 from uffdballoon.cli.main import cli
 
-_COMMANDS = dict(walk(cli, "uffdballoon"))
+_COMMANDS = {context.command_path: context.command for context in walk(cli, "uffdballoon")}
 _GROUPS = [name for name, command in _COMMANDS.items() if isinstance(command, click.Group)]
 
 

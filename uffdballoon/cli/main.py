@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _STDOUT, _STDERR = 1, 2
-_COMPLETES = "_UFFDBALLOON_COMPLETE"
+COMPLETES = "_UFFDBALLOON_COMPLETE"
 """Set by a shell that wants to know how a line may go on (click's shell completion)."""
 _OUTPUT_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _VERBS = {
@@ -121,7 +121,7 @@ def _run() -> int:
 
 def _invoke() -> object:
     """Do as click's main(), which makes a reader that has enough an exit with 1."""
-    if _COMPLETES in os.environ:
+    if COMPLETES in os.environ:
         cli.main()
     with cli.make_context("uffdballoon", sys.argv[1:]) as context:
         result = cli.invoke(context)
