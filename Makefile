@@ -188,6 +188,10 @@ types: build ## Check types
 json-docs: build ## Write docs/json.md anew, of what the records say
 	$(BIN)/python -m tools.json_docs
 
+.PHONY: plots
+plots: build ## Draw benchmarks/results/ anew, of the JSON there
+	$(BIN)/python -m tools.redraw
+
 .PHONY: pins
 pins: | system-packages ## Move every development tool to its newest version, in tools/pins.txt
 	@tools/move-pins

@@ -83,6 +83,8 @@ def fault_latency_(
 ) -> None:
     """Time a touch of trapped memory, by who answers it.
 
+    Of several kinds of memory --plot draws a file each, such as latency-anon-4k.png.
+
     Example: uffdballoon bench fault-latency --backing anon-4k --threads 1 --plot latency.png
     """
     result = fault_latency.run(
@@ -97,7 +99,7 @@ def fault_latency_(
             result["series"].extend(series)
     give(result, json_to, fault_latency.rows, fault_latency.HEADER)
     if plot_to:
-        plots.plot_latencies(result, plot_to)
+        plots.draw("fault-latency", result, plot_to)
 
 
 @bench.command("attach")
@@ -132,7 +134,7 @@ def attach(
     )
     give(result, json_to, attaching.rows, attaching.HEADER)
     if plot_to:
-        plots.plot_stops(result, plot_to)
+        plots.draw("attach", result, plot_to)
 
 
 @bench.command("refill")
@@ -147,7 +149,7 @@ def refill_(json_to: str | None, plot_to: str | None, *, rounds: int, size: int)
     result = refill.run(rounds=rounds, size_bytes=whole_blocks(size), progress=say)
     give(result, json_to, refill.rows, refill.HEADER)
     if plot_to:
-        plots.plot_bars(result, plot_to, value="gib_per_s", group="pages")
+        plots.draw("refill", result, plot_to)
 
 
 @bench.command("zap")
@@ -159,7 +161,7 @@ def zap(json_to: str | None, plot_to: str | None, *, rounds: int) -> None:
     result = zapping.run(rounds=rounds, progress=say)
     give(result, json_to, zapping.rows, zapping.HEADER)
     if plot_to:
-        plots.plot_bars(result, plot_to, value="gib_per_s", group="shape")
+        plots.draw("zap", result, plot_to)
 
 
 @bench.command("planner")
@@ -173,7 +175,7 @@ def planner(json_to: str | None, plot_to: str | None) -> None:
     result = planning.run(progress=say)
     give(result, json_to, planning.rows, planning.HEADER)
     if plot_to:
-        plots.plot_bars(result, plot_to, value="scratch_ns")
+        plots.draw("planner", result, plot_to)
 
 
 @bench.command("balloon")
@@ -206,7 +208,7 @@ def balloon(
     result = following.run(observers=observers, size_bytes=size, rounds=rounds, progress=say)
     give(result, json_to, following.rows, following.HEADER)
     if plot_to:
-        plots.plot_bars(result, plot_to, value="inflate_s")
+        plots.draw("balloon", result, plot_to)
 
 
 @bench.command("steady")
@@ -231,7 +233,7 @@ def steady_(json_to: str | None, plot_to: str | None, *, rounds: int, idle_s: fl
     give(result, json_to, steady.rows, steady.HEADER)
     say(f"idle for {idle['seconds']:g} s: {idle['voluntary_switches']} wake-ups of the manager")
     if plot_to:
-        plots.plot_bars(result, plot_to, value="random_per_s")
+        plots.draw("steady", result, plot_to)
 
 
 @bench.command("reclaim")
@@ -249,7 +251,7 @@ def reclaim(json_to: str | None, plot_to: str | None, *, size: int, accel: str |
     )
     give(result, json_to, reclaiming.rows, reclaiming.HEADER)
     if plot_to:
-        plots.plot_reclaim(result, plot_to)
+        plots.draw("reclaim", result, plot_to)
 
 
 @bench.command("khugepaged")
@@ -279,7 +281,7 @@ def khugepaged(
     )
     give(result, json_to, collapsing.rows, collapsing.HEADER)
     if plot_to:
-        plots.plot_khugepaged(result, plot_to)
+        plots.draw("khugepaged", result, plot_to)
 
 
 @bench.command("guest")
@@ -307,4 +309,4 @@ def guest(json_to: str | None, plot_to: str | None, *, size: int, rounds: int, a
     )
     give(result, json_to, granularity.rows, granularity.HEADER)
     if plot_to:
-        plots.plot_bars(result, plot_to, value="speed_kept")
+        plots.draw("guest", result, plot_to)
