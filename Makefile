@@ -64,7 +64,7 @@ WORKERS ?= $(shell expr $(JOBS) \* 3)
 
 .PHONY: test
 test: build build-native ## Run every test, the C library's among them
-	@echo "Every test: about 5 minutes on two CPUs that have nothing else to do."
+	@echo "Every test: about 8 minutes on two CPUs that have nothing else to do."
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 N ?= 20
