@@ -25,6 +25,14 @@ extern "C" {
  */
 const char *uffdb_version(void);
 
+/**
+ * uffdb_soname - the binary interface of this library, as "libuffdballoon.so.1".
+ *
+ * Return: a string that lives as long as the process. A program that was linked with a library of
+ * this name runs with every other one of this name.
+ */
+const char *uffdb_soname(void);
+
 /* ---- userfaultfd: one ioctl a function (Documentation/admin-guide/mm/userfaultfd.rst) ---- */
 
 #define UFFDB_MODE_MISSING 1u

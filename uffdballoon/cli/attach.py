@@ -271,7 +271,7 @@ def attach(  # noqa: PLR0913 - an option each
     sandbox: bool,
     fail_on_violation: bool,
 ) -> int:
-    """Attach to the QEMU process PID and hold its guest to the balloon.
+    """Hold the guest of the QEMU process PID to its balloon.
 
     Stays in the foreground; the other verbs talk to it. Ends, and lets the guest go on, on
     `detach`, SIGINT, SIGTERM or SIGHUP.

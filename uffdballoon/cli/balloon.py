@@ -89,7 +89,7 @@ def _what(command: Callable[..., None]) -> Callable[..., None]:
 def inflate(
     pid: int, *, guest_agreed: bool, dry_run: bool, as_json: bool, **given: Unpack[_Given]
 ) -> None:
-    """Take ranges of guest memory of the attached PID, and hold the guest to them.
+    """Take ranges from the guest of the attached PID, and trap them.
 
     Of more than 1000 ranges each 1000 are taken or refused by themselves.
 
@@ -129,7 +129,9 @@ def deflate(pid: int, *, everything: bool, as_json: bool, **given: Unpack[_Given
 @click.argument("pid", type=PID)
 @click.option("--tid", type=click.IntRange(min=1), help="This thread only; `status` lists them.")
 def release(pid: int, *, tid: int | None) -> None:
-    """Let a frozen vCPU of the attached PID go on, with the page that it touched.
+    """Let a frozen vCPU of the attached PID go on.
+
+    It gets the page that it touched. Without --tid every frozen vCPU goes on.
 
     Example: uffdballoon release 4711 --tid 4715
     """

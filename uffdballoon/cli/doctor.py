@@ -54,7 +54,7 @@ _ATTACH_TO_OTHERS = job_name(ATTACH)
 @click.command()
 @click.option("--pid", type=PID, help="Say also what stands in the way of attaching to it.")
 @click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of that QEMU, as for attach.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print each thing that was tried as JSON.")
 def doctor(pid: int | None, *, qmp: str | None, as_json: bool) -> int:
     """Say what works here, and for each lack what to do.
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("pid", type=PID)
 @click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of this QEMU.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
     """Show RAM blocks, threads and confinement of PID; change nothing."""
     facts = _facts(pid, qmp)

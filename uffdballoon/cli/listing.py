@@ -17,7 +17,7 @@ from uffdballoon.vmm.qemu.discovery import options_of
 
 
 @click.command("list")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def list_(*, as_json: bool) -> None:
     """List the VMs that can be attached to."""
     remove_dead_sockets()

@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uffdballoon import __version__
 from uffdballoon.errors import ExitCode, UffdballoonError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _STDOUT, _STDERR = 1, 2
-_COMPLETES = "_UFFDBALLOON_COMPLETE"
+COMPLETES = "_UFFDBALLOON_COMPLETE"
 """Set by a shell that wants to know how a line may go on (click's shell completion)."""
 _OUTPUT_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 _VERBS = {
@@ -82,10 +81,26 @@ def _plain_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _print_versions(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click's
+    if not asked or context.resilient_parsing:
+        return
+    from uffdballoon.cli.versions import version_lines  # noqa: PLC0415 - only when asked for
+
+    click.echo("\n".join(version_lines()))
+    context.exit()
+
+
 @click.group(
     cls=_Verbs, epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(__version__)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_versions,
+    help="Show versions and what userfaultfd offers here, and exit.",
+)
 def cli() -> None:
     """Hold a running QEMU guest to its virtio balloon, from the host."""
 
@@ -106,7 +121,7 @@ def _run() -> int:
 
 def _invoke() -> object:
     """Do as click's main(), which makes a reader that has enough an exit with 1."""
-    if _COMPLETES in os.environ:
+    if COMPLETES in os.environ:
         cli.main()
     with cli.make_context("uffdballoon", sys.argv[1:]) as context:
         result = cli.invoke(context)

@@ -30,7 +30,7 @@ _MOST_RANGES = 100
 )
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 def status(pid: int, *, ranges: bool, most_ranges: int | None, as_json: bool) -> None:
-    """Show what is in the balloon of the attached PID, and what its guest did."""
+    """Show the balloon of the attached PID, and what its guest did."""
     state = client.status(pid)
     if ranges or most_ranges is not None:
         most = _MOST_RANGES if most_ranges is None else most_ranges
