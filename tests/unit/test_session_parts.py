@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from uffdballoon.core.fault_loop import TouchRecord
+from uffdballoon.core.fault_loop import Resolution, TouchRecord
 from uffdballoon.errors import QmpError, RangeError, WindowBudgetError
 from uffdballoon.model.addresses import HvaRange
 from uffdballoon.model.notice import notice
@@ -21,6 +22,9 @@ from uffdballoon.session.resets import Resets
 from uffdballoon.vmm.base import Heard
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uffdballoon.model.job import Job
     from uffdballoon.session.attachment import Attachment
 
 _FD = 7
@@ -46,6 +50,13 @@ class _Loop:
         self.dropped = 0
         self.failure: Exception | None = None
         self.resets: list[int] = []
+        self.held: list[SimpleNamespace] = []
+
+    def parked(self) -> list[SimpleNamespace]:
+        return list(self.held)
+
+    def resolve(self, touch: SimpleNamespace, _how: Resolution) -> None:
+        self.held.remove(touch)
 
     def event_fileno(self) -> int:
         return _FD
@@ -71,6 +82,7 @@ class _Machine:
     def __init__(self) -> None:
         self.heard = Heard([], None, balloon_moved=False)
         self.failure: Exception | None = None
+        self.pauses = 0
 
     def fileno(self) -> int:
         return _FD
@@ -85,6 +97,15 @@ class _Machine:
 
     def due_s(self) -> float:
         return 60.0
+
+    def pausing(self, let_go: Callable[[], None]) -> Job[None]:
+        self.pauses += 1
+        try:
+            yield 0.5
+            if self.failure is not None:
+                raise self.failure
+        finally:
+            let_go()
 
 
 class _Follower:
@@ -141,6 +162,64 @@ def test_touches_are_told_once_and_have_the_others_see_to_windows(attached: Any)
     assert [event.kind for event in tick.events] == [EventKind.VIOLATION]
     assert tick.others_s is not None
     assert touches.tick() == ([], None, None)
+
+
+_PAUSE = replace(_RECORD, action=Action.PAUSE)
+
+
+def _held() -> SimpleNamespace:
+    return SimpleNamespace(action=Action.PAUSE)
+
+
+def test_a_pause_holds_up_nobody_and_is_told_when_the_vm_has_stopped(attached: Any) -> None:  # noqa: ANN401
+    touches = Reactions(cast("Attachment", attached))
+    loop, machine = attached.enforcer.loop, attached.machine
+    loop.records, loop.held = [_PAUSE], [_held()]
+    (source,) = touches.sources()
+    source.on_ready()
+    tick = touches.tick()
+    assert ([event.kind for event in tick.events], tick.due_s) == ([EventKind.VIOLATION], 0.5)
+    loop.records = [_PAUSE]
+    source.on_ready()  # another one meanwhile: it is let go with the first
+    assert loop.held
+    tick = touches.tick()
+    assert [event.kind for event in tick.events] == [EventKind.VIOLATION, EventKind.PAUSED]
+    assert tick.due_s is None
+    assert (machine.pauses, loop.held) == (1, [])
+
+
+def test_a_touch_that_comes_when_the_others_were_let_go_is_paused_as_well(attached: Any) -> None:  # noqa: ANN401
+    touches = Reactions(cast("Attachment", attached))
+    loop, machine = attached.enforcer.loop, attached.machine
+    late = [_held()]
+    resolve = loop.resolve
+
+    def resolve_and_have_another(touch: SimpleNamespace, how: Resolution) -> None:
+        resolve(touch, how)
+        if late:
+            loop.held.append(late.pop())
+
+    loop.resolve = resolve_and_have_another
+    loop.records, loop.held = [_PAUSE], [_held()]
+    kinds = [event.kind for event in touches.drain()]
+    assert kinds == [EventKind.VIOLATION, EventKind.PAUSED, EventKind.PAUSED]
+    assert (machine.pauses, loop.held) == (2, [])
+
+
+@pytest.mark.parametrize("ends", ["it fails", "it is closed"])
+def test_touches_are_let_go_however_a_pause_ends(attached: Any, ends: str) -> None:  # noqa: ANN401
+    touches = Reactions(cast("Attachment", attached))
+    loop = attached.enforcer.loop
+    loop.records, loop.held = [_PAUSE], [_held()]
+    (source,) = touches.sources()
+    source.on_ready()
+    touches.tick()
+    if ends == "it is closed":
+        touches.close()
+    else:
+        attached.machine.failure = QmpError("no", why="it does not stop")
+        assert [event.kind for event in touches.tick().events] == [EventKind.PAUSE_FAILED]
+    assert loop.held == []
 
 
 def test_what_the_ring_dropped_is_told(attached: Any) -> None:  # noqa: ANN401

@@ -84,6 +84,7 @@ class Session:
 
     def close(self) -> None:
         """Detach; the guest goes on, unenforced."""
+        self._reactions.close()
         self.attached.close()
 
     def leave_to_keeper(self) -> bool:
