@@ -40,9 +40,10 @@ DEFAULT_ROUNDS = 200
 _PAUSES = 20
 _BELOW_BYTES = 64 << 20
 _HIGH_GPA = 4 << 30
-_GIVEN_UP_AT_ONCE = 1 << 18  # pages, to a command of the micro-guest
+_GIVEN_UP_AT_ONCE = 1 << 15  # pages: fewer than would fill the trace's ring
 _STRIDE_BYTES = 2 * PAGE_BYTES
 _PATIENCE_S = 60.0
+_LOOKS_S = 0.005
 _APART_S = 0.02
 _SEED = 0xB059
 
@@ -129,7 +130,8 @@ def _fragmented(
                 start = arena.start + first * _STRIDE_BYTES
                 span = GpaRange.of(start, pages * PAGE_BYTES)
                 qemu.guest.balloon_inflate(span, stride_bytes=_STRIDE_BYTES)
-            _until(lambda: client.status(qemu.pid).ballooned_bytes == fragments * PAGE_BYTES)
+                followed_bytes = (first + pages) * PAGE_BYTES
+                _until(lambda: client.status(qemu.pid).ballooned_bytes == followed_bytes)  # noqa: B023
             fill_s = time.monotonic() - began_s
             progress(f"{rounds} times status")
             asked = _ask(qemu.pid, manager, rounds)
@@ -277,7 +279,7 @@ def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise LabError("the manager does not get there", why=f"in {_PATIENCE_S:g} s")
-        time.sleep(_APART_S)
+        time.sleep(_LOOKS_S)
 
 
 def _cpu_ns(pid: int) -> int:
