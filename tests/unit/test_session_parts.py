@@ -124,11 +124,10 @@ class _Follower:
     def arm(self) -> None:
         self.did.append("arm")
 
-    def look(self) -> bool:
-        self.did.append("look")
+    def catch_up(self) -> None:
+        self.did.append("catch up")
         if self.failure is not None:
             raise self.failure
-        return False
 
     def take_news(self) -> list[Notice]:
         self.did.append("take news")
@@ -262,7 +261,7 @@ def test_a_reset_is_followed_before_the_balloon_is_looked_at(
     attached.machine.heard = Heard([], 4711, balloon_moved=True)
     monitor.hear()
     assert attached.enforcer.loop.resets == [4711]
-    assert did == ["go on", "look"]
+    assert did == ["go on", "catch up"]
 
 
 def test_a_reset_that_cannot_be_followed_is_told_and_tried_again(attached: Any) -> None:  # noqa: ANN401
@@ -285,7 +284,7 @@ def test_news_are_answered_before_the_balloon_is_looked_at_and_the_others_ticked
     (source,) = following.sources()
     assert not source.on_ready()
     assert following.tick() == ([_STOPPED], None, 0.0)
-    assert did == ["answer", "look", "take news"]
+    assert did == ["answer", "catch up", "take news"]
     assert following.tick().others_s is None
 
 
@@ -302,8 +301,19 @@ def test_what_was_given_up_is_armed_before_it_is_counted_or_split(
         did.append("count")
         return []
 
-    guard = SimpleNamespace(look=count, due_s=lambda: 0.02)
-    reclaimer = SimpleNamespace(work=lambda: did.append("split"))
+    guard = SimpleNamespace(is_limited=True, look=count, due_s=lambda: 0.02)
+    reclaimer = SimpleNamespace(is_pending=True, work=lambda: did.append("split"))
     assert Guarding(cast("Any", guard), attached.follower).tick().due_s == 0.02
     assert Reclaiming(cast("Any", reclaimer), attached.follower).tick().due_s is None
-    assert did == ["arm", "count", "arm", "split"]
+    assert did == ["arm", "count", "catch up", "split"]
+
+
+def test_nothing_is_armed_for_who_has_nothing_to_count_or_split(
+    attached: Any,  # noqa: ANN401
+    did: list[str],
+) -> None:
+    guard = SimpleNamespace(is_limited=False, look=list, due_s=lambda: None)
+    reclaimer = SimpleNamespace(is_pending=False, work=lambda: None)
+    Guarding(cast("Any", guard), attached.follower).tick()
+    Reclaiming(cast("Any", reclaimer), attached.follower).tick()
+    assert did == []

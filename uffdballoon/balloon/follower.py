@@ -61,6 +61,15 @@ class Follower:
         news = self._loop.scan() > 0 if self._scans else False
         return self._loop.follow() or news or self.has_news()
 
+    def catch_up(self) -> None:
+        """Follow now, unless the balloon moves: the C library's thread does every 10 ms then.
+
+        To follow takes as long as there is much to follow, which whoever serves others has not.
+        Raises as FaultLoop.follow().
+        """
+        if self._scans or not self._loop.stats().moving:
+            self.look()
+
     def arm(self) -> None:
         """Trap what the guest gave up until now, before something else is done about it.
 
