@@ -133,6 +133,9 @@ class _Follower:
         self.did.append("take news")
         return [_STOPPED]
 
+    def note(self) -> None:
+        return None
+
 
 @pytest.fixture
 def did() -> list[str]:

@@ -88,7 +88,7 @@ class Manager:
             "release": self._release,
             "set": self._set,
             "progress": lambda _: session.balloon_progress(),
-            "stats": lambda _: session.statistics(),
+            "stats": lambda _: session.measuring(),
             "runs": self._runs,
             "verify": lambda _: session.verifying(),
             "map": self._map,

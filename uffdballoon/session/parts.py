@@ -43,7 +43,8 @@ class Following:
         rang, self._rang = self._rang, False
         with contextlib.suppress(WindowBudgetError):  # take_news() tells of it
             self._follower.catch_up()
-        return Tick(self._follower.take_news(), others_s=0.0 if rang else None)
+        news = self._follower.take_news()
+        return Tick(news, self._follower.note(), others_s=0.0 if rang else None)
 
     def _on_news(self) -> bool:
         self._follower.answer()
