@@ -6,6 +6,7 @@ The session is a stand-in, so that it can fail at will; a real one is in tests/s
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -233,6 +234,19 @@ def _inflate(gpa: int) -> ChangeReport:
 
 def test_it_ends_detached(running: _Running) -> None:
     assert running.during(_detach) is Ending.DETACHED
+
+
+def test_the_garbage_collector_walks_nothing_that_was_there_before(running: _Running) -> None:
+    before, frozen = gc.get_freeze_count(), []
+
+    def look() -> None:
+        client.status(PID)
+        frozen.append(gc.get_freeze_count())
+        _detach()
+
+    running.during(look)
+    assert frozen[0] > before
+    assert gc.get_freeze_count() == before
 
 
 def test_it_ends_on_a_signal_and_gives_the_handlers_back(session: _Session) -> None:

@@ -58,6 +58,11 @@ _CHARTS = {
         {"speed_kept": Unit("of its speed before, more is better")},
         frozenset(),
     ),
+    "manager": Chart(
+        "How long a manager takes to answer while it is busy",
+        {"p99_us": Unit("ms, 99th percentile, less is better", 1e3)},
+        frozenset({"status, empty balloon"}),
+    ),
 }
 
 

@@ -13,6 +13,7 @@ from uffdballoon.bench import (
     fault_latency,
     following,
     granularity,
+    managing,
     planning,
     plots,
     reclaiming,
@@ -310,3 +311,58 @@ def guest(json_to: str | None, plot_to: str | None, *, size: int, rounds: int, a
     give(result, json_to, granularity.rows, granularity.HEADER)
     if plot_to:
         plots.draw("guest", result, plot_to)
+
+
+@bench.command("manager")
+@json_to_option
+@plot_to_option
+@rounds_option(managing.DEFAULT_ROUNDS)
+@click.option(
+    "--fragments",
+    type=click.IntRange(1),
+    default=managing.DEFAULT_FRAGMENTS,
+    show_default=True,
+    help="Single pages in the balloon; the guest needs none of the memory.",
+)
+@click.option(
+    "--inflate",
+    "inflate_bytes",
+    type=SIZE,
+    default="1G",
+    show_default=True,
+    help="In single pages.",
+)
+@click.option(
+    "--violations", type=click.IntRange(2), default=managing.DEFAULT_VIOLATIONS, show_default=True
+)
+@accel_option
+def manager(  # noqa: PLR0913 - the size of each load
+    json_to: str | None,
+    plot_to: str | None,
+    *,
+    rounds: int,
+    fragments: int,
+    inflate_bytes: int,
+    violations: int,
+    accel: str | None,
+) -> None:
+    """Time what a manager answers while it is busy: status, violations under pause, events.
+
+    Example: uffdballoon bench manager --fragments 1000000 --inflate 256M --violations 50000
+    """
+    result = managing.run(
+        fragments=fragments,
+        inflate_bytes=whole_blocks(inflate_bytes),
+        violations=violations,
+        rounds=rounds,
+        accel=Accel(accel) if accel else None,
+        progress=say,
+    )
+    followers = result["followers"]
+    give(result, json_to, managing.rows, managing.HEADER)
+    say(
+        f"of {followers['violations']:,} violations the reader got {followers['reader']['read']:,} "
+        f"and was told of {followers['reader']['missed']:,} that it missed"
+    )
+    if plot_to:
+        plots.draw("manager", result, plot_to)

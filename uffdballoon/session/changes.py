@@ -62,6 +62,7 @@ class Changes:
         done = yield from self._unless_reset(job)
         self.inflated_bytes += done.pages_bytes
         self.stops_ns.extend(done.zap.stops_ns)
+        yield 0.0  # the last step was a zap
         self._reclaimer.work(settle_ns=0)  # what its rate does not allow comes later
         return ChangeReport(
             requested_bytes=sum(span.size_bytes for span in spans),

@@ -53,7 +53,7 @@ class Monitoring:
             self._resets.note(heard.reset_ns)
         heard.notices.extend(self._resets.catch_up())
         if heard.balloon_moved:
-            self._follower.look()
+            self._follower.catch_up()
         return heard.notices
 
     def _on_told(self) -> bool:

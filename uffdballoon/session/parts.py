@@ -2,7 +2,8 @@
 """Parts of a session whose work is done elsewhere, and what each says to the others.
 
 What the guest gave up is armed before it is counted or split: a split holds the lock of the
-target's mappings, for which arming would wait.
+target's mappings, for which arming would wait. While the balloon moves a thread of the C library
+arms every 10 ms, and only a limit is worth the time of doing it here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from uffdballoon.errors import WindowBudgetError
+from uffdballoon.errors import UffdballoonError, WindowBudgetError
 from uffdballoon.model.part import Source, Tick
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ class Following:
         """Follow now; what the balloon's move means to the others is theirs to find out."""
         rang, self._rang = self._rang, False
         with contextlib.suppress(WindowBudgetError):  # take_news() tells of it
-            self._follower.look()
-        return Tick(self._follower.take_news(), others_s=0.0 if rang else None)
+            self._follower.catch_up()
+        news = self._follower.take_news()
+        return Tick(news, self._follower.note(), others_s=0.0 if rang else None)
 
     def _on_news(self) -> bool:
         self._follower.answer()
@@ -63,7 +65,8 @@ class Guarding:
         return ()
 
     def tick(self) -> Tick:
-        self._follower.arm()
+        if self._guard.is_limited:
+            self._follower.arm()
         return Tick(self._guard.look(), self._guard.due_s())
 
 
@@ -80,7 +83,9 @@ class Reclaiming:
         return ()
 
     def tick(self) -> Tick:
-        self._follower.arm()
+        if self._reclaimer.is_pending:
+            with contextlib.suppress(UffdballoonError):  # told as news
+                self._follower.catch_up()
         return Tick(due_s=self._reclaimer.work())
 
 

@@ -84,6 +84,7 @@ class Session:
 
     def close(self) -> None:
         """Detach; the guest goes on, unenforced."""
+        self._reactions.close()
         self.attached.close()
 
     def leave_to_keeper(self) -> bool:
@@ -234,8 +235,12 @@ class Session:
         return self.attached.enforcer.loop.stats()
 
     def statistics(self) -> Statistics:
-        """Return how fragmented the balloon is, and each inflate was."""
-        return self.attached.follower.statistics(self.target.pid, self.layout.ram_bytes)
+        """Return what measuring() does, for those who have no loop."""
+        return run_job(self.measuring())
+
+    def measuring(self) -> Job[Statistics]:
+        """Return how fragmented the balloon is, and each inflate was; a part in a step."""
+        return self.attached.follower.measuring(self.target.pid, self.layout.ram_bytes)
 
     def block_map(self, recent_s: float) -> BlockMap:
         """Take a picture of the guest's memory, for those who have no loop; see mapping()."""

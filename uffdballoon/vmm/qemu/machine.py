@@ -18,7 +18,7 @@ from uffdballoon.vmm.qemu.balloon import BalloonTarget, actual_bytes, find_ballo
 from uffdballoon.vmm.qemu.connecting import connect
 from uffdballoon.vmm.qemu.events import read_event
 from uffdballoon.vmm.qemu.latest import LatestAnswers
-from uffdballoon.vmm.qemu.pausing import stop_vm
+from uffdballoon.vmm.qemu.pausing import stopping_vm
 from uffdballoon.vmm.qemu.qmp import DEFAULT_TIMEOUT_S
 from uffdballoon.vmm.qemu.ram_watch import RamWatch
 from uffdballoon.vmm.qemu.statistics import GuestStatistics
@@ -245,10 +245,10 @@ class Machine(Vmm):
             self._target = BalloonTarget(self._latest, device, self._statistics, target_bytes)
         return self._target.progress()
 
-    def pause(self, let_go: Callable[[], None]) -> None:
+    def pausing(self, let_go: Callable[[], None]) -> Job[None]:
         """Stop the VM; raise QmpError when QEMU does not, and the guest goes on then."""
         assert self.monitor is not None
-        stop_vm(self.monitor, let_go)
+        return stopping_vm(self.monitor, let_go)
 
     def stop_balloon(self, why: str) -> int | None:
         """Have the guest's balloon stay as it is; return what is left to it, or None.
