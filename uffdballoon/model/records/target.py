@@ -60,6 +60,7 @@ class TargetFacts:
     """What a VM's memory is made of, and who it is."""
 
     pid: Annotated[int, doc("its process")]
+    vm: Annotated[str, doc("its name, as -name has it; empty without one")] = ""
     exe: Annotated[str, doc("path of its program; empty: not to be seen")]
     source: Annotated[str, doc("what its memory was found by")]
     unknown: Annotated[tuple[str, ...], doc("what could not be found out, for a person")]
@@ -81,6 +82,8 @@ class ListedTarget:
     """A QEMU of this host."""
 
     pid: Annotated[int, doc("its process")]
+    vm: Annotated[str, doc("its name, as -name has it; empty without one")] = ""
+    vm_id: Annotated[str, doc("its id on Proxmox, as -id has it; empty without one")] = ""
     exe: Annotated[str, doc("path of its program; empty: not to be seen")]
     machine: Annotated[str, doc("machine type; empty where its command line does not say")]
     ram_bytes: Annotated[int | None, doc("bytes of its -m; null where that does not say")]
