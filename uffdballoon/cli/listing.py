@@ -15,6 +15,7 @@ from uffdballoon.model.sizes import format_size
 from uffdballoon.target.claim import claimant_of
 from uffdballoon.target.process import list_targets
 from uffdballoon.vmm.qemu.discovery import options_of
+from uffdballoon.vmm.qemu.monitors import find_monitors
 from uffdballoon.vmm.qemu.naming import names_of
 
 
@@ -38,6 +39,7 @@ def list_(*, as_json: bool) -> None:
                     attached=claimant_of(target.pid) is not None,
                     vm=names.name,
                     vm_id=names.number,
+                    monitors=tuple(find_monitors(target)),
                 )
             )
     if as_json:
@@ -46,7 +48,7 @@ def list_(*, as_json: bool) -> None:
     if not rows:
         say("no QEMU is running")
     print_table(
-        ("pid", "name", "machine", "RAM", "attached", "program"),
+        ("pid", "name", "machine", "RAM", "attached", "monitor", "program"),
         [
             (
                 str(row.pid),
@@ -54,6 +56,7 @@ def list_(*, as_json: bool) -> None:
                 row.machine or "?",
                 format_size(row.ram_bytes) if row.ram_bytes is not None else "?",
                 "yes" if row.attached else "no",
+                _monitors(row),
                 row.exe,
             )
             for row in rows
@@ -65,3 +68,12 @@ def _called(row: ListedTarget) -> str:
     """Name it, with Proxmox' id of it behind."""
     number = f"({printable(row.vm_id)})" if row.vm_id else ""
     return " ".join(filter(None, (printable(row.vm), number))) or "-"
+
+
+def _monitors(row: ListedTarget) -> str:
+    """Say whose monitors there are, and which are free."""
+    words = (
+        f"{monitor.owner.value}: {monitor.state.value}" if monitor.owner else monitor.state.value
+        for monitor in row.monitors
+    )
+    return ", ".join(dict.fromkeys(words)) or "none"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import click
 from click.shell_completion import CompletionItem
 
+from uffdballoon.cli.monitor_choice import AUTO, NONE, parse_qmp
 from uffdballoon.cli.output import say
 from uffdballoon.errors import UsageError
 from uffdballoon.model.durations import parse_duration
@@ -109,3 +110,4 @@ ADDRESS = Parsed("ADDRESS", parse_address)
 LADDER = Parsed("LADDER", parse_policy)
 DURATION_NS = Parsed("DURATION", parse_duration)
 PID = Vm()
+QMP = Parsed(f"PATH|{AUTO}|{NONE}", parse_qmp)
