@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ import pytest
 from tests.support.command import Command, refused, run
 from tests.support.marks import REAL_QEMU
 from uffdballoon.lab.qemu import Accel, Qemu, QemuOptions
+from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
+from uffdballoon.model.touch import Access
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +38,14 @@ def test_every_verb_takes_the_name(start_qemu: Start, name: str) -> None:
     with Command().attached(qemu.pid, "--qmp", qemu.qmp_path) as manager:
         assert f"{name}, process {qemu.pid}" in run("status", name).stdout
         assert Command().ask("status", name)["vm"] == name
+        where = ("--gpa", "0x4000000", "--size", "1M")
+        assert run("inflate", name, *where, "--guest-agreed").returncode == 0
+        qemu.guest.touch(GpaRange.of(0x4000000, PAGE_BYTES), Access.WRITE)
+        events = run("events", name, "--json").stdout.splitlines()
+        assert {(e["pid"], e["vm"]) for e in map(json.loads, events)} == {(qemu.pid, name)}
         for verb in (["verify"], ["map"], ["stats"], ["events"], ["release"], ["inspect"]):
             done = run(*verb, name)
             assert done.returncode == 0, done.stderr
-        where = ("--gpa", "0x4000000", "--size", "1M")
-        assert run("inflate", name, *where, "--guest-agreed").returncode == 0
         assert run("deflate", f"name:{name}", *where).returncode == 0
         assert name in run("top", name, "--once").stdout
         assert run("doctor", "--pid", name).returncode == 0

@@ -293,7 +293,7 @@ def attach(  # noqa: PLR0913 - an option each
     verbosity = _verbosity(quiet=quiet, verbose=verbose)
     remove_dead_sockets()
     refuse_if_attached(pid)
-    refuse_at_first_sight(pid)
+    origin = refuse_at_first_sight(pid)
     refuse_unless_listening_can_be(pid)
     service = ServiceManager.find()
     held = take_held(pid, service)
@@ -318,7 +318,10 @@ def attach(  # noqa: PLR0913 - an option each
         held=held,
         holding=holding_by(pid, hold_ns, held, service) if on_exit == "hold" else None,
     )
-    with _kept_going(), event_outputs(events_to, events_format, events_limit, verbosity) as told:
+    with (
+        _kept_going(),
+        event_outputs(events_to, events_format, events_limit, verbosity, origin) as told,
+    ):
         if monitor.told:
             told.say(monitor.told)
         ending = _enforce(

@@ -23,6 +23,7 @@ from uffdballoon.host.probes import max_map_count
 from uffdballoon.host.procfs import read_mappings
 from uffdballoon.host.uffd import query_features
 from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.sizes import format_size
 from uffdballoon.observe.choice import Circumstances, choose
@@ -39,6 +40,7 @@ from uffdballoon.target.process import Target
 from uffdballoon.target.readiness import refuse_unless_ready
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import Machine
+from uffdballoon.vmm.qemu.naming import names_of
 from uffdballoon.vmm.qemu.suitability import gather, judge, refuse_unsuitable
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Attachment:
             self.target = undo.enter_context(Target.open(options.pid))
             undo.enter_context(self.target.naming_its_end())
             undo.enter_context(Claim(self.target))
+            self.origin = Origin(options.pid, names_of(self.target.cmdline).name)
             progress(f"process {options.pid}: {self.target.exe}")
             if options.held is None:
                 refuse_unless_ready(options.pid)

@@ -36,6 +36,7 @@ class Reactions:
         self._layout = attached.layout
         self._vcpus = attached.vcpus
         self._machine = attached.machine
+        self._origin = attached.origin
         self._dropped = 0
         self._untold: list[Event] = []
 
@@ -104,6 +105,8 @@ class Reactions:
             role=record.role,
             sequence=record.sequence,
             answer_ns=record.answer_ns,
+            pid=self._origin.pid,
+            vm=self._origin.vm,
         )
 
     def _pause(self) -> list[Notice]:

@@ -14,7 +14,6 @@ from uffdballoon.model.blockmap import Tally
 from uffdballoon.model.records.counters import Stops
 from uffdballoon.model.records.status import ContractStatus, Status, TargetState
 from uffdballoon.model.touch import Action
-from uffdballoon.vmm.qemu.naming import names_of
 
 if TYPE_CHECKING:
     from uffdballoon.balloon.survey import Surveyed
@@ -59,7 +58,7 @@ def _report(
     deflated_bytes = changes.deflated_bytes + resets.emptied_bytes
     return Status(
         pid=attached.target.pid,
-        vm=names_of(attached.target.cmdline).name,
+        vm=attached.origin.name,
         state=TargetState.GONE if attached.target.has_exited() else TargetState.ATTACHED,
         uffd_method=attached.uffd_method,
         observer=attached.observer.kind,
