@@ -71,6 +71,20 @@ def test_a_name_that_nobody_has_is_refused_with_one_that_is_like_it(
     assert "uffdballoon list" in said
 
 
+def test_a_shell_is_offered_names_and_pids_that_it_can_take(start_qemu: Start, name: str) -> None:
+    plain, hostile = _named(start_qemu, name), _named(start_qemu, f"{name}$(id)\nplain,,x")
+    words = {"_UFFDBALLOON_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
+
+    def offered(begun: str) -> set[str]:
+        line = f"uffdballoon attach {begun}"
+        done = Command(environment={**words, "COMP_WORDS": line}).run()
+        return {line.partition(",")[2] for line in done.stdout.splitlines()}
+
+    assert offered(name[:4]) >= {name}
+    assert not any("$" in word for word in offered(""))
+    assert offered("") >= {str(plain.pid), str(hostile.pid), name}
+
+
 @pytest.mark.parametrize(
     "hostile", ["\x1b[31mred\x1b]0;title\x07", "a\nerror: b\rc", "[bold]x[/bold]", "n" * 10_000]
 )

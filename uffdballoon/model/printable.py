@@ -23,5 +23,10 @@ def printable(text: str, most: int = _MOST_CHARACTERS) -> str:
     return "".join(parts)
 
 
+def one_line(text: str) -> str:
+    """Escape what does not print in a sentence that may quote others; what does is kept."""
+    return "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
 def _escape(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
