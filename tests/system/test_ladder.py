@@ -120,7 +120,7 @@ def test_what_makes_no_contract_is_refused(qemu: Qemu) -> None:
     refused(2, "attach", pid, "--boot-grace", "1s")
     refused(2, "attach", pid, "--contract", "cap")
     assert "at character 8" in refused(2, "attach", pid, "--policy", "freeze,kill")
-    assert "monitor" in refused(2, "attach", pid, "--policy", "pause")
+    assert "monitor" in refused(2, "attach", pid, "--qmp", "none", "--policy", "pause")
     with pytest.raises(UsageError):
         Session(SessionOptions(pid=pid, policy=parse_policy("pause")))
 

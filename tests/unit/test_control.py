@@ -23,6 +23,7 @@ from uffdballoon.daemon.protocol import MAX_LINE_BYTES, VERSION, encode
 from uffdballoon.daemon.runtime import refuse_if_attached, socket_path
 from uffdballoon.errors import ControlError, RangeError, TargetBusyError, UffdballoonError
 from uffdballoon.model.notice import notice
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.part import Source
 from uffdballoon.model.records.events import EventKind
 
@@ -59,7 +60,7 @@ class _Served:
     def __init__(self) -> None:
         self.failures: list[str] = []
         self.loop = Loop(lambda name, error: self.failures.append(f"{name}: {error}"))
-        self.server = ControlServer(PID, self.loop, _answer)
+        self.server = ControlServer(Origin(PID), self.loop, _answer)
         ends, self._end = socket.socketpair()
         self._ends = ends
 
@@ -331,5 +332,5 @@ def test_a_directory_that_others_can_write_is_refused(
     (tmp_path / "uffdballoon").mkdir()
     (tmp_path / "uffdballoon").chmod(0o777)
     with Loop(lambda _name, _error: None) as loop, pytest.raises(UffdballoonError) as refused:
-        ControlServer(PID, loop, _answer)
+        ControlServer(Origin(PID), loop, _answer)
     assert "chmod 700" in refused.value.hint

@@ -22,6 +22,7 @@ from tests.support.runtime import use_runtime
 from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
 from uffdballoon.errors import ControlError, RangeError, UsageError
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.part import Source, Tick
 from uffdballoon.model.records.changes import ChangeReport, Detaching, Released
 from uffdballoon.model.records.encoding import parse, read
@@ -55,6 +56,8 @@ _TOUCH = TouchEvent(
     role=Role.VCPU,
     sequence=1,
     answer_ns=1,
+    pid=PID,
+    vm="web1",
 )
 
 
@@ -135,6 +138,7 @@ class _Session:
         self.touches = _Touches()
         self.follower = _Part("follower")
         self.parts = (self.follower, self.touches)
+        self.origin = Origin(PID, "web1")
         self.target = SimpleNamespace(pid=PID, pidfd=os.eventfd(0, os.EFD_NONBLOCK))
         self.took: list[str] = []
         self.steps = 3

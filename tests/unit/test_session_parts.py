@@ -13,6 +13,7 @@ from uffdballoon.core.fault_loop import Resolution, TouchRecord
 from uffdballoon.errors import QmpError, RangeError, WindowBudgetError
 from uffdballoon.model.addresses import HvaRange
 from uffdballoon.model.notice import notice
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.records.events import EventKind, Notice
 from uffdballoon.model.touch import Access, Action, Role, Verdict
 from uffdballoon.session.monitoring import Monitoring
@@ -150,6 +151,7 @@ def attached(did: list[str]) -> Any:  # noqa: ANN401 - a stand-in
         layout=SimpleNamespace(to_gpa=lambda hva: hva),
         vcpus=SimpleNamespace(number_of=lambda _: 0),
         machine=_Machine(),
+        origin=Origin(4711, "web1"),
         follower=_Follower(did),
     )
 
@@ -162,6 +164,7 @@ def test_touches_are_told_once_and_have_the_others_see_to_windows(attached: Any)
     assert not source.on_ready()
     tick = touches.tick()
     assert [event.kind for event in tick.events] == [EventKind.VIOLATION]
+    assert [(event.pid, event.vm) for event in tick.events] == [(4711, "web1")]
     assert tick.others_s is not None
     assert touches.tick() == ([], None, None)
 

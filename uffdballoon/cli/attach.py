@@ -11,6 +11,7 @@ import click
 
 from uffdballoon.cli.event_outputs import DEFAULT_LIMIT_BYTES, Told, event_outputs
 from uffdballoon.cli.holding import held_words, holding_by, take_held
+from uffdballoon.cli.monitor_choice import AUTO, NONE, MonitorChoice, choose_monitor
 from uffdballoon.cli.output import say
 from uffdballoon.cli.terminal import Verbosity
 from uffdballoon.cli.terms import limit_of, terms_of
@@ -23,6 +24,7 @@ from uffdballoon.cli.types import (
     NODE_BROKEN,
     NODE_SIZE,
     PID,
+    QMP,
     SIZE,
 )
 from uffdballoon.core.service_manager import ServiceManager
@@ -57,13 +59,19 @@ _NS_PER_US = 1000
 
 @click.command()
 @click.argument("pid", type=PID)
-@click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of this QEMU.")
+@click.option(
+    "--qmp",
+    type=QMP,
+    metavar=QMP.name,
+    help="Socket of a QMP monitor of this QEMU. auto: a free one that its command line names; what "
+    "others connect to when there is need (Proxmox) is asked and left.  [default: auto]",
+)
 @click.option(
     "--without-monitor",
     is_flag=True,
-    help="Take a policy that freezes, pauses, poisons or kills, and a boot grace, without a "
-    "monitor, which nothing else tells of the guest's resets; where nothing tells the vCPUs either "
-    "(TCG without debug-threads=on), every thread of QEMU counts as the guest.",
+    help="Look for none, and take a policy that freezes, pauses, poisons or kills, and a boot "
+    "grace, without one: nothing else tells of the guest's resets. Where nothing tells the vCPUs "
+    "either (TCG without debug-threads=on), every thread of QEMU counts as the guest.",
 )
 @click.option(
     "--allow",
@@ -285,13 +293,15 @@ def attach(  # noqa: PLR0913 - an option each
     verbosity = _verbosity(quiet=quiet, verbose=verbose)
     remove_dead_sockets()
     refuse_if_attached(pid)
-    refuse_at_first_sight(pid)
+    origin = refuse_at_first_sight(pid)
     refuse_unless_listening_can_be(pid)
     service = ServiceManager.find()
     held = take_held(pid, service)
+    monitor = _monitor(pid, qmp, is_held=held is not None, without_monitor=without_monitor)
     options = SessionOptions(
         pid=pid,
-        qmp_path=qmp,
+        qmp_path=monitor.path,
+        leaves_monitor=monitor.leaves,
         without_monitor=without_monitor,
         allowed=allowed,
         terms=terms,
@@ -308,7 +318,12 @@ def attach(  # noqa: PLR0913 - an option each
         held=held,
         holding=holding_by(pid, hold_ns, held, service) if on_exit == "hold" else None,
     )
-    with _kept_going(), event_outputs(events_to, events_format, events_limit, verbosity) as told:
+    with (
+        _kept_going(),
+        event_outputs(events_to, events_format, events_limit, verbosity, origin) as told,
+    ):
+        if monitor.told:
+            told.say(monitor.told)
         ending = _enforce(
             options,
             told,
@@ -364,6 +379,11 @@ def detach(pid: int) -> None:
     """End the attach to PID; its guest goes on, unenforced."""
     client.detach(pid)
     say(f"detached from {pid}")
+
+
+def _monitor(pid: int, qmp: str | None, *, is_held: bool, without_monitor: bool) -> MonitorChoice:
+    """Choose the monitor; who goes on with what was held goes on with the monitor of then."""
+    return choose_monitor(pid, qmp or (NONE if is_held or without_monitor else AUTO))
 
 
 def _verbosity(*, quiet: bool, verbose: bool) -> Verbosity:

@@ -13,6 +13,7 @@ from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.types import PID
 from uffdballoon.host.privileges import ALL_CAPABILITIES, capability_names
 from uffdballoon.host.procfs import locked_bytes_of
+from uffdballoon.model.printable import printable
 from uffdballoon.model.records.target import (
     ConfinementFacts,
     FindingFacts,
@@ -24,6 +25,7 @@ from uffdballoon.model.sizes import format_size
 from uffdballoon.session import look_at
 from uffdballoon.target.private_file import why_refused
 from uffdballoon.target.process import Target
+from uffdballoon.vmm.qemu.naming import names_of
 from uffdballoon.vmm.qemu.vcpus import find_vcpus
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
             for row in facts.ram
         ],
     )
+    if facts.vm:
+        say(f"name: {printable(facts.vm)}")
     say(f"guest RAM: {format_size(_nominal_bytes(facts))}")
     for lack in facts.unknown:
         say(f"not known: {lack}")
@@ -110,6 +114,7 @@ def _facts(pid: int, qmp: str | None) -> TargetFacts:
         vcpus = target.seen_from_here(monitor.vcpu_tids) if monitor else find_vcpus(target)
         return TargetFacts(
             pid=pid,
+            vm=names_of(target.cmdline).name,
             exe=target.exe,
             source=layout.source,
             unknown=tuple(layout.unknown),

@@ -100,7 +100,7 @@ class Manager:
         }
         with contextlib.ExitStack() as undo:
             self._loop = Loop(self._failed)
-            self._control = ControlServer(session.target.pid, self._loop, self._handle)
+            self._control = ControlServer(session.origin, self._loop, self._handle)
             undo.callback(self._control.close)
             undo.callback(self._loop.close)  # what jobs are in the middle of comes first
             self._outputs = [(output, self._timer_of(output)) for output in outputs]
@@ -168,6 +168,7 @@ class Manager:
         self._upkeep.rouse(0.0)
 
     def _tell(self, event: Event) -> None:
+        event = self._session.origin.mark(event)
         self._control.publish(event)
         for output, timer in self._outputs:
             try:

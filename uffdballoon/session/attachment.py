@@ -23,6 +23,7 @@ from uffdballoon.host.probes import max_map_count
 from uffdballoon.host.procfs import read_mappings
 from uffdballoon.host.uffd import query_features
 from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.sizes import format_size
 from uffdballoon.observe.choice import Circumstances, choose
@@ -39,6 +40,7 @@ from uffdballoon.target.process import Target
 from uffdballoon.target.readiness import refuse_unless_ready
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import Machine
+from uffdballoon.vmm.qemu.naming import names_of
 from uffdballoon.vmm.qemu.suitability import gather, judge, refuse_unsuitable
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Attachment:
             self.target = undo.enter_context(Target.open(options.pid))
             undo.enter_context(self.target.naming_its_end())
             undo.enter_context(Claim(self.target))
+            self.origin = Origin(options.pid, names_of(self.target.cmdline).name)
             progress(f"process {options.pid}: {self.target.exe}")
             if options.held is None:
                 refuse_unless_ready(options.pid)
@@ -73,6 +76,8 @@ class Attachment:
             known = query_features()
             self.observer = self._choose_observer(known)
             undo.callback(self.observer.close)
+            if options.leaves_monitor:
+                self._leave_monitor(facts)
             self.injector = undo.enter_context(borrow_a_thread(self.target, progress))
             obtained = obtain(self.injector, self.layout.blocks, options, progress)
             uffd = undo.enter_context(obtained.uffd)
@@ -141,7 +146,12 @@ class Attachment:
             held=options.held,
             progress=self._progress,
         )
-        undo.callback(self.machine.close)
+        undo.callback(self._close_machine)
+        if self.machine.monitor is not None and not options.leaves_monitor:
+            self._progress(
+                "the monitor is held as long as this runs: QEMU serves one client at a time, "
+                "and others wait (a second -qmp is for them)"
+            )
         facts = self.machine.facts()
         self.layout = discover(options.pid, self.target.cmdline, facts)
         refuse_unknown_nodes(self.layout, options.terms, options.fragmentation)
@@ -158,7 +168,8 @@ class Attachment:
         """Refuse what would hurt it or not hold, and tell what is not as one might expect."""
         options = self.options
         vcpus = self.vcpus.numbers
-        refuse_blind_harm(options, sees_resets=self.machine.relay is not None, vcpus=vcpus)
+        stays = self.machine.relay is not None and not options.leaves_monitor
+        refuse_blind_harm(options, sees_resets=stays, vcpus=vcpus)
         unsuitable = judge(gather(self.target, self.layout.blocks, self.machine.monitor))
         refuse_unsuitable(unsuitable, options.allowed, options.pid)
         for finding in unsuitable:
@@ -172,6 +183,15 @@ class Attachment:
             self._progress(
                 "not known: which threads are vCPUs, so every thread counts as the guest"
             )
+
+    def _close_machine(self) -> None:
+        self.machine.close()
+
+    def _leave_monitor(self, facts: MonitorFacts | None) -> None:
+        """Go on without it, with what it told: whose it is connects when there is need."""
+        self.machine.close()
+        self.machine = Machine(None, missed=self.machine.missed)
+        self.vcpus = Vcpus(self.target, self.machine, facts.vcpu_tids if facts else None)
 
     def _choose_observer(self, known: Feature) -> Observer:
         chosen = choose(

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 def refuse_what_cannot_be(options: SessionOptions) -> None:
     """Raise UsageError or UnsupportedError for options that need what is not there."""
-    if options.policy.has(RungKind.PAUSE) and options.qmp_path is None:
+    if options.policy.has(RungKind.PAUSE) and options.kept_monitor is None:
         raise UsageError(
             "the rung pause needs the monitor",
             why="QEMU is stopped by QMP, and no socket of it was given",
             hint="give --qmp PATH, or another rung",
         )
-    if options.fragmentation is not None and options.qmp_path is None:
+    if options.fragmentation is not None and options.kept_monitor is None:
         raise UsageError(
             "a limit of broken blocks needs the monitor",
             why="an inflate is stopped by setting the balloon's target, and no socket was given",
@@ -42,7 +42,7 @@ def needs_monitor(options: SessionOptions) -> bool:
     if options.policy.has(RungKind.PAUSE) or options.fragmentation is not None:
         return True
     # A QEMU that waits for a touch does not answer whoever takes over.
-    asked = options.qmp_path is not None and options.held is None
+    asked = options.kept_monitor is not None and options.held is None
     return asked and not options.without_monitor and bool(_blind_harm(options))
 
 

@@ -38,6 +38,7 @@ class Reactions:
         self._layout = attached.layout
         self._vcpus = attached.vcpus
         self._machine = attached.machine
+        self._origin = attached.origin
         self._dropped = 0
         self._untold: list[Event] = []
         self._pausing: Job[list[Event]] | None = None
@@ -153,6 +154,8 @@ class Reactions:
             role=record.role,
             sequence=record.sequence,
             answer_ns=record.answer_ns,
+            pid=self._origin.pid,
+            vm=self._origin.vm,
         )
 
     def _pause(self) -> Job[list[Event]]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.blockmap import BlockMap
     from uffdballoon.model.granule import Granule
     from uffdballoon.model.job import Job
+    from uffdballoon.model.origin import Origin
     from uffdballoon.model.part import Part
     from uffdballoon.model.ram import Layout
     from uffdballoon.model.recording import Recording
@@ -98,6 +99,11 @@ class Session:
     @property
     def target(self) -> Target:
         return self.attached.target
+
+    @property
+    def origin(self) -> Origin:
+        """Whose its events are."""
+        return self.attached.origin
 
     @property
     def layout(self) -> Layout:

@@ -58,6 +58,7 @@ def _report(
     deflated_bytes = changes.deflated_bytes + resets.emptied_bytes
     return Status(
         pid=attached.target.pid,
+        vm=attached.origin.name,
         state=TargetState.GONE if attached.target.has_exited() else TargetState.ATTACHED,
         uffd_method=attached.uffd_method,
         observer=attached.observer.kind,

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uffdballoon.cli.text.map import Paper, picture
-from uffdballoon.cli.text.status import answered_by, nominal_bytes
+from uffdballoon.cli.text.status import answered_by, nominal_bytes, target_words
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.sizes import format_size
 
@@ -82,8 +82,8 @@ def screen(view: View, console: Console, *, fill: bool) -> RenderableType:
     paper = Paper.of(console, lines=lines)
     drawn = picture(view.blocks, Paper(width, paper.lines, paper.colour))
     title = Text.assemble(
-        (f"uffdballoon {view.status.pid}", "bold"),
-        f"  {format_size(nominal_bytes(view.status))}, {view.status.policy}, "
+            (f"uffdballoon {target_words(view.status)}", "bold"),
+            f"  {format_size(nominal_bytes(view.status))}, {view.status.policy}, "
         f"{view.status.contract.kind.value}, observer {view.status.observer.value}",
         ("   q ends" if fill else "", "dim"),
     )

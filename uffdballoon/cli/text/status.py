@@ -9,6 +9,7 @@ from msgspec import UNSET
 
 from uffdballoon.cli.text.times import written_time
 from uffdballoon.model.observing import ObserverKind
+from uffdballoon.model.printable import printable
 from uffdballoon.model.sizes import format_size
 from uffdballoon.model.terms import ContractKind
 
@@ -23,7 +24,10 @@ def status_rows(status: Status) -> list[tuple[str, str]]:
     """Return a status as (name, value) rows."""
     touches, stopped = status.touches, status.stopped_us
     return [
-        ("target", f"{status.pid} ({status.state.value}, userfaultfd {status.uffd_method})"),
+        (
+            "target",
+            f"{target_words(status)} ({status.state.value}, userfaultfd {status.uffd_method})",
+        ),
         ("contract", f"{_contract(status.contract)}, observer {status.observer.value}"),
         ("policy", status.policy),
         *_manager(status),
@@ -55,6 +59,11 @@ def status_rows(status: Status) -> list[tuple[str, str]]:
         ),
         ("events dropped", f"{status.events_dropped}"),
     ]
+
+
+def target_words(status: Status) -> str:
+    """Say which process it is, and its name where it has one."""
+    return f"{printable(status.vm)}, process {status.pid}" if status.vm else str(status.pid)
 
 
 def answered_by(status: Status) -> str:

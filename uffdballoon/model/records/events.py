@@ -63,6 +63,10 @@ class TouchEvent:
     role: Annotated[Role, doc("who touched")]
     sequence: Annotated[int, doc("counts on over events that were dropped")]
     answer_ns: Annotated[int, doc("ns from reading the fault to right before its answer")]
+    pid: Annotated[int | UnsetType, doc("the target; of a manager's events")] = UNSET
+    vm: Annotated[
+        str | UnsetType, doc("its name, as -name has it; of a manager's events, where it has one")
+    ] = UNSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +102,10 @@ class Notice:
     why: Annotated[str | UnsetType, doc("a sentence for a person, where there is more to say")] = (
         UNSET
     )
+    pid: Annotated[int | UnsetType, doc("the target; of a manager's events")] = UNSET
+    vm: Annotated[
+        str | UnsetType, doc("its name, as -name has it; of a manager's events, where it has one")
+    ] = UNSET
 
 
 Event: TypeAlias = TouchEvent | Notice

@@ -95,6 +95,7 @@ class Status:
     """The state of an attached target."""
 
     pid: Annotated[int, doc("the target")]
+    vm: Annotated[str, doc("the target's name, as -name has it; empty without one")] = ""
     state: Annotated[TargetState, doc("whether it is there")]
     uffd_method: Annotated[UffdMethod, doc("how the userfaultfd was obtained; kept: taken over")]
     observer: Annotated[ObserverKind, doc("what tells of the guest's inflates and deflates")]
