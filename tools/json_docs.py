@@ -18,6 +18,7 @@ from uffdballoon.model.records.changes import ChangeReport, Detaching, Refusal, 
 from uffdballoon.model.records.events import Notice, TouchEvent
 from uffdballoon.model.records.host import DoctorReport
 from uffdballoon.model.records.maps import MapReport, WireMap
+from uffdballoon.model.records.policy import PolicyChange
 from uffdballoon.model.records.statistics import RecordedBalloon, Simulation, Statistics
 from uffdballoon.model.records.status import Status
 from uffdballoon.model.records.target import ListedTarget, TargetFacts
@@ -50,6 +51,7 @@ way: `{"v": 1, "verb": "status"}`, and `{"ok": true, "result": ...}` or
 | `release` | `tid`, or none for all | [Released](#released) |
 | `set` | `size`, what the guest shall have left | [BalloonProgress](#balloonprogress) |
 | `progress` | | [BalloonProgress](#balloonprogress) |
+| `policy` | what is to change of [PolicyInForce](#policyinforce) | [PolicyChange](#policychange) |
 | `runs` | | [RecordedBalloon](#recordedballoon) |
 | `map` | `recent_s` | [WireMap](#wiremap) |
 | `detach` | | [Detaching](#detaching), and then the manager ends |
@@ -71,6 +73,7 @@ _SECTIONS = (
     ),
     _Section("`inflate --json`, `deflate --json`", "", (ChangeReport,)),
     _Section("`set PID --balloon SIZE --json`", "", (BalloonProgress,)),
+    _Section("`policy PID --json`", "", (PolicyChange,)),
     _Section("`verify PID --json`", "", (Verification,)),
     _Section("`map PID --json`", "", (MapReport,)),
     _Section(

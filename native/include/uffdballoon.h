@@ -235,6 +235,10 @@ struct uffdb_ledger;
 int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffdb_ledger **out);
 void uffdb_ledger_destroy(struct uffdb_ledger *ledger);
 
+/* Where the file of a ledger has room for a note of the caller's; zeros at first. */
+#define UFFDB_NOTE_OFFSET 4096
+#define UFFDB_NOTE_BYTES  12288
+
 /**
  * uffdb_ledger_create_in - make a ledger in a file, or go on with the one that is there.
  * @fd: of a memfd; an empty one is filled. The caller's, and may be closed
@@ -800,18 +804,18 @@ int uffdb_engine_set_vcpus(struct uffdb_engine *engine, const int32_t *tids, siz
  * @rungs: the gentlest first, or NULL: the ladder stays
  * @terms: or NULL: they stay
  *
- * At once, between two touches. Touches that freeze or throttle holds are judged anew, as if all of
- * it had been so when they began to be held: what is granted now goes on; what is frozen still
- * stays so, for as long as the new freeze says since then; and the rest is answered by the new
- * ladder. They are not counted as violations again. What waits for the monitor, to be poisoned or
- * for memory goes on waiting, as it was.
+ * At once, between two touches. Touches that freeze or throttle holds are judged anew: what is
+ * granted now goes on. Of the others a new ladder decides: what it freezes, too, stays frozen, for
+ * as long as the new freeze says, counted from when it began to be held; the rest is answered by
+ * it. They are not counted as violations again. What waits for the monitor, to be poisoned or for
+ * memory goes on waiting, as it was.
  *
  * A throttle's bucket begins anew with @rungs. A boot grace that runs ends when @terms have another
  * kind or other limits of it; the next reset begins one. A floor above what is in the balloon takes
  * nothing: what is touched next is a violation. Counters stay.
  *
  * With a ledger in a file the terms are kept there, as far as uffdb_engine_resume() goes on with a
- * boot grace; the ladder is not.
+ * boot grace; the ladder is not: a note (UFFDB_NOTE_OFFSET) may be.
  *
  * Return: number of touches that were held and are no longer, or -EINVAL for rungs that
  *         uffdb_engine_create() refuses: nothing is changed then.

@@ -9,10 +9,10 @@
 void uffdb_judge(struct uffdb_engine *engine, struct uffdb_touch *touch);
 
 /*
- * Judge what was held under other terms or by another ladder, and was taken out. It is counted as a
- * violation already.
+ * Judge what was held under other terms, and was taken out. True when it is a violation still, as
+ * which it was counted; else it is seen to.
  */
-void uffdb_judge_held(struct uffdb_engine *engine, struct uffdb_held *held);
+bool uffdb_judge_held(struct uffdb_engine *engine, struct uffdb_held *held);
 
 /* Judge a write that was made before its page was trapped. */
 void uffdb_judge_late(struct uffdb_engine *engine, uint64_t hva, uint64_t size);

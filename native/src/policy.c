@@ -6,6 +6,7 @@
 #include "ledger.h"
 #include "mailbox.h"
 #include "parking.h"
+#include "settle.h"
 #include "uffdballoon.h"
 
 struct ruling {
@@ -27,8 +28,17 @@ static void set_terms(struct uffdb_engine *engine, const struct uffdb_terms *ter
 	uffdb_ledger_keep_contract(engine->ledger, contract);
 }
 
+/* What is a violation still: a ladder that is the same has decided on it. */
+static void hold_on(struct uffdb_engine *engine, struct uffdb_held *held, bool by_new_ladder)
+{
+	if (by_new_ladder)
+		uffdb_settle_held(engine, held);
+	else
+		uffdb_parking_add(&engine->parking, held);
+}
+
 /* Who waits for pause or poison does so for the controlling side, which was told of it. */
-static int judge_held_anew(struct uffdb_engine *engine)
+static int judge_held_anew(struct uffdb_engine *engine, bool by_new_ladder)
 {
 	static const uint8_t by_rungs[] = {UFFDB_ACTION_FREEZE, UFFDB_ACTION_THROTTLE};
 	struct uffdb_parking *parking = &engine->parking;
@@ -38,7 +48,8 @@ static int judge_held_anew(struct uffdb_engine *engine)
 
 	for (size_t i = 0; i < sizeof(by_rungs); i++)
 		while (uffdb_parking_take_older(parking, by_rungs[i], newest, &held))
-			uffdb_judge_held(engine, &held);
+			if (uffdb_judge_held(engine, &held))
+				hold_on(engine, &held, by_new_ladder);
 	return (int)(before - uffdb_parking_count(parking));
 }
 
@@ -50,7 +61,7 @@ static void set_ruling(struct uffdb_engine *engine, void *argument)
 		engine->ladder = *ruling->ladder;
 	if (ruling->terms)
 		set_terms(engine, ruling->terms);
-	ruling->went_on = judge_held_anew(engine);
+	ruling->went_on = judge_held_anew(engine, ruling->ladder);
 }
 
 int uffdb_engine_set_policy(struct uffdb_engine *engine, const struct uffdb_rung *rungs,

@@ -166,6 +166,31 @@ static void what_the_new_terms_grant_goes_on(void)
 	tear_down(&setup);
 }
 
+static void other_terms_let_nobody_go_whom_the_ladder_froze(void)
+{
+	struct writer writer;
+	struct setup setup;
+
+	set_up_with(&setup, (struct uffdb_engine_config){
+				    .nr_rungs = 2,
+				    .rungs = {{.kind = UFFDB_RUNG_THROTTLE,
+					       .bytes_per_s = PAGE,
+					       .burst_bytes = PAGE},
+					      FREEZE},
+			    });
+	inflate(&setup, 0, HUGE);
+	setup.memory[0] = 1; /* the burst */
+	start_writing(&writer, &setup, PAGE);
+	wait_until_parked(&setup, 1);
+	poll(NULL, 0, 1100); /* for another token, which is for the next touch */
+	CHECK(set_terms(&setup, (struct uffdb_terms){.kind = UFFDB_CONTRACT_CAP,
+						     .floor_bytes = SIZE}) == 0);
+	CHECK(only_held(&setup).action == UFFDB_ACTION_FREEZE && !writer.done);
+	CHECK(uffdb_engine_release(setup.engine, 0) == 1);
+	finish(&writer);
+	tear_down(&setup);
+}
+
 static void a_floor_above_the_balloon_takes_nothing(void)
 {
 	struct setup setup;
@@ -227,6 +252,7 @@ int main(void)
 	who_waits_for_a_token_gets_it_of_the_new_bucket();
 	who_waits_for_the_monitor_goes_on_waiting();
 	what_the_new_terms_grant_goes_on();
+	other_terms_let_nobody_go_whom_the_ladder_froze();
 	a_floor_above_the_balloon_takes_nothing();
 	a_boot_grace_ends_with_its_limits();
 	a_ladder_that_is_none_changes_nothing();

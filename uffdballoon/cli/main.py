@@ -34,6 +34,7 @@ _VERBS = {
     "inspect": "inspect",
     "list": "listing",
     "map": "map",
+    "policy": "policy",
     "release": "balloon",
     "scenario": "scenario",
     "set": "setting",

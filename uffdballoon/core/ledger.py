@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     from uffdballoon.model.ram import RamBlock
 
+NOTE_OFFSET = int(lib.UFFDB_NOTE_OFFSET)
+NOTE_BYTES = int(lib.UFFDB_NOTE_BYTES)
+"""Where the memfd of a ledger has room for a note of ours; zeros at first."""
+
 
 def _flags(block: RamBlock) -> int:
     shared = lib.UFFDB_BLOCK_SHARED if block.backing is not Backing.ANON else 0

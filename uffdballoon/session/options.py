@@ -58,3 +58,8 @@ class SessionOptions:
     allowed: frozenset[str] = frozenset()
     held: Held | None = None
     holding: Holding | None = None
+
+    def has_other_grace(self, than: SessionOptions) -> bool:
+        """Tell whether the boot grace has other limits."""
+        here, there = self.terms, than.terms
+        return (here.grace_ns, here.grace_bytes) != (there.grace_ns, there.grace_bytes)
