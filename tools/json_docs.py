@@ -24,6 +24,7 @@ from uffdballoon.model.records.changes import (
 from uffdballoon.model.records.events import Notice, TouchEvent
 from uffdballoon.model.records.host import DoctorReport
 from uffdballoon.model.records.maps import MapReport, WireMap
+from uffdballoon.model.records.policy import PolicyChange
 from uffdballoon.model.records.statistics import RecordedBalloon, Simulation, Statistics
 from uffdballoon.model.records.status import Status
 from uffdballoon.model.records.target import ListedTarget, TargetFacts
@@ -59,6 +60,7 @@ way: `{"v": 1, "verb": "status"}`, and `{"ok": true, "result": ...}` or
 | `release` | `tid`, or none for all | [Released](#released) |
 | `set` | `size`, what the guest shall have left | [BalloonProgress](#balloonprogress) |
 | `progress` | | [BalloonProgress](#balloonprogress) |
+| `policy` | what is to change of [PolicyInForce](#policyinforce) | [PolicyChange](#policychange) |
 | `runs` | | [RecordedBalloon](#recordedballoon) |
 | `ranges` | `most`, how many are told | [BalloonRanges](#balloonranges) |
 | `map` | `recent_s` | [WireMap](#wiremap) |
@@ -88,6 +90,7 @@ _SECTIONS = (
         (ChangeReport, InflatePreview),
     ),
     _Section("`set PID --balloon SIZE --json`", "", (BalloonProgress,)),
+    _Section("`policy PID --json`", "", (PolicyChange,)),
     _Section("`verify PID --json`", "", (Verification,)),
     _Section("`map PID --json`", "", (MapReport,)),
     _Section(

@@ -243,6 +243,10 @@ struct uffdb_ledger;
 int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffdb_ledger **out);
 void uffdb_ledger_destroy(struct uffdb_ledger *ledger);
 
+/* Where the file of a ledger has room for a note of the caller's; zeros at first. */
+#define UFFDB_NOTE_OFFSET 4096
+#define UFFDB_NOTE_BYTES  12288
+
 /**
  * uffdb_ledger_create_in - make a ledger in a file, or go on with the one that is there.
  * @fd: of a memfd; an empty one is filled. The caller's, and may be closed
@@ -802,6 +806,30 @@ void uffdb_engine_watch_resets(struct uffdb_engine *engine, struct uffdb_relay *
  * With an empty list every thread is.
  */
 int uffdb_engine_set_vcpus(struct uffdb_engine *engine, const int32_t *tids, size_t nr);
+
+/**
+ * uffdb_engine_set_policy - judge and answer by another ladder, by other terms, or by both.
+ * @rungs: the gentlest first, or NULL: the ladder stays
+ * @terms: or NULL: they stay
+ *
+ * At once, between two touches. Touches that freeze or throttle holds are judged anew: what is
+ * granted now goes on. Of the others a new ladder decides: what it freezes, too, stays frozen, for
+ * as long as the new freeze says, counted from when it began to be held; the rest is answered by
+ * it. They are not counted as violations again. What waits for the monitor, to be poisoned or for
+ * memory goes on waiting, as it was.
+ *
+ * A throttle's bucket begins anew with @rungs. A boot grace that runs ends when @terms have another
+ * kind or other limits of it; the next reset begins one. A floor above what is in the balloon takes
+ * nothing: what is touched next is a violation. Counters stay.
+ *
+ * With a ledger in a file the terms are kept there, as far as uffdb_engine_resume() goes on with a
+ * boot grace; the ladder is not: a note (UFFDB_NOTE_OFFSET) may be.
+ *
+ * Return: number of touches that were held and are no longer, or -EINVAL for rungs that
+ *         uffdb_engine_create() refuses: nothing is changed then.
+ */
+int uffdb_engine_set_policy(struct uffdb_engine *engine, const struct uffdb_rung *rungs,
+			    uint32_t nr_rungs, const struct uffdb_terms *terms);
 
 /** uffdb_engine_contract - read the contract with its state. */
 void uffdb_engine_contract(struct uffdb_engine *engine, struct uffdb_contract *out);

@@ -123,6 +123,18 @@ void uffdb_judge(struct uffdb_engine *engine, struct uffdb_touch *touch)
 	act_on(engine, touch, find_verdict(engine, touch));
 }
 
+bool uffdb_judge_held(struct uffdb_engine *engine, struct uffdb_held *held)
+{
+	uint32_t verdict;
+
+	held->touch.read_ns = uffdb_now_ns(CLOCK_MONOTONIC);
+	verdict = find_verdict(engine, &held->touch);
+	if (verdict == UFFDB_VIOLATION)
+		return true;
+	act_on(engine, &held->touch, verdict);
+	return false;
+}
+
 void uffdb_judge_late(struct uffdb_engine *engine, uint64_t hva, uint64_t size)
 {
 	struct uffdb_touch touch = {

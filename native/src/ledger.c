@@ -14,10 +14,10 @@
 #include "uffdballoon.h"
 #include "unit_counts.h"
 
-#define MAGIC	     0x3472646c62646675ull /* of this layout */
+#define MAGIC	     0x3572646c62646675ull /* of this layout */
 #define UNIT_PAGES   (UFFDB_HUGE / UFFDB_PAGE)
 #define SHARED_MOST  64 /* blocks whose ledger can be shared */
-#define SHARED_PAGES 1	/* before the bitmaps */
+#define SHARED_PAGES 1	/* before the caller's note and the bitmaps */
 
 /* What a file begins with that holds a ledger. */
 struct shared {
@@ -30,6 +30,8 @@ struct shared {
 	} blocks[SHARED_MOST];
 };
 _Static_assert(sizeof(struct shared) <= SHARED_PAGES * UFFDB_PAGE, "the head is a page");
+_Static_assert(UFFDB_NOTE_OFFSET == SHARED_PAGES * UFFDB_PAGE, "the note comes behind it");
+_Static_assert(UFFDB_NOTE_BYTES % UFFDB_PAGE == 0, "and the bitmaps behind that");
 
 /* One bit a page; a mapping that commits memory only where it is written. */
 struct bitmap {
@@ -178,7 +180,7 @@ static bool is_of_these(const struct uffdb_ledger *ledger)
 /* Put the bitmaps of an empty ledger into a file, or find them there. */
 static int put_in_file(struct uffdb_ledger *ledger, int fd)
 {
-	uint64_t bytes = SHARED_PAGES * UFFDB_PAGE, at = bytes;
+	uint64_t bytes = UFFDB_NOTE_OFFSET + UFFDB_NOTE_BYTES, at = bytes;
 	struct stat status;
 	int error = 0;
 	void *head;

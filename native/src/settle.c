@@ -190,13 +190,36 @@ static bool carry_out(struct uffdb_engine *engine, struct uffdb_touch *touch,
 	}
 }
 
+static struct uffdb_decision decide(struct uffdb_engine *engine, const struct uffdb_touch *touch,
+				    uint32_t rung)
+{
+	return uffdb_ladder_decide(&engine->ladder, touch, rung, uffdb_now_ns(CLOCK_MONOTONIC));
+}
+
+static void carry_out_or_go_on(struct uffdb_engine *engine, struct uffdb_touch *touch,
+			       struct uffdb_decision decision)
+{
+	while (!carry_out(engine, touch, &decision))
+		decision = decide(engine, touch, decision.rung + 1);
+}
+
 void uffdb_settle(struct uffdb_engine *engine, struct uffdb_touch *touch, uint32_t rung)
 {
-	struct uffdb_decision decision;
+	carry_out_or_go_on(engine, touch, decide(engine, touch, rung));
+}
 
-	do {
-		decision = uffdb_ladder_decide(&engine->ladder, touch, rung,
-					       uffdb_now_ns(CLOCK_MONOTONIC));
-		rung = decision.rung + 1;
-	} while (!carry_out(engine, touch, &decision));
+void uffdb_settle_held(struct uffdb_engine *engine, struct uffdb_held *held)
+{
+	struct uffdb_decision decision = decide(engine, &held->touch, 0);
+	uint64_t hold_ns;
+
+	if (held->action != UFFDB_ACTION_FREEZE || decision.action != UFFDB_ACTION_FREEZE) {
+		carry_out_or_go_on(engine, &held->touch, decision);
+		return;
+	}
+	/* It was told, and its time runs. There is room: it was just taken out. */
+	hold_ns = engine->ladder.rungs[decision.rung].hold_ns;
+	held->rung = decision.rung;
+	held->deadline_ns = hold_ns ? held->since_ns + hold_ns : 0;
+	uffdb_parking_add(&engine->parking, held);
 }

@@ -14,7 +14,7 @@ from uffdballoon.cli.holding import held_words, holding_by, take_held
 from uffdballoon.cli.monitor_choice import AUTO, NONE, MonitorChoice, choose_monitor
 from uffdballoon.cli.output import say
 from uffdballoon.cli.terminal import Verbosity
-from uffdballoon.cli.terms import limit_of, terms_of
+from uffdballoon.cli.terms import limit_of, terms_change
 from uffdballoon.cli.types import (
     ALLOWED,
     BROKEN,
@@ -41,6 +41,7 @@ from uffdballoon.model.fragmentation import HUGE_ORDER
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
+from uffdballoon.model.terms import TOLD
 from uffdballoon.session import Session, SessionOptions
 from uffdballoon.session.looking import refuse_at_first_sight
 from uffdballoon.vmm.qemu.suitability import ALLOWABLE
@@ -286,7 +287,7 @@ def attach(  # noqa: PLR0913 - an option each
 
     Example: uffdballoon attach 4711 --qmp /run/vm/qmp --policy zero-read,kill --events -
     """
-    terms = terms_of(contract, floor, node_floors, grace_ns, grace_bytes)
+    terms = terms_change(contract, floor, node_floors, grace_ns, grace_bytes).applied_to(TOLD)
     fragmentation = limit_of(
         min_order, max_broken, node_max_broken, keep_huge_pages=keep_huge_pages
     )
@@ -345,8 +346,9 @@ def _enforce(
     sandbox: bool,
 ) -> Ending:
     """Attach, serve until something ends it, and say how it ended."""
-    pid, policy = options.pid, options.policy
+    pid = options.pid
     with Session(options, progress=told.say) as session:
+        policy = session.options.policy  # of a manager before us, where it was changed
         with Manager(
             session, outputs=told.outputs, fail_on_violation=fail_on_violation, sandbox=sandbox
         ) as manager:

@@ -38,6 +38,7 @@ _VERBS = {
     "inspect": "inspect",
     "list": "listing",
     "map": "map",
+    "policy": "policy",
     "release": "balloon",
     "scenario": "scenario",
     "set": "setting",

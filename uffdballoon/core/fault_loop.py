@@ -335,6 +335,19 @@ class FaultLoop:
             "cannot tell the vCPU threads",
         )
 
+    def set_policy(self, rungs: Sequence[Rung] | None, terms: Terms) -> int:
+        """Answer by other rungs, unless None, and judge by other terms, from the next touch on.
+
+        What is held is judged anew; returns how many of these are no longer.
+        """
+        fields = [_rung_fields(rung) for rung in rungs or ()]
+        given = ffi.NULL if rungs is None else ffi.new("struct uffdb_rung[]", fields)
+        wanted = ffi.new("struct uffdb_terms *", terms_fields(terms))
+        return check_uffd(
+            lib.uffdb_engine_set_policy(self._engine, given, len(fields), wanted),
+            "cannot set the policy",
+        )
+
     def grace(self) -> GraceState | None:
         """Return what is left of the boot grace; None when none is running."""
         contract = ffi.new("struct uffdb_contract *")

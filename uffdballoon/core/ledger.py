@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _MEASURED_BYTES = 1 << 30
 """At a time: 2 ms where every second page is ballooned."""
+NOTE_OFFSET = int(lib.UFFDB_NOTE_OFFSET)
+NOTE_BYTES = int(lib.UFFDB_NOTE_BYTES)
+"""Where the memfd of a ledger has room for a note of ours; zeros at first."""
 
 
 def _flags(block: RamBlock) -> int:

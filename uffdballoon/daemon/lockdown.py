@@ -83,7 +83,8 @@ def _needed(session: Session) -> frozenset[Capability]:
     needed = {Capability.SYS_PTRACE, Capability.SYS_NICE}
     if session.opens_perf_events:
         needed |= {Capability.PERFMON, Capability.IPC_LOCK}
-    if session.options.policy.has(RungKind.KILL):
+    policies = (session.options.policy, session.attached.asked.policy)  # it may be set again
+    if any(policy.has(RungKind.KILL) for policy in policies):
         needed.add(Capability.KILL)
     if session.monitor_path is not None and not _can_write_to(Path(session.monitor_path)):
         needed.add(Capability.DAC_OVERRIDE)

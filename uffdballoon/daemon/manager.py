@@ -16,6 +16,7 @@ from uffdballoon.daemon import requests
 from uffdballoon.daemon.control import ControlServer
 from uffdballoon.daemon.lockdown import lock_down, stay_open
 from uffdballoon.daemon.loop import Loop, Signals
+from uffdballoon.daemon.policy_requests import wish_of
 from uffdballoon.daemon.upkeep import Upkeep
 from uffdballoon.errors import ControlError, TargetGoneError
 from uffdballoon.model.notice import notice
@@ -24,6 +25,7 @@ from uffdballoon.model.records.changes import Detaching, Released
 from uffdballoon.model.records.events import EventKind
 from uffdballoon.model.records.status import LoopStatus, ManagerStatus
 from uffdballoon.model.touch import Verdict
+from uffdballoon.session.policies import change_notice
 from uffdballoon.session.previewing import previewing
 from uffdballoon.session.recording import listing
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.records.changes import ChangeReport, InflatePreview
     from uffdballoon.model.records.events import Event
     from uffdballoon.model.records.maps import WireMap
+    from uffdballoon.model.records.policy import PolicyChange
     from uffdballoon.model.records.statistics import RecordedBalloon
     from uffdballoon.model.records.status import Status
     from uffdballoon.session import Session
@@ -90,6 +93,7 @@ class Manager:
             "deflate": self._deflate,
             "release": self._release,
             "set": self._set,
+            "policy": self._policy,
             "progress": lambda _: session.balloon_progress(),
             "stats": lambda _: session.measuring(),
             "runs": self._runs,
@@ -283,6 +287,12 @@ class Manager:
 
     def _set(self, message: dict[str, Any]) -> BalloonProgress:
         return self._session.ask_balloon(requests.size_of(message))
+
+    def _policy(self, message: dict[str, Any]) -> PolicyChange:
+        change = self._session.policies.change(wish_of(message))
+        if change.after != change.before:
+            self._tell(change_notice(change))
+        return change
 
     def _runs(self, _: dict[str, Any]) -> Job[RecordedBalloon]:
         return (yield from self._session.recording()).record()

@@ -27,7 +27,7 @@ from uffdballoon.model.origin import Origin
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.sizes import format_size
 from uffdballoon.observe.choice import Circumstances, choose
-from uffdballoon.session.keeping import keep, ledger_memory
+from uffdballoon.session.keeping import as_it_was_set, keep, ledger_memory
 from uffdballoon.session.obtaining import borrow_a_thread, obtain
 from uffdballoon.session.prerequisites import (
     needs_monitor,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uffdballoon.core.keeper import Keeping
-    from uffdballoon.host.uffd import Feature, Userfaultfd
+    from uffdballoon.host.uffd import Userfaultfd
     from uffdballoon.observe.observers import Observer
     from uffdballoon.session.options import SessionOptions
     from uffdballoon.vmm.qemu.facts import MonitorFacts
@@ -57,7 +57,8 @@ class Attachment:
     """What a session consists of; close() lets it all go. Raises the errors of what it wires."""
 
     def __init__(self, options: SessionOptions, progress: Callable[[str], None]) -> None:
-        self.options = options
+        self.asked = options
+        self.options = options = as_it_was_set(options, progress)
         self._progress = progress
         self._keeper: Keeping | None = None
         self._leaves = False
@@ -73,8 +74,8 @@ class Attachment:
             refuse_what_cannot_be(options)
             facts = self._know_the_guest(undo)
             self._judge_the_guest()
-            known = query_features()
-            self.observer = self._choose_observer(known)
+            self.known = known = query_features()
+            self.observer = self._choose_observer()
             undo.callback(self.observer.close)
             if options.leaves_monitor:
                 self._leave_monitor(facts)
@@ -83,7 +84,7 @@ class Attachment:
             uffd = undo.enter_context(obtained.uffd)
             self.uffd_method = obtained.method
             self.stopped_ns = obtained.stopped_ns
-            memory = ledger_memory(options, undo)
+            self.memory = memory = ledger_memory(options, undo)
             self.enforcer = Enforcer(
                 self.injector,
                 self.layout.blocks,
@@ -130,6 +131,19 @@ class Attachment:
     def close(self) -> None:
         """Detach; the guest goes on, unenforced."""
         self._undo.close()
+
+    def hold_to(self, options: SessionOptions) -> int:
+        """Hold the guest to the policy and the terms of these from now on.
+
+        Returns how many touches that were held go on by it.
+        """
+        new_policy = options.policy != self.options.policy
+        went_on = self.enforcer.loop.set_policy(
+            options.policy.rungs if new_policy else None, options.terms
+        )
+        self.options = options
+        self.nodes.agree(options.terms)
+        return went_on
 
     def leave_to_keeper(self) -> bool:
         """Have close() leave the traps to the keeper; False without one."""
@@ -193,19 +207,20 @@ class Attachment:
         self.machine = Machine(None, missed=self.machine.missed)
         self.vcpus = Vcpus(self.target, self.machine, facts.vcpu_tids if facts else None)
 
-    def _choose_observer(self, known: Feature) -> Observer:
-        chosen = choose(
-            self.options.observer,
-            Circumstances(
-                pid=self.options.pid,
-                blocks=self.layout.blocks,
-                features=known,
-                contract=self.options.terms.kind,
-                has_device=self.machine.has_device,
-                reports_free_pages=self.machine.reports_free_pages,
-                kept_trace=self.options.held.trace if self.options.held else (),
-            ),
+    def circumstances(self, options: SessionOptions) -> Circumstances:
+        """Return what an observer has to serve under these options."""
+        return Circumstances(
+            pid=options.pid,
+            blocks=self.layout.blocks,
+            features=self.known,
+            contract=options.terms.kind,
+            has_device=self.machine.has_device,
+            reports_free_pages=self.machine.reports_free_pages,
+            kept_trace=options.held.trace if options.held else (),
         )
+
+    def _choose_observer(self) -> Observer:
+        chosen = choose(self.options.observer, self.circumstances(self.options))
         by = f" by {chosen.observer.how}" if chosen.observer.how else ""
         self._progress(f"observer {chosen.observer.kind.value}{by}: {chosen.why}")
         return chosen.observer

@@ -66,3 +66,8 @@ class SessionOptions:
     def kept_monitor(self) -> str | None:
         """The path of a monitor that is there for as long as the session lasts."""
         return None if self.leaves_monitor else self.qmp_path
+
+    def has_other_grace(self, than: SessionOptions) -> bool:
+        """Tell whether the boot grace has other limits."""
+        here, there = self.terms, than.terms
+        return (here.grace_ns, here.grace_bytes) != (there.grace_ns, there.grace_bytes)

@@ -19,6 +19,7 @@ from uffdballoon.session.changes import Changes
 from uffdballoon.session.driver import Driver
 from uffdballoon.session.monitoring import Monitoring
 from uffdballoon.session.parts import Following, Guarding, Reclaiming, Surveying, WatchingThreads
+from uffdballoon.session.policies import Policies
 from uffdballoon.session.reactions import Reactions
 from uffdballoon.session.recording import recording
 from uffdballoon.session.resets import Resets
@@ -65,6 +66,7 @@ class Session:
         self._driver = Driver(attached)
         self._reactions = Reactions(attached)
         self._monitoring = Monitoring(attached, self._resets)
+        self.policies = Policies(attached)
         # A reset is followed first: it empties the balloon that the others look at.
         self.parts: tuple[Part, ...] = (
             self._resets,

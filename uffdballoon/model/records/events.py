@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from uffdballoon.model.records.doc import doc
 from uffdballoon.model.records.encoding import read
+from uffdballoon.model.records.policy import PolicyInForce
 from uffdballoon.model.touch import Access, Action, Role, Verdict
 
 
@@ -37,6 +38,7 @@ class EventKind(enum.Enum):
     BALLOON_CHANGE = "balloon-change"
     MIGRATION = "migration"
     MEMORY_CHANGED = "memory-changed"
+    POLICY_CHANGED = "policy-changed"
     MONITOR_LOST = "monitor-lost"
     MONITOR_BACK = "monitor-back"
     MONITOR_GARBLED = "monitor-garbled"
@@ -98,6 +100,10 @@ class Notice:
     ram_change_bytes: Annotated[
         int | UnsetType, doc("RAM more than at the attach, below zero: less; of memory-changed")
     ] = UNSET
+    before: Annotated[PolicyInForce | UnsetType, doc("what was in force; of policy-changed")] = (
+        UNSET
+    )
+    after: Annotated[PolicyInForce | UnsetType, doc("what is now; of policy-changed")] = UNSET
     count: Annotated[int | UnsetType, doc("events that are missing here; of missed")] = UNSET
     why: Annotated[str | UnsetType, doc("a sentence for a person, where there is more to say")] = (
         UNSET
