@@ -44,6 +44,7 @@ $(CREATED): | system-packages
 $(DEPENDENCIES): pyproject.toml $(PINS) $(CREATED)
 	$(INSTALL) pip
 	$(INSTALL) --group dev
+	! pkg-config --exists libvirt || $(INSTALL) --group libvirt
 	@touch $@
 
 # The editable install has a list of the packages: a new one is found only after another install.

@@ -41,6 +41,7 @@ from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
 from uffdballoon.session import Session, SessionOptions
 from uffdballoon.session.looking import refuse_at_first_sight
+from uffdballoon.vmm.qemu.libvirt_domain import monitor_by_libvirt
 from uffdballoon.vmm.qemu.suitability import ALLOWABLE
 
 if TYPE_CHECKING:
@@ -57,7 +58,12 @@ _NS_PER_US = 1000
 
 @click.command()
 @click.argument("pid", type=PID)
-@click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of this QEMU.")
+@click.option(
+    "--qmp",
+    metavar="PATH|libvirt|URI",
+    help="Socket of a QMP monitor of this QEMU; or the libvirt that has it, as virsh is told, "
+    "which is the default for a domain of libvirt's.",
+)
 @click.option(
     "--without-monitor",
     is_flag=True,
@@ -291,7 +297,7 @@ def attach(  # noqa: PLR0913 - an option each
     held = take_held(pid, service)
     options = SessionOptions(
         pid=pid,
-        qmp_path=qmp,
+        qmp_path=qmp or monitor_by_libvirt(pid, say),
         without_monitor=without_monitor,
         allowed=allowed,
         terms=terms,
