@@ -243,4 +243,27 @@ def test_a_freeze_is_waited_for_by_suspend_and_ends_by_itself(libvirt: Libvirt) 
         libvirt.virsh("suspend", NAME)
         libvirt.virsh("resume", NAME)
         assert balloon_kib(libvirt) > 0
+        assert command.run("status", libvirt.pid).returncode == 0
         assert touch.wait().count == 1
+
+
+def test_a_libvirt_that_cannot_be_reached_is_done_without_unless_it_is_needed(
+    libvirt: Libvirt,
+) -> None:
+    nowhere = f"qemu+unix:///system?socket={libvirt.directory}/nowhere"
+    command = Command(environment={"LIBVIRT_DEFAULT_URI": nowhere})
+    refused = command.run("attach", libvirt.pid, "--policy", "kill")
+    assert refused.returncode == 1
+    assert "libvirt does not give the monitor" in refused.stderr
+    with command.attached(libvirt.pid) as manager:
+        assert command.run("detach", libvirt.pid).returncode == 0
+        assert "going on without the monitor" in manager.communicate()[1]
+    assert bridges(libvirt.pid) == []
+
+
+def test_doctor_looks_through_libvirt_as_attach_does(libvirt: Libvirt) -> None:
+    command = Command(environment={"LIBVIRT_DEFAULT_URI": libvirt.uri})
+    told = command.run("doctor", "--pid", libvirt.pid)
+    assert told.returncode == 0, told.stdout
+    assert "by monitor of QEMU" in told.stdout
+    wait_until_no_bridge_is_left(libvirt.pid)

@@ -38,6 +38,7 @@ from uffdballoon.target.private_file import why_refused
 from uffdballoon.target.process import Target
 from uffdballoon.target.readiness import refuse_unless_ready
 from uffdballoon.target.seccomp import ZAPS, Permits, look_at_filters
+from uffdballoon.vmm.qemu.libvirt_domain import monitor_by_libvirt
 from uffdballoon.vmm.qemu.suitability import gather, judge
 from uffdballoon.vmm.qemu.threads import find_rcu_thread
 
@@ -53,7 +54,11 @@ _ATTACH_TO_OTHERS = job_name(ATTACH)
 
 @click.command()
 @click.option("--pid", type=PID, help="Say also what stands in the way of attaching to it.")
-@click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of that QEMU, as for attach.")
+@click.option(
+    "--qmp",
+    metavar="PATH|libvirt|URI",
+    help="Socket of a QMP monitor of that QEMU, or its libvirt, as for attach.",
+)
 @click.option("--json", "as_json", is_flag=True)
 def doctor(pid: int | None, *, qmp: str | None, as_json: bool) -> int:
     """Say what works here, and for each lack what to do.
@@ -127,7 +132,8 @@ def _looks(target: Target, qmp: str | None) -> list[Probe]:
     ready = _refusal(lambda: refuse_unless_ready(pid, tids))
     busy = _refusal(target.refuse_if_busy)
     # A frozen QEMU answers on no monitor, and is refused in any case.
-    ram = _look_at_ram(target, None if ready else qmp)
+    monitor = qmp or monitor_by_libvirt(pid, lambda _: None)  # a probe says what is lacking
+    ram = _look_at_ram(target, None if ready else monitor)
     permits: Permits | None = None
     unlooked: UffdballoonError | None = None
     if ready is None:
