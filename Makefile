@@ -44,6 +44,9 @@ $(CREATED): | system-packages
 $(DEPENDENCIES): pyproject.toml $(PINS) $(CREATED)
 	$(INSTALL) pip
 	$(INSTALL) --group dev
+	! pkg-config --exists libvirt 2>/dev/null || \
+		$(INSTALL) --build-constraint $(PINS) --group libvirt || \
+		echo "Going on without libvirt's binding: no domain's monitor is had by libvirt." >&2
 	@touch $@
 
 # The editable install has a list of the packages: a new one is found only after another install.

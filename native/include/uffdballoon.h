@@ -573,6 +573,12 @@ struct uffdb_engine_config {
 	bool follow;		     /* on a thread of our own, from start to stop */
 	bool tell_begin;	     /* news are also that the balloon begins to move */
 	uint64_t memory_patience_ns; /* kill it when a touch waited so long for memory; 0: never */
+	/*
+	 * So late the monitor may tell of a reset, where another stands between; 0: before any
+	 * touch. A violation waits so long, since it was read, where the ladder has a rung that
+	 * harms.
+	 */
+	uint64_t reset_delay_ns;
 	struct uffdb_terms terms;
 	struct uffdb_rung rungs[UFFDB_MAX_RUNGS]; /* the gentlest first */
 };

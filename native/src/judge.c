@@ -49,7 +49,8 @@ static uint32_t find_verdict(struct uffdb_engine *engine, struct uffdb_touch *to
 {
 	uint32_t verdict = ask_contract(engine, touch);
 
-	while (verdict == UFFDB_VIOLATION && engine->relay && uffdb_was_reset(engine)) {
+	while (verdict == UFFDB_VIOLATION && engine->relay &&
+	       uffdb_was_reset(engine, touch->read_ns)) {
 		touch->ballooned = uffdb_ledger_test(engine->ledger, touch->hva) > 0;
 		verdict = ask_contract(engine, touch);
 	}

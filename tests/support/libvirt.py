@@ -90,6 +90,7 @@ class Libvirt:
         self.qmp_path = self.directory / "qmp"
         self.pid = 0
         self._memory_mib = memory_mib
+        self._mounts = -1
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -104,14 +105,21 @@ class Libvirt:
         self._stop()
 
     @property
+    def uri(self) -> str:
+        """Where this daemon is, as virsh is told of it."""
+        return f"qemu+unix:///system?socket={self.directory}/libvirt-sock"
+
+    @property
     def log(self) -> str:
         return (self.directory / "log").read_text(errors="replace")
 
     def virsh(self, *arguments: str) -> str:
         """Run virsh; return what it prints, fail with what it says."""
-        uri = f"qemu+unix:///system?socket={self.directory}/libvirt-sock"
         done = subprocess.run(
-            ["virsh", "--connect", uri, *arguments], capture_output=True, text=True, check=False
+            ["virsh", "--connect", self.uri, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"virsh {arguments}: {done.stderr}\n{self.log}"
         return done.stdout
@@ -126,10 +134,31 @@ class Libvirt:
         shutil.copyfile(find_elf(), write("microguest.elf"))
         self.directory.chmod(0o755)
         os.chown(self.directory, UID, UID)
-        command = ["unshare", "--mount", "--", "sh", "-c", _MOUNT, str(self.directory)]
-        command += ["libvirtd", "--config", str(write("libvirtd.conf"))]
+        self._run_daemon("unshare", "--mount", "--", "sh", "-c", _MOUNT, str(self.directory))
+        self.virsh("create", str(write("domain.xml")))
+        self.pid = int(self._qemu_pid())
+        self._wait_for(write("console"))
+        self.guest = MicroGuest(write("console"))
+        self.guest.wait_until_up()
+
+    def stop_daemon(self) -> None:
+        """End the daemon; its domain runs on, and start_daemon() finds it again."""
+        assert self._daemon is not None
+        self._mounts = os.open(f"/proc/{self._daemon.pid}/ns/mnt", os.O_RDONLY)
+        self._daemon.terminate()
+        self._daemon.wait(_PATIENCE_S)
+        (self.directory / "libvirt-sock").unlink(missing_ok=True)
+
+    def start_daemon(self) -> None:
+        """Run the daemon again, with the files that it had."""
+        self._run_daemon("nsenter", f"--mount=/proc/{os.getpid()}/fd/{self._mounts}", "--")
+        os.close(self._mounts)
+
+    def _run_daemon(self, *prefix: str) -> None:
+        write = self.directory.joinpath
+        command = [*prefix, "libvirtd", "--config", str(write("libvirtd.conf"))]
         command += ["--pid-file", str(write("libvirtd.pid"))]
-        with write("log").open("wb") as log:
+        with write("log").open("ab") as log:
             self._daemon = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -137,11 +166,6 @@ class Libvirt:
                 stderr=log,
             )
         self._wait_for(write("libvirt-sock"))
-        self.virsh("create", str(write("domain.xml")))
-        self.pid = int(self._qemu_pid())
-        self._wait_for(write("console"))
-        self.guest = MicroGuest(write("console"))
-        self.guest.wait_until_up()
 
     def _wait_for(self, path: Path) -> None:
         deadline = time.monotonic() + _PATIENCE_S

@@ -34,7 +34,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("pid", type=PID)
-@click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of this QEMU.")
+@click.option(
+    "--qmp",
+    metavar="PATH|libvirt|URI",
+    help="Socket of a QMP monitor of this QEMU, or its libvirt, as for attach.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
     """Show RAM blocks, threads and confinement of PID; change nothing."""

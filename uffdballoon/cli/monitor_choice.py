@@ -7,9 +7,11 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from uffdballoon.errors import UsageError
+from uffdballoon.host.libvirt_binding import INSTALL, lacking_modules
 from uffdballoon.model.printable import printable
 from uffdballoon.model.records.target import MonitorOwner, MonitorSocket, MonitorState
 from uffdballoon.target.process import Target
+from uffdballoon.vmm.qemu.libvirt_domain import WORD, is_domain
 from uffdballoon.vmm.qemu.monitors import find_monitors
 from uffdballoon.vmm.qemu.options import split_keys
 
@@ -32,7 +34,7 @@ class MonitorChoice(NamedTuple):
 
 
 def parse_qmp(text: str) -> str:
-    """Read the value of --qmp: auto, none, a path, or QEMU's own unix:PATH,...
+    """Read the value of --qmp: a word, an URI of libvirt's, a path, or QEMU's own unix:PATH,...
 
     Raises UsageError.
     """
@@ -60,7 +62,21 @@ def choose_monitor(pid: int, asked: str) -> MonitorChoice:
     if asked != AUTO:
         return MonitorChoice(asked)
     with Target.open(pid) as target:
-        return choose_of([m for m in find_monitors(target) if _may_connect(pid, m.path)])
+        chosen = choose_of([m for m in find_monitors(target) if _may_connect(pid, m.path)])
+        if chosen.path is None and is_domain(target.cmdline):
+            return _by_libvirt(pid)
+    return chosen
+
+
+def _by_libvirt(pid: int) -> MonitorChoice:
+    """Choose the monitor that libvirt has, where libvirt can be asked for it."""
+    if not lacking_modules():
+        return MonitorChoice(WORD)
+    return MonitorChoice(
+        None,
+        told=f"going on without libvirt, whose domain {pid} is and which has its monitor: Python's "
+        f"binding to it is not installed ({INSTALL})",
+    )
 
 
 def choose_of(monitors: Sequence[MonitorSocket]) -> MonitorChoice:

@@ -81,7 +81,8 @@ class LoopOptions:
     kernel allows; ``follow_cpu`` lets the loop run where the faults are.
     ``trace`` is for Observing.TRACE, and must outlive the loop. Without ``follow`` nothing is
     followed but by FaultLoop.follow() and tidy(). A touch that waited ``memory_patience_ns`` for a
-    page of the host has the target killed; 0: it waits on.
+    page of the host has the target killed; 0: it waits on. So late as ``reset_delay_ns`` the
+    monitor may tell of a reset: a violation waits for it where a rung harms.
     """
 
     terms: Terms
@@ -95,6 +96,7 @@ class LoopOptions:
     follow: bool = True
     tell_begin: bool = False
     memory_patience_ns: int = 0
+    reset_delay_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,7 @@ class FaultLoop:
                 "follow": options.follow,
                 "tell_begin": options.tell_begin,
                 "memory_patience_ns": options.memory_patience_ns,
+                "reset_delay_ns": options.reset_delay_ns,
                 "trace": options.trace.handle if options.trace else ffi.NULL,
                 "terms": terms_fields(options.terms),
                 "rungs": [_rung_fields(rung) for rung in options.rungs],

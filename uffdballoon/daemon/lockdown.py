@@ -22,6 +22,7 @@ from uffdballoon.host.privileges import (
 )
 from uffdballoon.model.ladder import RungKind
 from uffdballoon.model.records.counters import Sandbox
+from uffdballoon.vmm.qemu.peer import BRIDGES
 
 if TYPE_CHECKING:
     from uffdballoon.session import Session
@@ -86,7 +87,8 @@ def _needed(session: Session) -> frozenset[Capability]:
     policies = (session.options.policy, session.attached.asked.policy)  # it may be set again
     if any(policy.has(RungKind.KILL) for policy in policies):
         needed.add(Capability.KILL)
-    if session.monitor_path is not None and not _can_write_to(Path(session.monitor_path)):
+    path = session.monitor_path
+    if path is not None and not path.startswith(BRIDGES) and not _can_write_to(Path(path)):
         needed.add(Capability.DAC_OVERRIDE)
     return frozenset(needed)
 

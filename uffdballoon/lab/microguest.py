@@ -302,6 +302,10 @@ class MicroGuest:
     def reset(self) -> None:
         """Reset the machine, and wait until the guest is up again."""
         self.command("reset")
+        self.wait_for_boot()
+
+    def wait_for_boot(self) -> None:
+        """Wait until it is up again after a reset, by whomever."""
         # Its first words after the boot: whatever is sent before is lost in the reset.
         self._wait_for("microguest 1", "reset", ANSWER_TIMEOUT_S)
         self.wait_until_up()

@@ -235,6 +235,7 @@ class Attachment:
             follow_cpu=options.follow_cpu,
             tell_begin=options.fragmentation is not None,
             memory_patience_ns=options.memory_patience_ns,
+            reset_delay_ns=self.machine.reset_delay_ns,
         )
 
     def _window_budget(self) -> int:

@@ -18,6 +18,7 @@ from uffdballoon.vmm.qemu.balloon import BalloonTarget, actual_bytes, find_ballo
 from uffdballoon.vmm.qemu.connecting import connect
 from uffdballoon.vmm.qemu.events import read_event
 from uffdballoon.vmm.qemu.latest import LatestAnswers
+from uffdballoon.vmm.qemu.libvirt_domain import delay_ns
 from uffdballoon.vmm.qemu.pausing import stopping_vm
 from uffdballoon.vmm.qemu.qmp import DEFAULT_TIMEOUT_S
 from uffdballoon.vmm.qemu.ram_watch import RamWatch
@@ -100,6 +101,11 @@ class Machine(Vmm):
             self.monitor.close()
         if self._lookout is not None:
             self._lookout.close()
+
+    @property
+    def reset_delay_ns(self) -> int:
+        """How late a reset may be told of: 0 where QEMU tells us itself."""
+        return 0 if self.relay is None else delay_ns(self.relay.monitor_fd)
 
     def note_resets_in(self, memory: int) -> None:
         """Note resets of the guest in the memfd of a ledger, for the next manager."""
