@@ -37,6 +37,13 @@ def test_a_name_that_nobody_has_is_told_so() -> None:
     assert "no VM is called '-1'" in refused(1, "attach", "--", "-1")
 
 
+@pytest.mark.parametrize("verb", ["attach", "detach", "status", "inflate", "stats"])
+def test_the_help_of_a_verb_says_that_it_takes_a_name(verb: str) -> None:
+    done = run(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "PID|NAME" in done.stdout
+
+
 def test_without_a_verb_the_help_is_shown_and_no_error() -> None:
     done = run()
     assert done.returncode in (0, 2)

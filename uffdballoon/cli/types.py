@@ -57,7 +57,11 @@ class Vm(ParamType[int]):
 
     name = "pid"
 
-    def get_metavar(self, _param: click.Parameter, *_ctx: click.Context) -> str:
+    def get_metavar(
+        self,
+        param: click.Parameter,  # noqa: ARG002 - click's
+        ctx: click.Context | None = None,  # noqa: ARG002 - not given before click 8.2
+    ) -> str:
         return "PID|NAME"
 
     def convert(
