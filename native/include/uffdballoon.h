@@ -536,6 +536,15 @@ enum uffdb_observing {
 	UFFDB_OBSERVE_SCAN,   /* by what is gone since the last uffdb_engine_scan() */
 };
 
+/* A part of a file that is shared guest memory, opened by us for reading and writing. */
+struct uffdb_memory_file {
+	int32_t fd;
+	uint32_t reserved;
+	uint64_t offset;
+	uint64_t hva;
+	uint64_t len;
+};
+
 struct uffdb_engine_config {
 	int uffd;
 	int pidfd;	/* of the target */
@@ -556,10 +565,16 @@ struct uffdb_engine_config {
 	 * good; 0: no limit. Windows there are the larger, and the same at every attach.
 	 */
 	uint64_t huge_mappings;
-	uint32_t observing;	     /* enum uffdb_observing */
-	struct uffdb_trace *trace;   /* for UFFDB_OBSERVE_TRACE; must outlive the engine */
-	bool follow;		     /* on a thread of our own, from start to stop */
-	bool tell_begin;	     /* news are also that the balloon begins to move */
+	uint32_t observing;	   /* enum uffdb_observing */
+	struct uffdb_trace *trace; /* for UFFDB_OBSERVE_TRACE; must outlive the engine */
+	bool follow;		   /* on a thread of our own, from start to stop */
+	bool tell_begin;	   /* news are also that the balloon begins to move */
+	/*
+	 * Zeros for a reader cost memory there, and are dropped again by holes: within a second
+	 * after it went on. Copied; the fds must outlive the engine. Needs @pagemap_fd.
+	 */
+	const struct uffdb_memory_file *memory_files;
+	size_t nr_memory_files;
 	uint64_t memory_patience_ns; /* kill it when a touch waited so long for memory; 0: never */
 	struct uffdb_terms terms;
 	struct uffdb_rung rungs[UFFDB_MAX_RUNGS]; /* the gentlest first */

@@ -139,6 +139,16 @@ void uffdb_answer_wake(struct uffdb_answerer *answerer, const struct uffdb_touch
 	uffdb_answer_retry(answerer, touch);
 }
 
+void uffdb_answer_unprotect(struct uffdb_answerer *answerer, const struct uffdb_range *range)
+{
+	int error = -EAGAIN;
+
+	for (int i = 0; i < TRIES && error == -EAGAIN; i++)
+		error = uffdb_uffd_writeprotect(answerer->uffd, range->start, range->len, false);
+	if (error)
+		count_failure(answerer, error);
+}
+
 int uffdb_answer_page(struct uffdb_answerer *answerer, const struct uffdb_touch *touch)
 {
 	int error;
@@ -212,7 +222,7 @@ uint64_t uffdb_answer_around(struct uffdb_answerer *answerer, const struct uffdb
  * step fails (EAGAIN while an event waits to be read) the page cannot be trapped
  * any more, and is the guest's. Shared memory
  * and hugetlbfs have no zero page to share: they get a page of zeros that is
- * protected in the same step, and that the balloon loses until it is zapped.
+ * protected in the same step, and dropped again after a while: drop.h.
  */
 enum uffdb_zeroed uffdb_answer_zeros(struct uffdb_answerer *answerer,
 				     const struct uffdb_touch *touch)

@@ -98,15 +98,26 @@ class LoopOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """A part of a file that is shared guest memory: an fd for reading and writing, and where."""
+
+    fd: int
+    offset_bytes: int
+    span: HvaRange
+
+
+@dataclass(frozen=True, slots=True)
 class TargetFds:
     """A pidfd of the target, and its /proc/PID/pagemap and /proc/PID/mem opened for reading.
 
-    The loop uses them until it is stopped; -1 for one that is not there.
+    The loop uses them until it is stopped; -1 for one that is not there. From ``files`` it drops
+    zeros that readers were given.
     """
 
     pidfd: int
     pagemap: int
     mem: int
+    files: tuple[MemoryFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +203,18 @@ class FaultLoop:
         options: LoopOptions,
     ) -> None:
         shared_wp = Feature.PAGEFAULT_FLAG_WP | Feature.WP_HUGETLBFS_SHMEM
+        files = ffi.new(
+            "struct uffdb_memory_file[]",
+            [
+                {
+                    "fd": file.fd,
+                    "offset": file.offset_bytes,
+                    "hva": file.span.start,
+                    "len": file.span.size_bytes,
+                }
+                for file in fds.files
+            ],
+        )
         config = ffi.new(
             "struct uffdb_engine_config *",
             {
@@ -213,6 +236,8 @@ class FaultLoop:
                 "observing": options.observing,
                 "follow": options.follow,
                 "tell_begin": options.tell_begin,
+                "memory_files": files,
+                "nr_memory_files": len(fds.files),
                 "memory_patience_ns": options.memory_patience_ns,
                 "trace": options.trace.handle if options.trace else ffi.NULL,
                 "terms": terms_fields(options.terms),
