@@ -212,8 +212,9 @@ uint32_t uffdb_xsave_size(uint64_t features);
 
 /* ---- ledger: which pages are in the balloon, one bit a 4 KiB page ---- */
 
-#define UFFDB_BLOCK_SHARED  1u /* MAP_SHARED: there is no zero page to share */
+#define UFFDB_BLOCK_SHARED  1u /* of a file: there is no zero page to share, if not private */
 #define UFFDB_BLOCK_HUGETLB 2u /* pages of 2 MiB that are trapped and answered whole */
+#define UFFDB_BLOCK_PRIVATE 4u /* with SHARED: mapped by MAP_PRIVATE all the same */
 
 #define UFFDB_MAX_NODES 128 /* as QEMU has at most */
 
@@ -623,7 +624,8 @@ struct uffdb_stats {
 	uint64_t doubtful;	   /* touches granted for that */
 	uint64_t late;		   /* pages that were written in the gap before their window */
 	uint64_t late_reads;	   /* that were read in it: zeros; protected from then on */
-	uint64_t zapped_again; /* pages that were filled with zeros in it, beside a touched one */
+	uint64_t zapped_again; /* pages of zeros: filled in it beside a touched one, or lent to a
+				  reader */
 	uint64_t arm_ns_max;   /* from an inflate to its window */
 	uint64_t windows;
 	uint64_t armed_bytes;
@@ -665,8 +667,9 @@ int uffdb_engine_news_fd(const struct uffdb_engine *engine);
  * uffdb_engine_hold_zeros - list ballooned pages that hold zeros, to be zapped again.
  *
  * They were filled beside a page that was touched, or by khugepaged, before their
- * window was there. Unless it returns 0, no fault is answered and nothing else may
- * be asked of the engine until uffdb_engine_go_on(): zap at once, then call that.
+ * window was there; or a reader of private huge pages got them. Unless it returns 0, no fault is
+ * answered and nothing else may be asked of the engine until uffdb_engine_go_on(): zap at once,
+ * then call that.
  *
  * Return: entries of @out, which has room for @nr; 0 when there is nothing (left).
  */

@@ -12,33 +12,30 @@
 #include "lent.h"
 #include "pagemap.h"
 #include "pages.h"
+#include "touch.h"
 #include "uffdballoon.h"
+#include "zapqueue.h"
 
 #define MOST_AT_ONCE (16 * UFFDB_PAGE) /* that are looked at, and dropped, in one go */
 
 int uffdb_drop_init(struct uffdb_engine *engine)
 {
 	size_t nr = engine->config.nr_memory_files;
-	struct uffdb_memory_file *files;
 
+	uffdb_lent_init(&engine->lent);
 	if (!nr)
 		return 0;
-	files = calloc(nr, sizeof(*files));
-	engine->lent = calloc(1, sizeof(*engine->lent));
-	if (!files || !engine->lent) {
-		free(files);
+	engine->memory_files = calloc(nr, sizeof(*engine->memory_files));
+	if (!engine->memory_files)
 		return -ENOMEM;
-	}
-	memcpy(files, engine->config.memory_files, nr * sizeof(*files));
-	engine->memory_files = files;
-	uffdb_lent_init(engine->lent);
+	memcpy(engine->memory_files, engine->config.memory_files,
+	       nr * sizeof(*engine->memory_files));
 	return 0;
 }
 
 void uffdb_drop_release(struct uffdb_engine *engine)
 {
 	free(engine->memory_files);
-	free(engine->lent);
 }
 
 static const struct uffdb_memory_file *file_at(const struct uffdb_engine *engine, uint64_t hva)
@@ -52,14 +49,20 @@ static const struct uffdb_memory_file *file_at(const struct uffdb_engine *engine
 	return NULL;
 }
 
+/* Private huge pages are in no file: the target itself has to zap them. */
+static bool is_for_target(const struct uffdb_engine *engine, uint64_t hva)
+{
+	return !uffdb_is_in_file(uffdb_ledger_block(engine->ledger, hva));
+}
+
 void uffdb_lend(struct uffdb_engine *engine, uint64_t hva, uint64_t size)
 {
 	uint64_t now_ns;
 
-	if (!file_at(engine, hva) || engine->config.pagemap_fd < 0)
+	if (engine->config.pagemap_fd < 0 || !(is_for_target(engine, hva) || file_at(engine, hva)))
 		return;
 	now_ns = uffdb_now_ns(CLOCK_MONOTONIC);
-	while (!uffdb_lent_add(engine->lent, hva, size, now_ns))
+	while (!uffdb_lent_add(&engine->lent, hva, size, now_ns))
 		uffdb_drop_lent(engine);
 }
 
@@ -107,10 +110,24 @@ static void punch_out(struct uffdb_engine *engine, const struct uffdb_memory_fil
 		uffdb_answer_unprotect(&engine->answerer, range);
 }
 
+/* It is looked at there. Where nobody takes what is queued, and no room is left, it stays. */
+static void have_zapped(struct uffdb_engine *engine, const struct uffdb_range *page)
+{
+	const uint64_t one = 1;
+
+	uffdb_zap_again(engine, page->start, page->len);
+	/* It fails only when it is readable already. */
+	(void)!write(engine->news_fd, &one, sizeof(one));
+}
+
 static void drop_range(struct uffdb_engine *engine, const struct uffdb_range *range, uint64_t page)
 {
 	const struct uffdb_memory_file *file = file_at(engine, range->start);
 
+	if (!file) {
+		have_zapped(engine, range);
+		return;
+	}
 	if (is_unwritten(engine, file, range, page)) {
 		punch_out(engine, file, range);
 		return;
@@ -138,10 +155,10 @@ void uffdb_drop_lent(struct uffdb_engine *engine)
 	uint64_t now_ns, hva, size, page = 0;
 	struct uffdb_range range = {0};
 
-	if (!engine->lent || !engine->lent->nr)
+	if (!engine->lent.nr)
 		return;
 	now_ns = uffdb_now_ns(CLOCK_MONOTONIC);
-	while (uffdb_lent_take(engine->lent, now_ns, &hva, &size)) {
+	while (uffdb_lent_take(&engine->lent, now_ns, &hva, &size)) {
 		if (is_next(engine, &range, hva, size)) {
 			range.len += size;
 			continue;

@@ -14,7 +14,10 @@
 int uffdb_drop_init(struct uffdb_engine *engine);
 void uffdb_drop_release(struct uffdb_engine *engine);
 
-/* A ballooned page was filled with zeros, write-protected; nothing where its file is not known. */
+/*
+ * A ballooned page was filled with zeros that cost memory, write-protected. What has no file that
+ * we know of stays; private huge pages have none, and are zapped by the target (zapqueue.h).
+ */
 void uffdb_lend(struct uffdb_engine *engine, uint64_t hva, uint64_t size);
 
 /*

@@ -45,7 +45,7 @@ struct uffdb_engine {
 	struct uffdb_answerer answerer;
 	struct uffdb_ladder ladder;
 	struct uffdb_parking parking;
-	struct uffdb_lent *lent;		/* NULL where no file is known to drop them from */
+	struct uffdb_lent lent;
 	struct uffdb_memory_file *memory_files; /* as many as the config has */
 	uint64_t lent_alarm_ns;			/* when the alarm is set to for what is lent */
 	struct uffdb_alarm alarm; /* at the earliest deadline of what is held or lent */
@@ -77,7 +77,7 @@ struct uffdb_engine {
 	_Atomic int follow_error;
 	_Atomic bool moving; /* the balloon did, a moment ago */
 
-	/* again.c */
+	/* zapqueue.c */
 	_Atomic uint32_t nr_again; /* ranges that are to be zapped again */
 	struct uffdb_range again[UFFDB_MAX_AGAIN];
 	bool holds_loop;

@@ -156,7 +156,7 @@ static void set_alarm(struct uffdb_engine *engine, uint64_t lent_ns)
 
 static void keep_alarm(struct uffdb_engine *engine)
 {
-	uint64_t lent_ns = engine->lent ? uffdb_lent_deadline(engine->lent) : 0;
+	uint64_t lent_ns = uffdb_lent_deadline(&engine->lent);
 
 	if (uffdb_parking_take_change(&engine->parking) || lent_ns != engine->lent_alarm_ns)
 		set_alarm(engine, lent_ns);
@@ -170,7 +170,7 @@ static void *fault_loop(void *argument)
 	pthread_setname_np(pthread_self(), "uffdb-faults");
 	engine->start_error = uffdb_alarm_start(&engine->alarm);
 	sem_post(&engine->started);
-	set_alarm(engine, engine->lent ? uffdb_lent_deadline(engine->lent) : 0);
+	set_alarm(engine, uffdb_lent_deadline(&engine->lent));
 	while (!engine->start_error && !atomic_load(&engine->stop)) {
 		/* Woken by a fault, or by UFFDB_WAKE_SIGNAL: a call, a deadline, the end. */
 		ssize_t got = read(engine->config.uffd, messages, sizeof(messages));

@@ -133,7 +133,8 @@ bool uffdb_give_zeros(struct uffdb_engine *engine, struct uffdb_touch *touch)
 		else
 			post(engine, touch, UFFDB_VIOLATION, UFFDB_ACTION_ZERO_READ);
 		if (zeroed == UFFDB_ZEROED) {
-			uffdb_lend(engine, touch->hva, touch->size);
+			if (!uffdb_is_zero_shared(touch->block))
+				uffdb_lend(engine, touch->hva, touch->size);
 			uffdb_answer_retry(&engine->answerer, touch);
 		}
 		return true;

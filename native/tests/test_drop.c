@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Zeros that readers of shared memory were given are dropped again, and nothing else is. */
+#include <poll.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -213,8 +214,44 @@ static void zeros_of_an_engine_that_was_killed_are_dropped_by_the_next(bool huge
 	tear_down_shared(&shared);
 }
 
+/* They are in no file; whoever has them zapped is told of them. */
+static void zeros_in_private_huge_pages_are_to_be_zapped(void)
+{
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_FIXED;
+	struct uffdb_engine_config config = config_of(&(struct shared){0}, false);
+	struct uffdb_range found;
+	struct setup setup;
+	uint64_t news;
+
+	open_fds(&setup, WANTED_SHARED);
+	setup.memory = map_aligned(SIZE);
+	if (mmap(setup.memory, SIZE, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED)
+		return;
+	make_engine_over(&setup, SIZE, UFFDB_BLOCK_HUGETLB, config);
+	CHECK(!uffdb_engine_start(setup.engine));
+	inflate(&setup, 0, SIZE);
+	CHECK(setup.memory[HUGE + 5] == 0);
+	while (!uffdb_engine_hold_zeros(setup.engine, &found, 1))
+		/* It is put there a moment later. */
+		CHECK(poll(&(struct pollfd){.fd = uffdb_engine_news_fd(setup.engine),
+					    .events = POLLIN},
+			   1, -1) == 1 &&
+		      read(uffdb_engine_news_fd(setup.engine), &news, sizeof(news)) > 0);
+	CHECK(found.start == address(&setup) + HUGE && found.len == HUGE);
+	CHECK(!madvise(setup.memory + HUGE, HUGE, MADV_DONTNEED));
+	uffdb_engine_go_on(setup.engine);
+	CHECK(setup.memory[HUGE + 5] == 0);
+	((volatile uint8_t *)setup.memory)[HUGE + 5] = 1;
+	CHECK(setup.memory[HUGE + 5] == 1);
+	CHECK(stats_of(&setup).actions[UFFDB_ACTION_ZERO_READ] == 2);
+	CHECK(stats_of(&setup).actions[UFFDB_ACTION_GRANT] == 1);
+	tear_down(&setup);
+	munmap(setup.memory, SIZE);
+}
+
 int main(void)
 {
+	zeros_in_private_huge_pages_are_to_be_zapped();
 	a_write_that_races_with_the_drop_is_judged_once_and_kept();
 	for (int huge = 0; huge < 2; huge++) {
 		reading_all_of_the_balloon_costs_nothing_in_the_end(huge);

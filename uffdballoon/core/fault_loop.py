@@ -203,18 +203,7 @@ class FaultLoop:
         options: LoopOptions,
     ) -> None:
         shared_wp = Feature.PAGEFAULT_FLAG_WP | Feature.WP_HUGETLBFS_SHMEM
-        files = ffi.new(
-            "struct uffdb_memory_file[]",
-            [
-                {
-                    "fd": file.fd,
-                    "offset": file.offset_bytes,
-                    "hva": file.span.start,
-                    "len": file.span.size_bytes,
-                }
-                for file in fds.files
-            ],
-        )
+        files = ffi.new("struct uffdb_memory_file[]", [_file_fields(file) for file in fds.files])
         config = ffi.new(
             "struct uffdb_engine_config *",
             {
@@ -442,6 +431,15 @@ class FaultLoop:
 
 def _access(write: int) -> Access:
     return Access.WRITE if write else Access.READ
+
+
+def _file_fields(file: MemoryFile) -> dict[str, int]:
+    return {
+        "fd": file.fd,
+        "offset": file.offset_bytes,
+        "hva": file.span.start,
+        "len": file.span.size_bytes,
+    }
 
 
 def _rung_fields(rung: Rung) -> dict[str, int]:
