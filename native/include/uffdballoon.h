@@ -220,8 +220,9 @@ uint32_t uffdb_xsave_size(uint64_t features);
 
 /* ---- ledger: which pages are in the balloon, one bit a 4 KiB page ---- */
 
-#define UFFDB_BLOCK_SHARED  1u /* MAP_SHARED: there is no zero page to share */
+#define UFFDB_BLOCK_SHARED  1u /* of a file: there is no zero page to share, if not private */
 #define UFFDB_BLOCK_HUGETLB 2u /* pages of 2 MiB that are trapped and answered whole */
+#define UFFDB_BLOCK_PRIVATE 4u /* with SHARED: mapped by MAP_PRIVATE all the same */
 
 #define UFFDB_MAX_NODES 128 /* as QEMU has at most */
 
@@ -548,6 +549,15 @@ enum uffdb_observing {
 	UFFDB_OBSERVE_SCAN,   /* by what is gone since the last uffdb_engine_scan() */
 };
 
+/* A part of a file that is shared guest memory, opened by us for reading and writing. */
+struct uffdb_memory_file {
+	int32_t fd;
+	uint32_t reserved;
+	uint64_t offset;
+	uint64_t hva;
+	uint64_t len;
+};
+
 struct uffdb_engine_config {
 	int uffd;
 	int pidfd;	/* of the target */
@@ -568,10 +578,16 @@ struct uffdb_engine_config {
 	 * good; 0: no limit. Windows there are the larger, and the same at every attach.
 	 */
 	uint64_t huge_mappings;
-	uint32_t observing;	     /* enum uffdb_observing */
-	struct uffdb_trace *trace;   /* for UFFDB_OBSERVE_TRACE; must outlive the engine */
-	bool follow;		     /* on a thread of our own, from start to stop */
-	bool tell_begin;	     /* news are also that the balloon begins to move */
+	uint32_t observing;	   /* enum uffdb_observing */
+	struct uffdb_trace *trace; /* for UFFDB_OBSERVE_TRACE; must outlive the engine */
+	bool follow;		   /* on a thread of our own, from start to stop */
+	bool tell_begin;	   /* news are also that the balloon begins to move */
+	/*
+	 * Zeros for a reader cost memory there, and are dropped again by holes: within a second
+	 * after it went on. Copied; the fds must outlive the engine. Needs @pagemap_fd.
+	 */
+	const struct uffdb_memory_file *memory_files;
+	size_t nr_memory_files;
 	uint64_t memory_patience_ns; /* kill it when a touch waited so long for memory; 0: never */
 	/*
 	 * So late the monitor may tell of a reset, where another stands between; 0: before any
@@ -626,7 +642,8 @@ struct uffdb_stats {
 	uint64_t doubtful;	   /* touches granted for that */
 	uint64_t late;		   /* pages that were written in the gap before their window */
 	uint64_t late_reads;	   /* that were read in it: zeros; protected from then on */
-	uint64_t zapped_again; /* pages that were filled with zeros in it, beside a touched one */
+	uint64_t zapped_again; /* pages of zeros: filled in it beside a touched one, or lent to a
+				  reader */
 	uint64_t arm_ns_max;   /* from an inflate to its window */
 	uint64_t windows;
 	uint64_t armed_bytes;
@@ -668,8 +685,9 @@ int uffdb_engine_news_fd(const struct uffdb_engine *engine);
  * uffdb_engine_hold_zeros - list ballooned pages that hold zeros, to be zapped again.
  *
  * They were filled beside a page that was touched, or by khugepaged, before their
- * window was there. Unless it returns 0, no fault is answered and nothing else may
- * be asked of the engine until uffdb_engine_go_on(): zap at once, then call that.
+ * window was there; or a reader of private huge pages got them. Unless it returns 0, no fault is
+ * answered and nothing else may be asked of the engine until uffdb_engine_go_on(): zap at once,
+ * then call that.
  *
  * Return: entries of @out, which has room for @nr; 0 when there is nothing (left).
  */

@@ -28,6 +28,7 @@
 #include "process.h"
 #include "uffdballoon.h"
 #include "windows.h"
+#include "zapqueue.h"
 
 #define LOOK_AGAIN_NS 200000000ull
 #define RANGES	      256

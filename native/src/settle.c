@@ -3,6 +3,7 @@
 #include "answer.h"
 #include "clock.h"
 #include "counters.h"
+#include "drop.h"
 #include "engine.h"
 #include "events.h"
 #include "ladder.h"
@@ -131,8 +132,11 @@ bool uffdb_give_zeros(struct uffdb_engine *engine, struct uffdb_touch *touch)
 			uffdb_count(&engine->counters.host_reads, 1);
 		else
 			post(engine, touch, UFFDB_VIOLATION, UFFDB_ACTION_ZERO_READ);
-		if (zeroed == UFFDB_ZEROED)
+		if (zeroed == UFFDB_ZEROED) {
+			if (!uffdb_is_zero_shared(touch->block))
+				uffdb_lend(engine, touch->hva, touch->size);
 			uffdb_answer_retry(&engine->answerer, touch);
+		}
 		return true;
 	}
 }

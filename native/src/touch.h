@@ -34,6 +34,18 @@ static inline bool uffdb_is_huge(const struct uffdb_touch *touch)
 	return touch->block->flags & UFFDB_BLOCK_HUGETLB;
 }
 
+/* Is what is written to it in the file? */
+static inline bool uffdb_is_in_file(const struct uffdb_block *block)
+{
+	return block->flags & UFFDB_BLOCK_SHARED && !(block->flags & UFFDB_BLOCK_PRIVATE);
+}
+
+/* Are its zeros the kernel's zero page, which costs nothing? */
+static inline bool uffdb_is_zero_shared(const struct uffdb_block *block)
+{
+	return !(block->flags & UFFDB_BLOCK_HUGETLB) && !uffdb_is_in_file(block);
+}
+
 /* Can it be answered with zeros, and what follows still be trapped? */
 static inline bool uffdb_is_zero_readable(const struct uffdb_touch *touch)
 {

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from uffdballoon.balloon.report import ZapReport
 from uffdballoon.balloon.zap_private import zap_private
 from uffdballoon.balloon.zap_shared import zap_shared
-from uffdballoon.core.fault_loop import FaultLoop, Resolution, TargetFds
+from uffdballoon.core.fault_loop import FaultLoop, MemoryFile, Resolution, TargetFds
 from uffdballoon.core.ledger import Ledger
 from uffdballoon.core.reclaim import ReclaimPasses
 from uffdballoon.errors import UffdballoonError, UnsupportedError
@@ -160,7 +160,7 @@ class Enforcer:
                 uffd,
                 self.ledger,
                 pid=target.pid,
-                fds=TargetFds(target.pidfd, self._pagemap, self._mem),
+                fds=TargetFds(target.pidfd, self._pagemap, self._mem, self._shared_files()),
                 options=replace(options, observing=observer.observing, trace=observer.trace),
             )
             self.loop.set_vcpus(vcpus)
@@ -325,6 +325,13 @@ class Enforcer:
                 os.close(self._files.pop(block).fd)
             else:
                 refuse_unless_ours(self._target.pid, block, file)
+
+    def _shared_files(self) -> tuple[MemoryFile, ...]:
+        return tuple(
+            MemoryFile(file.fd, block.hva - file.file_start, block.hva_range)
+            for block, file in self._files.items()
+            if block.shared
+        )
 
     def _file_of(self, block: RamBlock) -> BackingFile:
         if block in self._refused:  # while we had all privileges: now it would be another error

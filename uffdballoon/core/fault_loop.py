@@ -100,15 +100,26 @@ class LoopOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """A part of a file that is shared guest memory: an fd for reading and writing, and where."""
+
+    fd: int
+    offset_bytes: int
+    span: HvaRange
+
+
+@dataclass(frozen=True, slots=True)
 class TargetFds:
     """A pidfd of the target, and its /proc/PID/pagemap and /proc/PID/mem opened for reading.
 
-    The loop uses them until it is stopped; -1 for one that is not there.
+    The loop uses them until it is stopped; -1 for one that is not there. From ``files`` it drops
+    zeros that readers were given.
     """
 
     pidfd: int
     pagemap: int
     mem: int
+    files: tuple[MemoryFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +205,7 @@ class FaultLoop:
         options: LoopOptions,
     ) -> None:
         shared_wp = Feature.PAGEFAULT_FLAG_WP | Feature.WP_HUGETLBFS_SHMEM
+        files = ffi.new("struct uffdb_memory_file[]", [_file_fields(file) for file in fds.files])
         config = ffi.new(
             "struct uffdb_engine_config *",
             {
@@ -215,6 +227,8 @@ class FaultLoop:
                 "observing": options.observing,
                 "follow": options.follow,
                 "tell_begin": options.tell_begin,
+                "memory_files": files,
+                "nr_memory_files": len(fds.files),
                 "memory_patience_ns": options.memory_patience_ns,
                 "reset_delay_ns": options.reset_delay_ns,
                 "trace": options.trace.handle if options.trace else ffi.NULL,
@@ -433,6 +447,15 @@ class FaultLoop:
 
 def _access(write: int) -> Access:
     return Access.WRITE if write else Access.READ
+
+
+def _file_fields(file: MemoryFile) -> dict[str, int]:
+    return {
+        "fd": file.fd,
+        "offset": file.offset_bytes,
+        "hva": file.span.start,
+        "len": file.span.size_bytes,
+    }
 
 
 def _rung_fields(rung: Rung) -> dict[str, int]:

@@ -29,7 +29,8 @@ NOTE_BYTES = int(lib.UFFDB_NOTE_BYTES)
 def _flags(block: RamBlock) -> int:
     shared = lib.UFFDB_BLOCK_SHARED if block.backing is not Backing.ANON else 0
     hugetlb = lib.UFFDB_BLOCK_HUGETLB if block.backing is Backing.HUGETLBFS else 0
-    return int(shared | hugetlb)
+    private = lib.UFFDB_BLOCK_PRIVATE if shared and not block.shared else 0
+    return int(shared | hugetlb | private)
 
 
 def _node(block: RamBlock) -> int:
