@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from uffdballoon.balloon.reclaimer import Reclaimer
     from uffdballoon.balloon.survey import Survey
     from uffdballoon.core.fault_loop import FaultLoop
+    from uffdballoon.core.yielding import Yielder
     from uffdballoon.model.job import Job
     from uffdballoon.session.vcpus import Vcpus
 
@@ -72,8 +73,9 @@ class Reclaiming:
 
     name = "reclaimer"
 
-    def __init__(self, reclaimer: Reclaimer, follower: Follower) -> None:
+    def __init__(self, reclaimer: Reclaimer, follower: Follower, yielder: Yielder) -> None:
         self._reclaimer = reclaimer
+        self._yielder = yielder
         self._follower = follower
 
     def sources(self) -> Sequence[Source]:
@@ -81,6 +83,8 @@ class Reclaiming:
 
     def tick(self) -> Tick:
         self._follower.arm()
+        if self._yielder.is_yielded:  # the memory is somebody else's: after that
+            return Tick()
         return Tick(due_s=self._reclaimer.work())
 
 
