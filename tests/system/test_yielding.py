@@ -14,10 +14,14 @@ import pytest
 from tests.support.command import Command
 from tests.support.marks import REAL_QEMU
 from uffdballoon.errors import TargetBusyError
+from uffdballoon.lab.qemu import Accel, Memory, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import parse_policy
+from uffdballoon.model.ram import Backing
 from uffdballoon.model.records.events import EventKind
+from uffdballoon.model.terms import ContractKind, Terms
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
 
@@ -216,6 +220,27 @@ def test_a_touch_that_is_held_goes_on_when_the_traps_are_lifted(snapshotting: Qe
         assert not session.held()
 
 
+@pytest.mark.parametrize("kind", ObserverKind)
+def test_the_balloon_is_trapped_after_it_whatever_observes(
+    kind: ObserverKind, snapshotting: Qemu
+) -> None:
+    options = SessionOptions(
+        pid=snapshotting.pid,
+        qmp_path=str(snapshotting.qmp_path),
+        observer=kind,
+        terms=Terms(kind=ContractKind.CAP, floor_bytes=BALLOON.size_bytes),
+    )
+    with Session(options) as session:
+        attached = Attached(snapshotting, session)
+        attached.inflate()
+        snapshotting.monitor.execute("migrate", uri="exec:cat > /dev/null")
+        attached.wait_for(EventKind.TAKEN_UP)
+        assert migration_of(snapshotting) == "completed"
+        assert runs(snapshotting)
+        attached.violates(BALLOON.start)
+        assert not session.disagreements()
+
+
 def test_a_plain_migration_leaves_the_traps_alone(qemu: Qemu) -> None:
     with attach(qemu) as session:
         attached = Attached(qemu, session)
@@ -273,3 +298,24 @@ def test_a_guest_goes_on_when_its_manager_is_killed_in_the_middle(
     qemu.guest.touch(FIRST, Access.WRITE)
     assert not qemu.guest.verify(OWNED, SEED).bad_lines
     assert runs(qemu)
+
+
+@pytest.mark.needs_kvm
+def test_shared_memory_that_qemu_fills_as_it_reads_is_the_guests(
+    start_qemu: Callable[[QemuOptions], Qemu],
+) -> None:
+    memory = Memory(backing=Backing.MEMFD, share=True, size_bytes=192 << 20)
+    qemu = start_qemu(QemuOptions(accel=Accel.KVM, memory=memory))
+    qemu.guest.fill(OWNED, SEED)
+    set_capability(qemu, "background-snapshot")
+    with attach(qemu) as session:
+        attached = Attached(qemu, session)
+        attached.inflate()
+        qemu.monitor.execute("migrate", uri="exec:cat > /dev/null")
+        taken_up = attached.wait_for(EventKind.TAKEN_UP)
+        assert migration_of(qemu) == "completed"
+        assert taken_up.size == BALLOON.size_bytes - session.status().ballooned_bytes
+        assert not session.disagreements()
+        attached.inflate()
+        attached.violates(BALLOON.start)
+    assert not qemu.guest.verify(OWNED, SEED).bad_lines
