@@ -735,6 +735,32 @@ int uffdb_engine_start(struct uffdb_engine *engine);
  */
 int uffdb_engine_resume(struct uffdb_engine *engine, bool missed);
 
+/**
+ * uffdb_engine_yield - lift every trap, and keep the ledger.
+ *
+ * For a VMM that needs the memory's only userfaultfd itself, as QEMU does for a background
+ * snapshot. Every thread that waits in a fault goes on. What is inflated and deflated from here on
+ * is in the ledger alone. What was yielded already is no error.
+ *
+ * Context: any thread.
+ * Return: 0 or as uffdb_uffd_unregister().
+ */
+int uffdb_engine_yield(struct uffdb_engine *engine);
+
+/**
+ * uffdb_engine_take_up - trap again what the ledger says, after uffdb_engine_yield().
+ *
+ * What holds memory by now was touched while nobody trapped it, or was filled beside such a page:
+ * it is the guest's, and no violation.
+ *
+ * Return: number of pages that are the guest's now; -EBUSY while another userfaultfd holds the
+ *         memory, or as uffdb_uffd_register(): all is yielded as before then.
+ */
+int64_t uffdb_engine_take_up(struct uffdb_engine *engine);
+
+/** uffdb_engine_yielded - whether all traps are lifted. Any thread. */
+bool uffdb_engine_yielded(const struct uffdb_engine *engine);
+
 /** uffdb_engine_stop - end the fault loop; faults wait from now on until the fd is closed. */
 void uffdb_engine_stop(struct uffdb_engine *engine);
 
@@ -823,6 +849,16 @@ void uffdb_relay_keep(struct uffdb_relay *relay, bool keeps);
  * uffdb_engine_reset(), before the next violation is acted on.
  */
 void uffdb_engine_watch_resets(struct uffdb_engine *engine, struct uffdb_relay *relay);
+
+/**
+ * uffdb_engine_yield_at_migration - yield as soon as the monitor tells that a migration begins.
+ * @relay: which sees it, before its client does; must be open
+ * @yields: whether to; without, none is under way when this returns
+ *
+ * To be called with false before the engine is stopped.
+ */
+void uffdb_engine_yield_at_migration(struct uffdb_engine *engine, struct uffdb_relay *relay,
+				     bool yields);
 
 /**
  * uffdb_engine_set_vcpus - say which threads are the guest.

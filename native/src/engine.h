@@ -81,6 +81,9 @@ struct uffdb_engine {
 	_Atomic uint32_t nr_again; /* ranges that are to be zapped again */
 	struct uffdb_range again[UFFDB_MAX_AGAIN];
 	bool holds_loop;
+
+	/* yield.c */
+	_Atomic bool yielded; /* no window is registered, and nothing is judged */
 };
 
 #endif

@@ -64,9 +64,9 @@ _NS_PER_US = 1000
     "--qmp",
     type=QMP,
     metavar=QMP.name,
-    help="Socket of a QMP monitor of this QEMU, or the libvirt that has it, as virsh is told. auto: a "
-    "free one that its command line names, or its libvirt; what others connect to when there is "
-    "need (Proxmox) is asked and left.  [default: auto]",
+    help="Socket of a QMP monitor of this QEMU, or the libvirt that has it, as virsh is told. "
+    "auto: a free one that its command line names, or its libvirt; what others connect to when "
+    "there is need (Proxmox) is asked and left.  [default: auto]",
 )
 @click.option(
     "--without-monitor",

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uffdballoon import __version__
 from uffdballoon.cli.usage import in_our_words, no_such_verb
 from uffdballoon.errors import ExitCode, UffdballoonError
 from uffdballoon.model.printable import one_line

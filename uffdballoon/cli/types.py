@@ -17,6 +17,7 @@ from uffdballoon.model.fragmentation import parse_broken
 from uffdballoon.model.ofnodes import parse_of_node
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.sizes import parse_address, parse_size
+from uffdballoon.vmm.qemu.libvirt_domain import WORD
 from uffdballoon.vmm.qemu.naming import resolve, running_vms
 from uffdballoon.vmm.qemu.suitability import ALLOWABLE, parse_allowed
 

@@ -19,6 +19,7 @@ from uffdballoon.balloon.reclaimer import Reclaimer
 from uffdballoon.balloon.survey import Survey
 from uffdballoon.core.fault_loop import LoopOptions
 from uffdballoon.core.keeper import Kept
+from uffdballoon.core.yielding import Yielder
 from uffdballoon.host.probes import max_map_count
 from uffdballoon.host.procfs import read_mappings
 from uffdballoon.host.uffd import query_features
@@ -101,6 +102,8 @@ class Attachment:
                 zaps_at_once=obtained.zaps_at_once,
             )
             undo.callback(self._let_go)
+            self.yielder = Yielder(self.enforcer.loop)
+            undo.callback(self.yielder.close)
             self.machine.note_resets_in(memory)
             self._keeper = keep(options, lambda: self._kept(uffd, memory))
             self.reclaimer = Reclaimer(

@@ -39,6 +39,7 @@ class Changes:
         self._guard = attached.guard
         self._reclaimer = attached.reclaimer
         self._nodes = attached.nodes
+        self._yielder = attached.yielder
         self._resets = resets
         self.inflated_bytes = 0
         self.deflated_bytes = 0
@@ -51,11 +52,13 @@ class Changes:
 
         Raises UsageError unless the guest has agreed, and RangeError outside of
         its RAM, for less than a granule, or for what would break more huge pages
-        than are allowed to be; nothing is taken then. When the guest is reset in the middle, which
+        than are allowed to be, and TargetBusyError while QEMU needs the memory's only userfaultfd
+        itself; nothing is taken then. When the guest is reset in the middle, which
         empties the balloon, TargetBusyError.
         """
         what = spans[0] if len(spans) == 1 else f"memory in {len(spans)} ranges"
         _refuse_without_word(what, guest_agreed=guest_agreed)
+        self._refuse_while_yielded()
         placed = yield from self._placing(spans, granule)
         self._guard.refuse_to_break([put.hva for put in placed])
         job = self._enforcer.inflate([(put.block, put.hva) for put in placed])
@@ -141,6 +144,16 @@ class Changes:
             if turn.is_over():
                 yield 0.0
         return placed
+
+    def _refuse_while_yielded(self) -> None:
+        if self._yielder.is_yielded:
+            raise TargetBusyError(
+                "nothing can be trapped now",
+                why="a background snapshot or a postcopy migration is under way, for which QEMU "
+                "has a userfaultfd of its own",
+                hint="ask again when `status` has `yielded` false",
+                pid=self._pid,
+            )
 
     def _unless_reset(self, job: Job[T]) -> Job[T]:
         """Step a job that takes memory; end it at a reset, from which on the guest owns all."""

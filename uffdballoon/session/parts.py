@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from uffdballoon.balloon.reclaimer import Reclaimer
     from uffdballoon.balloon.survey import Survey
     from uffdballoon.core.fault_loop import FaultLoop
+    from uffdballoon.core.yielding import Yielder
     from uffdballoon.model.job import Job
     from uffdballoon.session.vcpus import Vcpus
 
@@ -75,8 +76,9 @@ class Reclaiming:
 
     name = "reclaimer"
 
-    def __init__(self, reclaimer: Reclaimer, follower: Follower) -> None:
+    def __init__(self, reclaimer: Reclaimer, follower: Follower, yielder: Yielder) -> None:
         self._reclaimer = reclaimer
+        self._yielder = yielder
         self._follower = follower
 
     def sources(self) -> Sequence[Source]:
@@ -86,6 +88,8 @@ class Reclaiming:
         if self._reclaimer.is_pending:
             with contextlib.suppress(UffdballoonError):  # told as news
                 self._follower.catch_up()
+        if self._yielder.is_yielded:  # the memory is somebody else's: after that
+            return Tick()
         return Tick(due_s=self._reclaimer.work())
 
 

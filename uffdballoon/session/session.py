@@ -25,6 +25,7 @@ from uffdballoon.session.recording import recording
 from uffdballoon.session.resets import Resets
 from uffdballoon.session.status import reporting
 from uffdballoon.session.verifying import disagreeing, verifying
+from uffdballoon.session.yielding import Yielding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,10 +73,11 @@ class Session:
             self._resets,
             Following(attached.follower),
             Guarding(attached.guard, attached.follower),
-            Reclaiming(attached.reclaimer, attached.follower),
+            Reclaiming(attached.reclaimer, attached.follower, attached.yielder),
             Surveying(attached.survey),
             WatchingThreads(attached.vcpus, attached.enforcer.loop),
             self._monitoring,
+            Yielding(attached),
             self._reactions,
         )
 

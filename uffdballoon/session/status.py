@@ -86,6 +86,7 @@ def _report(
         deflated_pages_total=deflated_bytes // PAGE_BYTES + stats.observed_deflated,
         windows=stats.windows,
         armed_bytes=stats.armed_bytes,
+        yielded=attached.yielder.is_yielded,
         touches=touches_of(stats),
         actions={a: count for a, count in stats.actions.items() if a is not Action.NONE},
         observed=observed_of(stats),

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 class Heard(NamedTuple):
     """What a VMM told: event lines, and what the session has to do about it.
 
-    ``reset_ns`` is CLOCK_MONOTONIC; None when the guest was not reset.
+    ``reset_ns`` is CLOCK_MONOTONIC; None when the guest was not reset. ``migration`` is the state
+    that one has come to.
     """
 
     notices: list[Notice]
     reset_ns: int | None
     balloon_moved: bool
     ram_moved: bool = False
+    migration: str | None = None
 
 
 class Vmm(Protocol):

@@ -82,8 +82,8 @@ def screen(view: View, console: Console, *, fill: bool) -> RenderableType:
     paper = Paper.of(console, lines=lines)
     drawn = picture(view.blocks, Paper(width, paper.lines, paper.colour))
     title = Text.assemble(
-            (f"uffdballoon {target_words(view.status)}", "bold"),
-            f"  {format_size(nominal_bytes(view.status))}, {view.status.policy}, "
+        (f"uffdballoon {target_words(view.status)}", "bold"),
+        f"  {format_size(nominal_bytes(view.status))}, {view.status.policy}, "
         f"{view.status.contract.kind.value}, observer {view.status.observer.value}",
         ("   q ends" if fill else "", "dim"),
     )

@@ -136,6 +136,10 @@ class Status:
     deflated_pages_total: Annotated[int, doc("pages of 4 KiB that came out")]
     windows: Annotated[int, doc("ranges that are trapped")]
     armed_bytes: Annotated[int, doc("bytes in them")]
+    yielded: Annotated[
+        bool,
+        doc("whether all traps are lifted, while QEMU has a userfaultfd of its own"),
+    ]
     touches: Annotated[Touches, doc("what was touched")]
     actions: Annotated[dict[Action, int], doc("what was done about it, how often")]
     observed: Annotated[Observed, doc("what was seen of the guest's own balloon")]

@@ -19,6 +19,7 @@ from uffdballoon.vmm.qemu.connecting import connect
 from uffdballoon.vmm.qemu.events import read_event
 from uffdballoon.vmm.qemu.latest import LatestAnswers
 from uffdballoon.vmm.qemu.libvirt_domain import delay_ns
+from uffdballoon.vmm.qemu.migrating import Migrations
 from uffdballoon.vmm.qemu.pausing import stopping_vm
 from uffdballoon.vmm.qemu.qmp import DEFAULT_TIMEOUT_S
 from uffdballoon.vmm.qemu.ram_watch import RamWatch
@@ -66,6 +67,7 @@ class Machine(Vmm):
         self._latest = LatestAnswers(monitor) if monitor is not None else None
         if self._latest is not None and self.device is not None:
             self._statistics = GuestStatistics(self._latest, self.device.path)
+        self.migrations = Migrations(self._latest)
         self._target: BalloonTarget | None = None
         self._ram = RamWatch(self._latest)
         self._ram_moved = False
@@ -94,9 +96,11 @@ class Machine(Vmm):
             raise
 
     def close(self) -> None:
-        if self._latest is not None and self._statistics is not None and not self._lost:
+        if self._latest is not None and not self._lost:
             with self._latest.patient(_LAST_WORD_S):
-                self._statistics.close()
+                self.migrations.close()
+                if self._statistics is not None:
+                    self._statistics.close()
         if self.monitor is not None:
             self.monitor.close()
         if self._lookout is not None:
@@ -160,6 +164,8 @@ class Machine(Vmm):
             except QmpError as error:
                 heard.notices.append(notice(EventKind.MONITOR_GARBLED, str(error)))
                 continue
+            if told.migration is not None:
+                self.migrations.note(told.migration)
             heard = Heard(
                 heard.notices + told.notices,
                 heard.reset_ns if told.reset_ns is None else told.reset_ns,
