@@ -66,7 +66,7 @@ def test_a_name_that_nobody_has_is_refused_with_one_that_is_like_it(
     start_qemu: Start, name: str
 ) -> None:
     qemu = _named(start_qemu, name)
-    said = refused(1, "attach", f"{name}x")
+    said = refused(2, "attach", f"{name}x")
     assert f"{name} (pid {qemu.pid})" in said
     assert "uffdballoon list" in said
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from uffdballoon.errors import NoSuchTargetError, UsageError
+from uffdballoon.errors import UsageError
 from uffdballoon.model.printable import printable
 from uffdballoon.vmm.qemu.naming import Named, Names, names_of, resolve
 
@@ -88,7 +88,7 @@ def test_a_number_that_is_a_process_of_another_program_is_refused_with_the_exact
 
 def test_a_name_that_nobody_has_is_refused_with_those_that_are_like_it() -> None:
     vms = [_vm(11, "web1"), _vm(12, "WEB-2"), _vm(13, "database"), _vm(14, "")]
-    with pytest.raises(NoSuchTargetError) as refused:
+    with pytest.raises(UsageError) as refused:
         resolve("web2", lambda: vms)
     assert "web1 (pid 11)" in refused.value.why
     assert "WEB-2 (pid 12)" in refused.value.why
@@ -104,7 +104,7 @@ def test_what_names_nothing_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-1", "٣٢١", "9" * 5000, "\x1b]0;x\x07", "a\nb" * 5000])
 def test_what_no_vm_has_is_refused_and_never_shown_as_it_is(text: str) -> None:
-    with pytest.raises(NoSuchTargetError) as refused:
+    with pytest.raises(UsageError) as refused:
         resolve(text, lambda: [_vm(11, text + "x"), _vm(12, "\x1b[2J" * 9)])
     told = str(refused.value) + refused.value.why + refused.value.hint
     assert told.isprintable()

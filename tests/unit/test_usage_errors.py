@@ -33,8 +33,8 @@ def test_it_is_told_in_three_lines(typed: tuple[str, ...], what: str, do: str) -
 
 
 def test_a_name_that_nobody_has_is_told_so() -> None:
-    assert "no VM is called" in refused(1, "attach", "no VM has this name")
-    assert "no VM is called '-1'" in refused(1, "attach", "--", "-1")
+    assert "no VM is called" in refused(2, "attach", "no VM has this name")
+    assert "no VM is called '-1'" in refused(2, "attach", "--", "-1")
 
 
 @pytest.mark.parametrize("verb", ["attach", "detach", "status", "inflate", "stats"])

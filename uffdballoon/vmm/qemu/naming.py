@@ -9,7 +9,7 @@ import os
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from uffdballoon.errors import NoSuchTargetError, UsageError
+from uffdballoon.errors import UsageError
 from uffdballoon.model.printable import printable
 from uffdballoon.target.process import list_targets
 from uffdballoon.vmm.qemu.options import parse_options
@@ -79,7 +79,7 @@ def resolve(
 
     A number is a pid where a process has it. ``pid:``, ``name:`` and ``id:`` before it leave
     nothing open. Whether a process of that pid is there is for others to find out. Raises
-    UsageError and NoSuchTargetError.
+    UsageError.
     """
     exact = _EXACT.fullmatch(text)
     kind, rest = (exact[1], exact[2]) if exact is not None else ("", text)
@@ -160,7 +160,7 @@ def _only(called: Sequence[Named], text: str, vms: Sequence[Named]) -> int:
             hint="give the pid of the one that is meant",
         )
     near = _near(text, vms)
-    raise NoSuchTargetError(
+    raise UsageError(
         f"no VM is called {_quoted(text)}",
         why=f"the nearest: {', '.join(map(str, near))}" if near else "no QEMU here has that name",
         hint="`uffdballoon list` shows the VMs that can be attached to",
