@@ -7,6 +7,7 @@ busy with.
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -59,7 +60,7 @@ class EventReader:
 
 def _main(pid: int, touches: int) -> None:
     read = missed = 0
-    for event in client.follow(pid):
+    for event in itertools.chain.from_iterable(client.follow(pid)):
         if not read + missed:
             print("true", flush=True)  # noqa: T201 - to who started us
         if isinstance(event, TouchEvent):

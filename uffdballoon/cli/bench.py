@@ -346,7 +346,7 @@ def manager(  # noqa: PLR0913 - the size of each load
     violations: int,
     accel: str | None,
 ) -> None:
-    """Time what a manager answers while it is busy: status, violations under pause, events.
+    """Time what a manager answers while it is busy.
 
     Example: uffdballoon bench manager --fragments 1000000 --inflate 256M --violations 50000
     """

@@ -61,7 +61,7 @@ def policy(  # noqa: PLR0913 - an option each
     without_monitor: bool,
     as_json: bool,
 ) -> None:
-    """Hold the guest of the attached PID to another LADDER, or to other terms, from now on.
+    """Change the policy or the terms that the attached PID is held to.
 
     What is not given stays. Without LADDER and options, show what is in force. Who is frozen or
     throttled goes on if the new policy does not hold it.

@@ -403,7 +403,7 @@ class FaultLoop:
     def drain(self) -> list[TouchRecord]:
         """Take some of the events that wait; an empty list says that there are none."""
         count = lib.uffdb_engine_drain(self._engine, self._events, _DRAIN_RECORDS)
-        return [self._record(self._events[i]) for i in range(count)]
+        return [_record(self._events[i]) for i in range(count)]
 
     def stats(self) -> LoopStats:
         stats = ffi.new("struct uffdb_stats *")
@@ -429,20 +429,20 @@ class FaultLoop:
         count = lib.uffdb_engine_latencies(self._engine, out, 1024)
         return [(int(bucket.top), int(bucket.count)) for bucket in out[0:count]]
 
-    @staticmethod
-    def _record(event: object) -> TouchRecord:
-        e = ffi.cast("struct uffdb_event *", ffi.addressof(event))
-        return TouchRecord(
-            sequence=int(e.seq),
-            time_ns=int(e.time_ns),
-            span=HvaRange.of(Hva(e.hva), e.size),
-            tid=int(e.tid),
-            access=_access(e.write),
-            role=_ROLES[e.role],
-            verdict=VERDICTS[e.verdict],
-            action=_ACTIONS[e.action],
-            answer_ns=int(e.answer_ns),
-        )
+
+def _record(event: object) -> TouchRecord:
+    e = ffi.cast("struct uffdb_event *", ffi.addressof(event))
+    return TouchRecord(
+        sequence=int(e.seq),
+        time_ns=int(e.time_ns),
+        span=HvaRange.of(Hva(e.hva), e.size),
+        tid=int(e.tid),
+        access=_access(e.write),
+        role=_ROLES[e.role],
+        verdict=VERDICTS[e.verdict],
+        action=_ACTIONS[e.action],
+        answer_ns=int(e.answer_ns),
+    )
 
 
 def _access(write: int) -> Access:

@@ -113,7 +113,7 @@ class Manager:
             undo.callback(signals.close)
             self._loop.add(signals.source)
             self._loop.add(Source("target", session.target.pidfd, self._target_ended))
-            self.lockdown = lock_down(session) if sandbox else stay_open()
+            self.lockdown = lock_down(session.attached) if sandbox else stay_open()
             self._undo = undo.pop_all()
 
     def __enter__(self) -> Self:

@@ -118,26 +118,9 @@ class Session:
         return self.attached.uffd_method
 
     @property
-    def borrowed_tid(self) -> int:
-        """The thread that system calls are run in."""
-        return self.attached.injector.tid
-
-    @property
     def vcpus(self) -> dict[int, int]:
         """The numbers of the vCPUs by thread id, as far as they are known."""
         return self.attached.vcpus.numbers
-
-    @property
-    def opens_perf_events(self) -> bool:
-        """Whether the observer opens more of them, for threads that the target will have."""
-        trace = self.attached.observer.trace
-        return trace is not None and trace.opens_more
-
-    @property
-    def monitor_path(self) -> str | None:
-        """The monitor's socket as we reach it; None without one."""
-        monitor = self.attached.machine.monitor
-        return monitor.path if monitor is not None else None
 
     @property
     def reaches_monitor(self) -> bool:

@@ -99,8 +99,8 @@ class Vmm(Protocol):
     def balloon_progress(self) -> DriverProgress:
         """Return how far the guest has come to what it was asked for last."""
 
-    def pause(self, let_go: Callable[[], None]) -> None:
-        """Stop the VM; ``let_go`` answers the touches that are held for it, come what may."""
+    def pausing(self, let_go: Callable[[], None]) -> Job[None]:
+        """Stop the VM, a turn at a time; ``let_go`` answers the touches held for it in any case."""
 
     def close(self) -> None:
         """Let the VMM go as it was."""
