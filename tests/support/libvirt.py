@@ -72,24 +72,31 @@ _DOMAIN = """
     <serial type='unix'><source mode='bind' path='{directory}/console'/></serial>
     <memballoon model='virtio'/>
   </devices>
+{more}
+</domain>
+"""
+_SECOND_MONITOR = """
   <qemu:commandline>
     <qemu:arg value='-qmp'/>
     <qemu:arg value='unix:{directory}/qmp,server=on,wait=off'/>
   </qemu:commandline>
-</domain>
 """
 
 
 class Libvirt:
-    """A running daemon with a running domain; ``pid`` is its QEMU's."""
+    """A running daemon with a running domain; ``pid`` is its QEMU's.
+
+    With ``second_monitor`` there is one at ``qmp_path``, beside libvirt's own.
+    """
 
     guest: MicroGuest
 
-    def __init__(self, memory_mib: int) -> None:
+    def __init__(self, memory_mib: int, *, second_monitor: bool = False) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="uffdballoon-libvirt-"))
         self.qmp_path = self.directory / "qmp"
         self.pid = 0
         self._memory_mib = memory_mib
+        self._more = _SECOND_MONITOR.format(directory=self.directory) if second_monitor else ""
         self._mounts = -1
         self._daemon: subprocess.Popen[bytes] | None = None
 
@@ -129,7 +136,12 @@ class Libvirt:
         write("qemu.conf").write_text(_QEMU_CONF)
         write("libvirtd.conf").write_text(_DAEMON_CONF.format(directory=self.directory))
         write("domain.xml").write_text(
-            _DOMAIN.format(name=NAME, memory_mib=self._memory_mib, directory=self.directory)
+            _DOMAIN.format(
+                name=NAME,
+                memory_mib=self._memory_mib,
+                directory=self.directory,
+                more=self._more,
+            )
         )
         shutil.copyfile(find_elf(), write("microguest.elf"))
         self.directory.chmod(0o755)
