@@ -55,15 +55,23 @@ static bool is_for_target(const struct uffdb_engine *engine, uint64_t hva)
 	return !uffdb_is_in_file(uffdb_ledger_block(engine->ledger, hva));
 }
 
-void uffdb_lend(struct uffdb_engine *engine, uint64_t hva, uint64_t size)
+void uffdb_lend(struct uffdb_engine *engine, uint64_t hva, uint64_t size, bool told)
 {
-	uint64_t now_ns;
+	uint64_t now_ns, epoch = told ? uffdb_ledger_epoch(engine->ledger) : 0;
 
 	if (engine->config.pagemap_fd < 0 || !(is_for_target(engine, hva) || file_at(engine, hva)))
 		return;
 	now_ns = uffdb_now_ns(CLOCK_MONOTONIC);
-	while (!uffdb_lent_add(&engine->lent, hva, size, now_ns))
+	while (!uffdb_lent_add(&engine->lent, hva, size, now_ns, epoch))
 		uffdb_drop_lent(engine);
+}
+
+bool uffdb_was_told(const struct uffdb_engine *engine, const struct uffdb_touch *touch)
+{
+	return uffdb_is_zero_readable(touch) && engine->ladder.nr_rungs &&
+	       engine->ladder.rungs[0].kind == UFFDB_RUNG_ZERO_READ &&
+	       uffdb_lent_was_told(&engine->lent, touch->hva, touch->size,
+				   uffdb_ledger_epoch(engine->ledger));
 }
 
 static bool is_all_zeros(const struct uffdb_memory_file *file, const struct uffdb_range *range)

@@ -3,6 +3,7 @@
 #include "answer.h"
 #include "clock.h"
 #include "counters.h"
+#include "drop.h"
 #include "engine.h"
 #include "ledger.h"
 #include "observe.h"
@@ -65,7 +66,8 @@ static void on_violation(struct uffdb_engine *engine, struct uffdb_touch *touch)
 		uffdb_grant(engine, touch, UFFDB_GRANTED, UFFDB_ACTION_GRANT);
 		return;
 	}
-	uffdb_count(&engine->counters.violations, 1);
+	touch->told = uffdb_was_told(engine, touch);
+	uffdb_count(touch->told ? &engine->counters.exists : &engine->counters.violations, 1);
 	uffdb_settle(engine, touch, 0);
 }
 

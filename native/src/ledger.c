@@ -42,6 +42,7 @@ struct bitmap {
 
 struct uffdb_ledger {
 	_Atomic uint64_t pages;
+	_Atomic uint64_t epoch; /* how often pages have left it */
 	size_t nr;
 	struct uffdb_block *blocks;
 	struct bitmap *bitmaps;
@@ -448,6 +449,8 @@ static int64_t change_pages(struct uffdb_ledger *ledger, uint64_t hva, uint64_t 
 	} else {
 		atomic_fetch_sub(&ledger->pages, all);
 		atomic_fetch_sub(&ledger->bitmaps[index].pages, all);
+		if (all)
+			atomic_fetch_add(&ledger->epoch, 1);
 	}
 	return (int64_t)all;
 }
@@ -473,6 +476,11 @@ int uffdb_ledger_test(const struct uffdb_ledger *ledger, uint64_t hva)
 	return (int)(ledger->bitmaps[index].words[page / UFFDB_WORD_BITS] >>
 			     (page % UFFDB_WORD_BITS) &
 		     1);
+}
+
+uint64_t uffdb_ledger_epoch(const struct uffdb_ledger *ledger)
+{
+	return atomic_load(&ledger->epoch) + 1;
 }
 
 uint64_t uffdb_ledger_pages(const struct uffdb_ledger *ledger)

@@ -34,7 +34,17 @@ static uint32_t term_of(struct uffdb_lent_sized *sized, uint64_t hva, uint64_t n
 	return past->term + 1 < UFFDB_LENT_TERMS ? past->term + 1 : past->term;
 }
 
-bool uffdb_lent_add(struct uffdb_lent *lent, uint64_t hva, uint64_t size, uint64_t now_ns)
+bool uffdb_lent_was_told(const struct uffdb_lent *lent, uint64_t hva, uint64_t size, uint64_t epoch)
+{
+	const struct uffdb_lent_sized *sized = &lent->sizes[size != UFFDB_PAGE];
+	const struct uffdb_lent_page *past =
+		&sized->past[hva / sized->page_bytes % UFFDB_LENT_PAST];
+
+	return past->hva == hva && past->told == epoch;
+}
+
+bool uffdb_lent_add(struct uffdb_lent *lent, uint64_t hva, uint64_t size, uint64_t now_ns,
+		    uint64_t told)
 {
 	struct uffdb_lent_sized *sized = &lent->sizes[size != UFFDB_PAGE];
 	uint32_t term = term_of(sized, hva, now_ns);
@@ -43,7 +53,7 @@ bool uffdb_lent_add(struct uffdb_lent *lent, uint64_t hva, uint64_t size, uint64
 	if (queue->end - queue->first == UFFDB_LENT_ROOM)
 		return false;
 	queue->pages[queue->end++ % UFFDB_LENT_ROOM] =
-		(struct uffdb_lent_page){hva, now_ns + (FIRST_NS << term), term};
+		(struct uffdb_lent_page){hva, now_ns + (FIRST_NS << term), told, term};
 	lent->nr++;
 	return true;
 }
@@ -70,7 +80,7 @@ static bool take_from(struct uffdb_lent_sized *sized, uint32_t term, uint64_t no
 		return false;
 	*hva = page->hva;
 	*past_of(sized, page->hva) =
-		(struct uffdb_lent_page){page->hva, now_ns + (FIRST_NS << term), term};
+		(struct uffdb_lent_page){page->hva, now_ns + (FIRST_NS << term), page->told, term};
 	queue->first++;
 	return true;
 }

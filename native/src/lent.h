@@ -23,6 +23,7 @@
 struct uffdb_lent_page {
 	uint64_t hva;
 	uint64_t until_ns; /* it may stay; or once dropped, a read of it counts as one again */
+	uint64_t told;	   /* the ledger's epoch in which its read was told of; 0: it was not */
 	uint32_t term;
 };
 
@@ -48,8 +49,18 @@ struct uffdb_lent {
 
 void uffdb_lent_init(struct uffdb_lent *lent);
 
-/* Lend a page of 4 KiB or 2 MiB. False when there is no room: take some out, and try again. */
-bool uffdb_lent_add(struct uffdb_lent *lent, uint64_t hva, uint64_t size, uint64_t now_ns);
+/*
+ * Lend a page of 4 KiB or 2 MiB.
+ * @told: see struct uffdb_lent_page
+ *
+ * Return: false when there is no room: take some out, and try again.
+ */
+bool uffdb_lent_add(struct uffdb_lent *lent, uint64_t hva, uint64_t size, uint64_t now_ns,
+		    uint64_t told);
+
+/* Was this page dropped, after a read of it was told of in this epoch? Others may be forgotten. */
+bool uffdb_lent_was_told(const struct uffdb_lent *lent, uint64_t hva, uint64_t size,
+			 uint64_t epoch);
 
 /* Take one out that is to go. False when there is none. */
 bool uffdb_lent_take(struct uffdb_lent *lent, uint64_t now_ns, uint64_t *hva, uint64_t *size);

@@ -43,7 +43,7 @@ static void give_back_unzapped(struct uffdb_engine *engine, const struct uffdb_r
 
 	for (uint64_t at = range->start; at < range->start + range->len; at += size) {
 		if (is_zero_read(of, at)) {
-			uffdb_lend(engine, at, size);
+			uffdb_lend(engine, at, size, false);
 			continue;
 		}
 		if (!of->all && !is_within(&of->inflating, at))

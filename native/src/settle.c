@@ -107,6 +107,14 @@ void uffdb_grant_around(struct uffdb_engine *engine, const struct uffdb_touch *t
 	uffdb_give_around(engine, touch);
 }
 
+/* It did not stay a read of zeros. */
+static void tell_after_all(struct uffdb_engine *engine, struct uffdb_touch *touch)
+{
+	if (touch->told)
+		uffdb_count(&engine->counters.violations, 1);
+	touch->told = false;
+}
+
 bool uffdb_give_zeros(struct uffdb_engine *engine, struct uffdb_touch *touch)
 {
 	bool host_reads = touch->role == UFFDB_ROLE_HOST_READER;
@@ -117,11 +125,13 @@ bool uffdb_give_zeros(struct uffdb_engine *engine, struct uffdb_touch *touch)
 		uffdb_count(&engine->counters.slipped_writes, 1);
 		touch->write = true;
 		touch->protected = true;
+		tell_after_all(engine, touch);
 		return false;
 	case UFFDB_NO_PAGE:
 		uffdb_hold_for_memory(engine, touch, UFFDB_LACKS_ZEROS);
 		return true;
 	case UFFDB_UNPROTECTED:
+		tell_after_all(engine, touch);
 		call_owned(engine, touch);
 		post(engine, touch, host_reads ? UFFDB_GRANTED : UFFDB_VIOLATION,
 		     UFFDB_ACTION_GRANT);
@@ -130,11 +140,11 @@ bool uffdb_give_zeros(struct uffdb_engine *engine, struct uffdb_touch *touch)
 	default:
 		if (host_reads)
 			uffdb_count(&engine->counters.host_reads, 1);
-		else
+		else if (!touch->told)
 			post(engine, touch, UFFDB_VIOLATION, UFFDB_ACTION_ZERO_READ);
 		if (zeroed == UFFDB_ZEROED) {
 			if (!uffdb_is_zero_shared(touch->block))
-				uffdb_lend(engine, touch->hva, touch->size);
+				uffdb_lend(engine, touch->hva, touch->size, !host_reads);
 			uffdb_answer_retry(&engine->answerer, touch);
 		}
 		return true;

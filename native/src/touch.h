@@ -16,6 +16,7 @@ struct uffdb_touch {
 	bool minor;	/* it is in the file, and not mapped: another process filled it */
 	bool late;	/* it was made before its window was there: nobody waits */
 	bool ballooned;
+	bool told;		/* it is a read that was told of: drop.h */
 	bool traps_after_zeros; /* given zeros, the page traps the write that may follow */
 	const struct uffdb_block *block;
 

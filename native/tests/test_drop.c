@@ -112,12 +112,16 @@ static void reading_all_of_the_balloon_costs_nothing_in_the_end(bool huge)
 	CHECK(uffdb_ledger_pages(shared.setup.ledger) == (SIZE - HUGE) / PAGE);
 	for (uint64_t at = 0; at < HUGE; at++)
 		CHECK(read_at(&shared, at) == 0x5a);
-	/* It is trapped as before. */
-	CHECK(read_at(&shared, HUGE) == 0);
-	CHECK(stats_of(&shared.setup).actions[UFFDB_ACTION_ZERO_READ] == pages + 1);
+	/* It is trapped as before; to read it again is no other violation. */
+	CHECK(read_at(&shared, SIZE - shared.page) == 0);
+	CHECK(stats_of(&shared.setup).actions[UFFDB_ACTION_ZERO_READ] == pages);
+	CHECK(stats_of(&shared.setup).exists > 0);
 	wait_until_file_has(&shared, HUGE);
 	write_at(&shared, HUGE + 1, 7);
 	CHECK(stats_of(&shared.setup).actions[UFFDB_ACTION_GRANT] == 1);
+	CHECK(stats_of(&shared.setup).violations == pages + 1);
+	/* Since a page has left the balloon, others may have come again. */
+	CHECK(read_at(&shared, SIZE - shared.page) == 0);
 	CHECK(stats_of(&shared.setup).violations == pages + 2);
 	CHECK(stats_of(&shared.setup).failed == 0);
 	CHECK(uffdb_ledger_test(shared.setup.ledger, address(&shared.setup) + HUGE) == 0);
@@ -243,8 +247,9 @@ static void zeros_in_private_huge_pages_are_to_be_zapped(void)
 	CHECK(setup.memory[HUGE + 5] == 0);
 	((volatile uint8_t *)setup.memory)[HUGE + 5] = 1;
 	CHECK(setup.memory[HUGE + 5] == 1);
-	CHECK(stats_of(&setup).actions[UFFDB_ACTION_ZERO_READ] == 2);
+	CHECK(stats_of(&setup).actions[UFFDB_ACTION_ZERO_READ] == 1);
 	CHECK(stats_of(&setup).actions[UFFDB_ACTION_GRANT] == 1);
+	CHECK(stats_of(&setup).violations == 2);
 	tear_down(&setup);
 	munmap(setup.memory, SIZE);
 }

@@ -25,7 +25,7 @@ static uint64_t address_of(uint64_t page)
 
 static void add(struct uffdb_lent *lent, uint64_t page, uint64_t now_ns)
 {
-	CHECK(uffdb_lent_add(lent, address_of(page), UFFDB_PAGE, now_ns));
+	CHECK(uffdb_lent_add(lent, address_of(page), UFFDB_PAGE, now_ns, 0));
 }
 
 /* Take out what is to go, which is these pages in this order. */
@@ -114,7 +114,7 @@ static void any_instruction_gets_all_the_huge_pages_that_it_needs(void)
 		uint64_t next = (uint64_t)__builtin_ctzll(~there);
 
 		CHECK(fault < 100);
-		CHECK(uffdb_lent_add(lent, next * UFFDB_HUGE, UFFDB_HUGE, START));
+		CHECK(uffdb_lent_add(lent, next * UFFDB_HUGE, UFFDB_HUGE, START, 0));
 		there |= 1ull << next;
 		while (uffdb_lent_take(lent, START, &hva, &size)) {
 			CHECK(size == UFFDB_HUGE);
@@ -129,11 +129,26 @@ static void a_full_table_has_pages_to_take_out(void)
 	struct uffdb_lent *lent = make_table();
 	uint64_t hva, size, nr = 0;
 
-	while (uffdb_lent_add(lent, address_of(nr), UFFDB_PAGE, START))
+	while (uffdb_lent_add(lent, address_of(nr), UFFDB_PAGE, START, 0))
 		nr++;
 	CHECK(nr == UFFDB_LENT_ROOM);
 	CHECK(uffdb_lent_take(lent, START, &hva, &size));
 	add(lent, nr, START);
+	free(lent);
+}
+
+static void a_read_that_was_told_of_is_known_once_it_was_dropped_in_its_epoch(void)
+{
+	struct uffdb_lent *lent = make_table();
+
+	CHECK(uffdb_lent_add(lent, address_of(0), UFFDB_PAGE, START, 7));
+	CHECK(uffdb_lent_add(lent, address_of(1), UFFDB_PAGE, START, 0));
+	CHECK(!uffdb_lent_was_told(lent, address_of(0), UFFDB_PAGE, 7));
+	check_takes(lent, 0, 2, START + 20 * MS);
+	CHECK(uffdb_lent_was_told(lent, address_of(0), UFFDB_PAGE, 7));
+	CHECK(!uffdb_lent_was_told(lent, address_of(0), UFFDB_PAGE, 8));
+	CHECK(!uffdb_lent_was_told(lent, address_of(1), UFFDB_PAGE, 7));
+	CHECK(!uffdb_lent_was_told(lent, address_of(2), UFFDB_PAGE, 7));
 	free(lent);
 }
 
@@ -145,5 +160,6 @@ int main(void)
 	what_was_dropped_too_early_outlasts_what_is_read_once();
 	any_instruction_gets_all_the_huge_pages_that_it_needs();
 	a_full_table_has_pages_to_take_out();
+	a_read_that_was_told_of_is_known_once_it_was_dropped_in_its_epoch();
 	return 0;
 }
