@@ -61,6 +61,11 @@ def test_who_never_rests_is_the_one_that_is_lacking() -> None:
     assert conclude(states | {104: ON_A_CPU}) == {}, "it may be either"
 
 
+def test_all_are_seen_whoever_else_is_on_a_cpu() -> None:
+    states = {MAIN: IN_POLL, 101: in_guest(9), 102: in_guest(11), 104: ON_A_CPU}
+    assert conclude(states) == {101: 0, 102: 1}
+
+
 def test_the_time_in_a_guest_tells_it_as_well() -> None:
     busy = ThreadState("running", is_worker=False, guest_time=7)
     was_in_poll = {101: IN_POLL, 102: in_guest(11)}
@@ -77,3 +82,19 @@ def test_states_are_read_behind_a_name_of_any_shape() -> None:
     assert parse_state("running\n", stat) == ThreadState("running", is_worker=True, guest_time=5)
     with pytest.raises(IndexError):
         parse_state("", "")
+
+
+@pytest.mark.parametrize(
+    ("syscall", "state", "is_worker", "expected"),
+    [
+        ("running", "R", False, True),
+        ("16 0xb 0xae80 0x0", "D", False, True),
+        ("7 0x0 0x0", "S", False, False),
+        ("running", "R", True, False),
+    ],
+)
+def test_one_that_waits_for_a_cpu_or_for_the_kernel_has_not_shown_what_it_does(
+    *, syscall: str, state: str, is_worker: bool, expected: bool
+) -> None:
+    shown = ThreadState(syscall, is_worker=is_worker, guest_time=0, state=state)
+    assert shown.is_on_its_way is expected

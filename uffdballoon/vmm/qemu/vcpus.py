@@ -28,13 +28,16 @@ _FD = re.compile(r"anon_inode:kvm-vcpu:([0-9]{1,9})")
 _IOCTL = "16"  # x86-64
 _KVM_RUN = 0xAE80  # linux/kvm.h
 _RUNNING = "running"  # proc_pid_syscall(5): the thread is on a CPU, or about to be
-_FLAGS_FIELD, _GUEST_TIME_FIELD = 6, 40  # proc_pid_stat(5): 9 and 43, behind the name
+# proc_pid_stat(5): 3, 9 and 43, counted from behind the name
+_STATE_FIELD, _FLAGS_FIELD, _GUEST_TIME_FIELD = 0, 6, 40
+_ON_ITS_WAY = "RD"  # on a CPU or waiting for one; in a sleep that no signal ends
 # linux/sched.h: PF_IO_WORKER | PF_USER_WORKER. Such a thread shows the system call in which its
 # maker made it, and KVM makes one in KVM_RUN (kvm-nx-lpage-recovery; seen with Linux 6.18).
 _WORKER = 0x10 | 0x4000
 _PATIENCE_S = 0.3
 _FEWEST_LOOKS = 20  # on a busy host, where a look takes long and a thread waits for a CPU
 _BETWEEN_S = 0.01
+_FOR_THE_STARVED_S = 3.0
 
 
 class ThreadState(NamedTuple):
@@ -43,6 +46,12 @@ class ThreadState(NamedTuple):
     syscall: str
     is_worker: bool
     guest_time: int
+    state: str = "S"
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether it has not shown yet what it does, as on a busy host."""
+        return not self.is_worker and (self.syscall == _RUNNING or self.state in _ON_ITS_WAY)
 
 
 def find_vcpus(
@@ -52,8 +61,8 @@ def find_vcpus(
 
     Without names a number is KVM's, which is the APIC's id. ``known`` is what was found before:
     while KVM has as many vCPUs as that it is the answer. Looks for at most ``patience_s``, and
-    longer where that is but a few looks. Where /proc is refused, ``known`` stays. Raises
-    TargetGoneError.
+    longer where that is but a few looks, or while threads are on their way and nothing is certain.
+    Where /proc is refused, ``known`` stays. Raises TargetGoneError.
     """
     named = vcpus_by_name(target.threads())
     if named:
@@ -89,7 +98,7 @@ def parse_state(syscall: str, stat: str) -> ThreadState:
     """Read /proc/PID/task/TID/syscall and .../stat; raise ValueError or IndexError."""
     fields = stat.rpartition(")")[2].split()
     flags, guest_time = int(fields[_FLAGS_FIELD]), int(fields[_GUEST_TIME_FIELD])
-    return ThreadState(syscall.strip(), bool(flags & _WORKER), guest_time)
+    return ThreadState(syscall.strip(), bool(flags & _WORKER), guest_time, fields[_STATE_FIELD])
 
 
 class Watch:
@@ -118,6 +127,9 @@ class Watch:
         system call. It is told by its time in a guest, where the kernel accounts it, and by
         never being seen anywhere else. QEMU makes the threads in the order of the numbers.
         """
+        missing = self._missing()
+        if not missing:
+            return self._found  # whoever else is on a CPU
         busy = [
             tid
             for tid, state in states.items()
@@ -126,7 +138,6 @@ class Watch:
             and tid != self._main
             and (state.guest_time > 0 or tid not in self._others)
         ]
-        missing = self._missing()
         if len(busy) != len(missing):
             return {}
         return self._found | dict(zip(sorted(busy), missing, strict=True))
@@ -145,10 +156,15 @@ def _number_of(syscall: str, fds: Mapping[int, int]) -> int | None:
 def _watch(target: Target, fds: Mapping[int, int], patience_s: float) -> dict[int, int]:
     watch = Watch(fds, target.pid)
     deadline = time.monotonic() + patience_s
+    last = deadline + _FOR_THE_STARVED_S if patience_s else deadline
     for look in itertools.count(1):
         states = _sample(target)
-        is_over = (look >= _FEWEST_LOOKS or not patience_s) and time.monotonic() >= deadline
-        if watch.see(states) or is_over:
+        now = time.monotonic()
+        is_over = (look >= _FEWEST_LOOKS or not patience_s) and now >= deadline
+        if watch.see(states):
+            break
+        some_come = any(state.is_on_its_way for state in states.values())
+        if is_over and (now >= last or watch.conclude(states) or not some_come):
             break
         time.sleep(_BETWEEN_S)
     return watch.conclude(states)
