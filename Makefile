@@ -44,6 +44,9 @@ $(CREATED): | system-packages
 $(DEPENDENCIES): pyproject.toml $(PINS) $(CREATED)
 	$(INSTALL) pip
 	$(INSTALL) --group dev
+	! pkg-config --exists libvirt 2>/dev/null || \
+		$(INSTALL) --build-constraint $(PINS) --group libvirt || \
+		echo "Going on without libvirt's binding: no domain's monitor is had by libvirt." >&2
 	@touch $@
 
 # The editable install has a list of the packages: a new one is found only after another install.
@@ -64,7 +67,7 @@ WORKERS ?= $(shell expr $(JOBS) \* 3)
 
 .PHONY: test
 test: build build-native ## Run every test, the C library's among them
-	@echo "Every test: about 5 minutes on two CPUs that have nothing else to do."
+	@echo "Every test: about 8 minutes on two CPUs that have nothing else to do."
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 N ?= 20
@@ -188,21 +191,48 @@ types: build ## Check types
 json-docs: build ## Write docs/json.md anew, of what the records say
 	$(BIN)/python -m tools.json_docs
 
+.PHONY: plots
+plots: build ## Draw benchmarks/results/ anew, of the JSON there
+	$(BIN)/python -m tools.redraw
+
 .PHONY: pins
 pins: | system-packages ## Move every development tool to its newest version, in tools/pins.txt
 	@tools/move-pins
 
-# The pinned pip reaches into an environment that has none of its own. The wheel is built
-# as the editable install is; what else has to be built is built by the pinned setuptools.
+.PHONY: share
+share: build ## Write share/ anew, manual pages and completions, of what the commands say
+	$(BIN)/python -m tools.share
+
+# The sdist, and a wheel of that, built as the editable install is. auditwheel says by its name which
+# glibc it needs, and wants patchelf on PATH.
+.PHONY: wheel
+wheel: build ## Make the sdist, and of that a manylinux wheel, in dist/
+	rm -rf dist build/wheel
+	@mkdir -p build
+	@$(BIN)/python -m build --no-isolation --outdir build/wheel . >build/wheel.log 2>&1 || \
+		{ cat build/wheel.log; false; }
+	PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --wheel-dir dist build/wheel/*.whl
+	mv build/wheel/*.tar.gz dist
+
+.PHONY: package
+package: build ## Run the wheel with the lowest versions, and on every Python
+	@$(MAKE) --jobs 2 --output-sync=target lowest pythons
+
+.PHONY: pythons
+pythons: wheel ## Run the wheel on the Pythons from 3.11 that this machine has
+	tools/try-wheel $(BIN)/python $(PINS) dist/*.whl
+
+# The pinned pip reaches into an environment that has none of its own. What else has to be built
+# is built by the pinned setuptools.
 LOWEST := build/lowest
 .PHONY: lowest
-lowest: build ## Run the wheel with the lowest versions of what it depends on
+lowest: wheel ## Run the wheel with the lowest versions of what it depends on
 	rm -rf $(LOWEST)
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir $(LOWEST) .
+	@mkdir -p $(LOWEST)
 	$(BIN)/python -m venv --without-pip $(LOWEST)/venv
 	$(BIN)/python tools/dependencies.py --lowest >$(LOWEST)/constraints.txt
 	$(PIP) --python $(LOWEST)/venv/bin/python install --build-constraint $(PINS) \
-		--constraint $(LOWEST)/constraints.txt $(LOWEST)/*.whl
+		--constraint $(LOWEST)/constraints.txt dist/*.whl
 	$(LOWEST)/venv/bin/python tools/dependencies.py --check
 	@# From elsewhere, so that nothing of the checkout is found.
 	cd / && $(CURDIR)/$(LOWEST)/venv/bin/uffdballoon doctor

@@ -14,10 +14,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from uffdballoon.model.records.balloon import BalloonProgress, Verification
-from uffdballoon.model.records.changes import ChangeReport, Detaching, Refusal, Released
+from uffdballoon.model.records.changes import (
+    ChangeReport,
+    Detaching,
+    InflatePreview,
+    Refusal,
+    Released,
+)
 from uffdballoon.model.records.events import Notice, TouchEvent
 from uffdballoon.model.records.host import DoctorReport
 from uffdballoon.model.records.maps import MapReport, WireMap
+from uffdballoon.model.records.policy import PolicyChange
 from uffdballoon.model.records.statistics import RecordedBalloon, Simulation, Statistics
 from uffdballoon.model.records.status import Status
 from uffdballoon.model.records.target import ListedTarget, TargetFacts
@@ -45,14 +52,22 @@ way: `{"v": 1, "verb": "status"}`, and `{"ok": true, "result": ...}` or
 | `status`, `stats`, `verify` | | as of the command |
 | `events` | | a list of the last 1000 events |
 | `follow` | | null, then a line for each event, the past ones first, until a side hangs up |
-| `inflate` | `gpa` or `node`, `size`, `granule`, `guest_agreed` | [ChangeReport](#changereport) |
-| `deflate` | `gpa` or `node`, `size`, `granule` | [ChangeReport](#changereport) |
+| `inflate` | `ranges`, or `gpa` or `node` and `size`; `granule`, `guest_agreed` | \
+[ChangeReport](#changereport) |
+| `inflate` | the same with `dry_run`: true | [InflatePreview](#inflatepreview) |
+| `deflate` | `ranges`, or `gpa` or `node` and `size`; `granule` | [ChangeReport](#changereport) |
+| `deflate` | `all`: true | [ChangeReport](#changereport) |
 | `release` | `tid`, or none for all | [Released](#released) |
 | `set` | `size`, what the guest shall have left | [BalloonProgress](#balloonprogress) |
 | `progress` | | [BalloonProgress](#balloonprogress) |
+| `policy` | what is to change of [PolicyInForce](#policyinforce) | [PolicyChange](#policychange) |
 | `runs` | | [RecordedBalloon](#recordedballoon) |
+| `ranges` | `most`, how many are told | [BalloonRanges](#balloonranges) |
 | `map` | `recent_s` | [WireMap](#wiremap) |
 | `detach` | | [Detaching](#detaching), and then the manager ends |
+
+`ranges` of a request is a list of 1 to 1000 pairs of gpa and size, taken or refused as one.
+The answer to `follow` has beside its result `past`, how many of the lines after it are of before.
 """
 
 
@@ -69,8 +84,13 @@ _SECTIONS = (
         "A line for each event, in one of two shapes: `verdict` is null in a notice.",
         (TouchEvent, Notice),
     ),
-    _Section("`inflate --json`, `deflate --json`", "", (ChangeReport,)),
+    _Section(
+        "`inflate --json`, `deflate --json`",
+        "With `--dry-run` the second.",
+        (ChangeReport, InflatePreview),
+    ),
     _Section("`set PID --balloon SIZE --json`", "", (BalloonProgress,)),
+    _Section("`policy PID --json`", "", (PolicyChange,)),
     _Section("`verify PID --json`", "", (Verification,)),
     _Section("`map PID --json`", "", (MapReport,)),
     _Section(

@@ -111,6 +111,10 @@ class ControlError(UffdballoonError):
     """The manager's control socket cannot be reached or refused a request."""
 
 
+class NotAttachedError(ControlError):
+    """No manager of that process listens."""
+
+
 class WindowBudgetError(UffdballoonError):
     """The kernel has no room for another window (vm.max_map_count)."""
 

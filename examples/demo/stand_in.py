@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from uffdballoon.model.addresses import GpaRange
 
 
@@ -45,12 +43,7 @@ class StandIn:
         self.ping()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._process as process:
             process.kill()
 

@@ -2,12 +2,6 @@
 # The C library as others use it: shared, with its header and a file for pkg-config.
 include(GNUInstallDirs)
 
-# Before 1.0 a minor version may change the binary interface (docs/library.md).
-set(soversion ${PROJECT_VERSION_MAJOR})
-if(soversion EQUAL 0)
-  string(APPEND soversion .${PROJECT_VERSION_MINOR})
-endif()
-
 add_library(uffdballoon_shared SHARED $<TARGET_OBJECTS:uffdballoon>)
 target_link_libraries(uffdballoon_shared PRIVATE Threads::Threads uffdb_options)
 target_link_options(uffdballoon_shared PRIVATE LINKER:-Bsymbolic-functions)
@@ -17,7 +11,7 @@ set_target_properties(
     OUTPUT_NAME uffdballoon
     LINKER_LANGUAGE C
     VERSION ${PROJECT_VERSION}
-    SOVERSION ${soversion}
+    SOVERSION ${UFFDB_SOVERSION}
 )
 
 # By paths from where it lies itself: what is installed can be moved as a whole.

@@ -25,6 +25,14 @@ extern "C" {
  */
 const char *uffdb_version(void);
 
+/**
+ * uffdb_soname - the binary interface of this library, as "libuffdballoon.so.1".
+ *
+ * Return: a string that lives as long as the process. A program that was linked with a library of
+ * this name runs with every other one of this name.
+ */
+const char *uffdb_soname(void);
+
 /* ---- userfaultfd: one ioctl a function (Documentation/admin-guide/mm/userfaultfd.rst) ---- */
 
 #define UFFDB_MODE_MISSING 1u
@@ -212,8 +220,9 @@ uint32_t uffdb_xsave_size(uint64_t features);
 
 /* ---- ledger: which pages are in the balloon, one bit a 4 KiB page ---- */
 
-#define UFFDB_BLOCK_SHARED  1u /* MAP_SHARED: there is no zero page to share */
+#define UFFDB_BLOCK_SHARED  1u /* of a file: there is no zero page to share, if not private */
 #define UFFDB_BLOCK_HUGETLB 2u /* pages of 2 MiB that are trapped and answered whole */
+#define UFFDB_BLOCK_PRIVATE 4u /* with SHARED: mapped by MAP_PRIVATE all the same */
 
 #define UFFDB_MAX_NODES 128 /* as QEMU has at most */
 
@@ -234,6 +243,10 @@ struct uffdb_ledger;
  */
 int uffdb_ledger_create(const struct uffdb_block *blocks, size_t nr, struct uffdb_ledger **out);
 void uffdb_ledger_destroy(struct uffdb_ledger *ledger);
+
+/* Where the file of a ledger has room for a note of the caller's; zeros at first. */
+#define UFFDB_NOTE_OFFSET 4096
+#define UFFDB_NOTE_BYTES  12288
 
 /**
  * uffdb_ledger_create_in - make a ledger in a file, or go on with the one that is there.
@@ -536,6 +549,15 @@ enum uffdb_observing {
 	UFFDB_OBSERVE_SCAN,   /* by what is gone since the last uffdb_engine_scan() */
 };
 
+/* A part of a file that is shared guest memory, opened by us for reading and writing. */
+struct uffdb_memory_file {
+	int32_t fd;
+	uint32_t reserved;
+	uint64_t offset;
+	uint64_t hva;
+	uint64_t len;
+};
+
 struct uffdb_engine_config {
 	int uffd;
 	int pidfd;	/* of the target */
@@ -556,11 +578,23 @@ struct uffdb_engine_config {
 	 * good; 0: no limit. Windows there are the larger, and the same at every attach.
 	 */
 	uint64_t huge_mappings;
-	uint32_t observing;	     /* enum uffdb_observing */
-	struct uffdb_trace *trace;   /* for UFFDB_OBSERVE_TRACE; must outlive the engine */
-	bool follow;		     /* on a thread of our own, from start to stop */
-	bool tell_begin;	     /* news are also that the balloon begins to move */
+	uint32_t observing;	   /* enum uffdb_observing */
+	struct uffdb_trace *trace; /* for UFFDB_OBSERVE_TRACE; must outlive the engine */
+	bool follow;		   /* on a thread of our own, from start to stop */
+	bool tell_begin;	   /* news are also that the balloon begins to move */
+	/*
+	 * Zeros for a reader cost memory there, and are dropped again by holes: within a second
+	 * after it went on. Copied; the fds must outlive the engine. Needs @pagemap_fd.
+	 */
+	const struct uffdb_memory_file *memory_files;
+	size_t nr_memory_files;
 	uint64_t memory_patience_ns; /* kill it when a touch waited so long for memory; 0: never */
+	/*
+	 * So late the monitor may tell of a reset, where another stands between; 0: before any
+	 * touch. A violation waits so long, since it was read, where the ladder has a rung that
+	 * harms.
+	 */
+	uint64_t reset_delay_ns;
 	struct uffdb_terms terms;
 	struct uffdb_rung rungs[UFFDB_MAX_RUNGS]; /* the gentlest first */
 };
@@ -608,7 +642,8 @@ struct uffdb_stats {
 	uint64_t doubtful;	   /* touches granted for that */
 	uint64_t late;		   /* pages that were written in the gap before their window */
 	uint64_t late_reads;	   /* that were read in it: zeros; protected from then on */
-	uint64_t zapped_again; /* pages that were filled with zeros in it, beside a touched one */
+	uint64_t zapped_again; /* pages of zeros: filled in it beside a touched one, or lent to a
+				  reader */
 	uint64_t arm_ns_max;   /* from an inflate to its window */
 	uint64_t windows;
 	uint64_t armed_bytes;
@@ -650,8 +685,9 @@ int uffdb_engine_news_fd(const struct uffdb_engine *engine);
  * uffdb_engine_hold_zeros - list ballooned pages that hold zeros, to be zapped again.
  *
  * They were filled beside a page that was touched, or by khugepaged, before their
- * window was there. Unless it returns 0, no fault is answered and nothing else may
- * be asked of the engine until uffdb_engine_go_on(): zap at once, then call that.
+ * window was there; or a reader of private huge pages got them. Unless it returns 0, no fault is
+ * answered and nothing else may be asked of the engine until uffdb_engine_go_on(): zap at once,
+ * then call that.
  *
  * Return: entries of @out, which has room for @nr; 0 when there is nothing (left).
  */
@@ -698,6 +734,32 @@ int uffdb_engine_start(struct uffdb_engine *engine);
  * Return: 0 or as uffdb_uffd_register().
  */
 int uffdb_engine_resume(struct uffdb_engine *engine, bool missed);
+
+/**
+ * uffdb_engine_yield - lift every trap, and keep the ledger.
+ *
+ * For a VMM that needs the memory's only userfaultfd itself, as QEMU does for a background
+ * snapshot. Every thread that waits in a fault goes on. What is inflated and deflated from here on
+ * is in the ledger alone. What was yielded already is no error.
+ *
+ * Context: any thread.
+ * Return: 0 or as uffdb_uffd_unregister().
+ */
+int uffdb_engine_yield(struct uffdb_engine *engine);
+
+/**
+ * uffdb_engine_take_up - trap again what the ledger says, after uffdb_engine_yield().
+ *
+ * What holds memory by now was touched while nobody trapped it, or was filled beside such a page:
+ * it is the guest's, and no violation.
+ *
+ * Return: number of pages that are the guest's now; -EBUSY while another userfaultfd holds the
+ *         memory, or as uffdb_uffd_register(): all is yielded as before then.
+ */
+int64_t uffdb_engine_take_up(struct uffdb_engine *engine);
+
+/** uffdb_engine_yielded - whether all traps are lifted. Any thread. */
+bool uffdb_engine_yielded(const struct uffdb_engine *engine);
 
 /** uffdb_engine_stop - end the fault loop; faults wait from now on until the fd is closed. */
 void uffdb_engine_stop(struct uffdb_engine *engine);
@@ -789,11 +851,45 @@ void uffdb_relay_keep(struct uffdb_relay *relay, bool keeps);
 void uffdb_engine_watch_resets(struct uffdb_engine *engine, struct uffdb_relay *relay);
 
 /**
+ * uffdb_engine_yield_at_migration - yield as soon as the monitor tells that a migration begins.
+ * @relay: which sees it, before its client does; must be open
+ * @yields: whether to; without, none is under way when this returns
+ *
+ * To be called with false before the engine is stopped.
+ */
+void uffdb_engine_yield_at_migration(struct uffdb_engine *engine, struct uffdb_relay *relay,
+				     bool yields);
+
+/**
  * uffdb_engine_set_vcpus - say which threads are the guest.
  *
  * With an empty list every thread is.
  */
 int uffdb_engine_set_vcpus(struct uffdb_engine *engine, const int32_t *tids, size_t nr);
+
+/**
+ * uffdb_engine_set_policy - judge and answer by another ladder, by other terms, or by both.
+ * @rungs: the gentlest first, or NULL: the ladder stays
+ * @terms: or NULL: they stay
+ *
+ * At once, between two touches. Touches that freeze or throttle holds are judged anew: what is
+ * granted now goes on. Of the others a new ladder decides: what it freezes, too, stays frozen, for
+ * as long as the new freeze says, counted from when it began to be held; the rest is answered by
+ * it. They are not counted as violations again. What waits for the monitor, to be poisoned or for
+ * memory goes on waiting, as it was.
+ *
+ * A throttle's bucket begins anew with @rungs. A boot grace that runs ends when @terms have another
+ * kind or other limits of it; the next reset begins one. A floor above what is in the balloon takes
+ * nothing: what is touched next is a violation. Counters stay.
+ *
+ * With a ledger in a file the terms are kept there, as far as uffdb_engine_resume() goes on with a
+ * boot grace; the ladder is not: a note (UFFDB_NOTE_OFFSET) may be.
+ *
+ * Return: number of touches that were held and are no longer, or -EINVAL for rungs that
+ *         uffdb_engine_create() refuses: nothing is changed then.
+ */
+int uffdb_engine_set_policy(struct uffdb_engine *engine, const struct uffdb_rung *rungs,
+			    uint32_t nr_rungs, const struct uffdb_terms *terms);
 
 /** uffdb_engine_contract - read the contract with its state. */
 void uffdb_engine_contract(struct uffdb_engine *engine, struct uffdb_contract *out);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Pages that were given up and hold zeros all the same: a touch of a page beside them, before
- * their window was there, filled a whole huge page; or khugepaged did. Nobody has used them, so
- * they are zapped again. Only the target can do that, and whoever makes it do it is slow: the
- * fault loop is held meanwhile, so that no page is granted between the last look and the zap.
+ * their window was there, filled a whole huge page; or khugepaged did; or a reader of private huge
+ * pages was lent them. Nobody has used them, so they are zapped again. Only the target can do that,
+ * and whoever makes it do it is slow: the fault loop is held meanwhile, so that no page is granted
+ * between the last look and the zap.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -22,6 +23,7 @@
 #include "pages.h"
 #include "signals.h"
 #include "uffdballoon.h"
+#include "zapqueue.h"
 
 #define MOST_HELD_BYTES (4ull << 20) /* that are looked at and zapped in one go */
 
@@ -49,29 +51,6 @@ static uint64_t page_size(const struct uffdb_engine *engine, uint64_t hva)
 	return block ? uffdb_block_page(block) : UFFDB_PAGE;
 }
 
-/* Put one more behind the others, or to the last of them. */
-static bool queue_range(struct uffdb_range *ranges, uint32_t *nr, size_t room, uint64_t hva,
-			uint64_t len)
-{
-	if (*nr && ranges[*nr - 1].start + ranges[*nr - 1].len == hva) {
-		ranges[*nr - 1].len += len;
-		return true;
-	}
-	if (*nr == room)
-		return false;
-	ranges[(*nr)++] = (struct uffdb_range){hva, len};
-	return true;
-}
-
-bool uffdb_zap_again(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
-{
-	uint32_t nr = engine->nr_again;
-	bool kept = queue_range(engine->again, &nr, UFFDB_MAX_AGAIN, hva, len);
-
-	engine->nr_again = nr;
-	return kept;
-}
-
 static bool is_unused(const struct uffdb_engine *engine, uint64_t hva, uint64_t len)
 {
 	return uffdb_ledger_test(engine->ledger, hva) > 0 &&
@@ -91,7 +70,7 @@ static uint32_t take_unused(struct uffdb_engine *engine, struct uffdb_range *out
 		uint64_t size = page_size(engine, range->start);
 
 		if (is_unused(engine, range->start, size) &&
-		    !queue_range(out, &nr, room, range->start, size))
+		    !uffdb_queue_range(out, &nr, room, range->start, size))
 			break;
 		looked_at += size;
 		range->start += size;

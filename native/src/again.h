@@ -12,7 +12,4 @@ enum uffdb_contents {
 };
 enum uffdb_contents uffdb_contents(const struct uffdb_engine *engine, uint64_t hva, uint64_t len);
 
-/* A write-protected page is to be zapped. Return: false when there is no room; later, then. */
-bool uffdb_zap_again(struct uffdb_engine *engine, uint64_t hva, uint64_t len);
-
 #endif

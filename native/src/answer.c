@@ -14,12 +14,6 @@
 #define AROUND_SHARED (16 * UFFDB_PAGE) /* there it commits memory */
 #define TRIES	      64
 
-/* It has no zero page to share. */
-static bool is_special(const struct uffdb_block *block)
-{
-	return block->flags & (UFFDB_BLOCK_SHARED | UFFDB_BLOCK_HUGETLB);
-}
-
 bool uffdb_answer_is_given(const struct uffdb_answerer *answerer, uint64_t hva)
 {
 	for (size_t i = 0; i < answerer->nr_filled; i++)
@@ -32,7 +26,9 @@ bool uffdb_answer_is_given(const struct uffdb_answerer *answerer, uint64_t hva)
 bool uffdb_answer_can_trap_zeros(const struct uffdb_answerer *answerer,
 				 const struct uffdb_block *block)
 {
-	return is_special(block) ? answerer->write_protect_shared : answerer->write_protect;
+	return block->flags & (UFFDB_BLOCK_SHARED | UFFDB_BLOCK_HUGETLB)
+		       ? answerer->write_protect_shared
+		       : answerer->write_protect;
 }
 
 void uffdb_answer_retry(const struct uffdb_answerer *answerer, const struct uffdb_touch *touch)
@@ -139,6 +135,16 @@ void uffdb_answer_wake(struct uffdb_answerer *answerer, const struct uffdb_touch
 	uffdb_answer_retry(answerer, touch);
 }
 
+void uffdb_answer_unprotect(struct uffdb_answerer *answerer, const struct uffdb_range *range)
+{
+	int error = -EAGAIN;
+
+	for (int i = 0; i < TRIES && error == -EAGAIN; i++)
+		error = uffdb_uffd_writeprotect(answerer->uffd, range->start, range->len, false);
+	if (error)
+		count_failure(answerer, error);
+}
+
 int uffdb_answer_page(struct uffdb_answerer *answerer, const struct uffdb_touch *touch)
 {
 	int error;
@@ -212,12 +218,13 @@ uint64_t uffdb_answer_around(struct uffdb_answerer *answerer, const struct uffdb
  * step fails (EAGAIN while an event waits to be read) the page cannot be trapped
  * any more, and is the guest's. Shared memory
  * and hugetlbfs have no zero page to share: they get a page of zeros that is
- * protected in the same step, and that the balloon loses until it is zapped.
+ * protected in the same step, and dropped again after a while: drop.h.
  */
 enum uffdb_zeroed uffdb_answer_zeros(struct uffdb_answerer *answerer,
 				     const struct uffdb_touch *touch)
 {
-	uint32_t flags = UFFDB_DONTWAKE | (is_special(touch->block) ? UFFDB_WRITEPROTECT : 0);
+	uint32_t flags =
+		UFFDB_DONTWAKE | (uffdb_is_zero_shared(touch->block) ? 0 : UFFDB_WRITEPROTECT);
 	int error = fill_page(answerer, touch, flags);
 
 	if (error == -ENOMEM)
@@ -225,7 +232,7 @@ enum uffdb_zeroed uffdb_answer_zeros(struct uffdb_answerer *answerer,
 	if (!answered(answerer, touch, error))
 		return UFFDB_ZEROED_BY_ANOTHER;
 	error = -EAGAIN;
-	if (is_special(touch->block))
+	if (!uffdb_is_zero_shared(touch->block))
 		return UFFDB_ZEROED;
 	for (int i = 0; i < TRIES && error; i++)
 		error = uffdb_uffd_writeprotect(answerer->uffd, touch->hva, touch->size, true);

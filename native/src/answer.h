@@ -47,6 +47,9 @@ bool uffdb_answer_can_trap_zeros(const struct uffdb_answerer *answerer,
  */
 void uffdb_answer_retry(const struct uffdb_answerer *answerer, const struct uffdb_touch *touch);
 
+/* Lift the protection of pages, or the mark that it left, and wake who waits there. */
+void uffdb_answer_unprotect(struct uffdb_answerer *answerer, const struct uffdb_range *range);
+
 /* Give the page, as it is or filled. Return: 0; -ENOMEM: its thread is asleep. */
 int uffdb_answer_page(struct uffdb_answerer *answerer, const struct uffdb_touch *touch);
 

@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 
 #include "answer.h"
+#include "drop.h"
 #include "engine.h"
 #include "follower.h"
 #include "ladder.h"
@@ -92,6 +93,8 @@ static int make_parts(struct uffdb_engine *engine)
 	if (!error)
 		error = uffdb_parking_init(&engine->parking);
 	if (!error)
+		error = uffdb_drop_init(engine);
+	if (!error)
 		error = uffdb_ring_create(config->ring_records, &engine->events.ring);
 	if (!error)
 		error = uffdb_windows_create(&windows, &engine->windows);
@@ -154,6 +157,7 @@ void uffdb_engine_destroy(struct uffdb_engine *engine)
 		munmap((void *)engine->answerer.zeros, UFFDB_HUGE);
 	uffdb_roles_release(&engine->roles);
 	uffdb_thread_ids_release(&engine->thread_ids);
+	uffdb_drop_release(engine);
 	uffdb_parking_release(&engine->parking);
 	uffdb_follower_destroy(engine);
 	uffdb_mailbox_release(&engine->mailbox);

@@ -19,6 +19,7 @@
 #include "events.h"
 #include "histogram.h"
 #include "ladder.h"
+#include "lent.h"
 #include "mailbox.h"
 #include "parking.h"
 #include "placement.h"
@@ -44,7 +45,10 @@ struct uffdb_engine {
 	struct uffdb_answerer answerer;
 	struct uffdb_ladder ladder;
 	struct uffdb_parking parking;
-	struct uffdb_alarm alarm; /* at the earliest deadline of what is held */
+	struct uffdb_lent lent;
+	struct uffdb_memory_file *memory_files; /* as many as the config has */
+	uint64_t lent_alarm_ns;			/* when the alarm is set to for what is lent */
+	struct uffdb_alarm alarm; /* at the earliest deadline of what is held or lent */
 	struct uffdb_events events;
 	struct uffdb_counters counters;
 	struct uffdb_histogram latency;
@@ -73,10 +77,13 @@ struct uffdb_engine {
 	_Atomic int follow_error;
 	_Atomic bool moving; /* the balloon did, a moment ago */
 
-	/* again.c */
+	/* zapqueue.c */
 	_Atomic uint32_t nr_again; /* ranges that are to be zapped again */
 	struct uffdb_range again[UFFDB_MAX_AGAIN];
 	bool holds_loop;
+
+	/* yield.c */
+	_Atomic bool yielded; /* no window is registered, and nothing is judged */
 };
 
 #endif

@@ -28,6 +28,7 @@
 #include "process.h"
 #include "uffdballoon.h"
 #include "windows.h"
+#include "zapqueue.h"
 
 #define LOOK_AGAIN_NS 200000000ull
 #define RANGES	      256
@@ -248,7 +249,8 @@ int uffdb_follow(struct uffdb_engine *engine)
 			return armed;
 		if (armed)
 			note_delay(engine, since_ns);
-		if (engine->config.pagemap_fd >= 0) {
+		/* Nothing is trapped now: what holds memory is seen to when it is again. */
+		if (engine->config.pagemap_fd >= 0 && !atomic_load(&engine->yielded)) {
 			error = look_at_new(engine, &looked);
 			if (error)
 				return error;

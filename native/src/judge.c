@@ -3,6 +3,7 @@
 #include "answer.h"
 #include "clock.h"
 #include "counters.h"
+#include "drop.h"
 #include "engine.h"
 #include "ledger.h"
 #include "observe.h"
@@ -49,7 +50,8 @@ static uint32_t find_verdict(struct uffdb_engine *engine, struct uffdb_touch *to
 {
 	uint32_t verdict = ask_contract(engine, touch);
 
-	while (verdict == UFFDB_VIOLATION && engine->relay && uffdb_was_reset(engine)) {
+	while (verdict == UFFDB_VIOLATION && engine->relay &&
+	       uffdb_was_reset(engine, touch->read_ns)) {
 		touch->ballooned = uffdb_ledger_test(engine->ledger, touch->hva) > 0;
 		verdict = ask_contract(engine, touch);
 	}
@@ -64,7 +66,8 @@ static void on_violation(struct uffdb_engine *engine, struct uffdb_touch *touch)
 		uffdb_grant(engine, touch, UFFDB_GRANTED, UFFDB_ACTION_GRANT);
 		return;
 	}
-	uffdb_count(&engine->counters.violations, 1);
+	touch->told = uffdb_was_told(engine, touch);
+	uffdb_count(touch->told ? &engine->counters.exists : &engine->counters.violations, 1);
 	uffdb_settle(engine, touch, 0);
 }
 
@@ -121,6 +124,18 @@ void uffdb_judge(struct uffdb_engine *engine, struct uffdb_touch *touch)
 		return;
 	}
 	act_on(engine, touch, find_verdict(engine, touch));
+}
+
+bool uffdb_judge_held(struct uffdb_engine *engine, struct uffdb_held *held)
+{
+	uint32_t verdict;
+
+	held->touch.read_ns = uffdb_now_ns(CLOCK_MONOTONIC);
+	verdict = find_verdict(engine, &held->touch);
+	if (verdict == UFFDB_VIOLATION)
+		return true;
+	act_on(engine, &held->touch, verdict);
+	return false;
 }
 
 void uffdb_judge_late(struct uffdb_engine *engine, uint64_t hva, uint64_t size)

@@ -22,6 +22,14 @@ int uffdb_ladder_init(struct uffdb_ladder *ladder, const struct uffdb_rung *rung
 	return 0;
 }
 
+bool uffdb_ladder_harms(const struct uffdb_ladder *ladder)
+{
+	for (uint32_t i = 0; i < ladder->nr_rungs; i++)
+		if (ladder->rungs[i].kind >= UFFDB_RUNG_FREEZE)
+			return true;
+	return false;
+}
+
 /*
  * Take tokens for a touch from the bucket.
  *

@@ -31,6 +31,9 @@ struct uffdb_ladder {
 	uint64_t tokens, tokens_ns; /* of the throttle: bytes, and when they were counted */
 };
 
+/* Does a rung stop a vCPU for good, or end the guest? */
+bool uffdb_ladder_harms(const struct uffdb_ladder *ladder);
+
 /* Return: 0; -EINVAL for too many rungs, or a throttle without a rate. */
 int uffdb_ladder_init(struct uffdb_ladder *ladder, const struct uffdb_rung *rungs, uint32_t nr);
 

@@ -14,10 +14,10 @@
 #include "uffdballoon.h"
 #include "unit_counts.h"
 
-#define MAGIC	     0x3472646c62646675ull /* of this layout */
+#define MAGIC	     0x3572646c62646675ull /* of this layout */
 #define UNIT_PAGES   (UFFDB_HUGE / UFFDB_PAGE)
 #define SHARED_MOST  64 /* blocks whose ledger can be shared */
-#define SHARED_PAGES 1	/* before the bitmaps */
+#define SHARED_PAGES 1	/* before the caller's note and the bitmaps */
 
 /* What a file begins with that holds a ledger. */
 struct shared {
@@ -30,6 +30,8 @@ struct shared {
 	} blocks[SHARED_MOST];
 };
 _Static_assert(sizeof(struct shared) <= SHARED_PAGES * UFFDB_PAGE, "the head is a page");
+_Static_assert(UFFDB_NOTE_OFFSET == SHARED_PAGES * UFFDB_PAGE, "the note comes behind it");
+_Static_assert(UFFDB_NOTE_BYTES % UFFDB_PAGE == 0, "and the bitmaps behind that");
 
 /* One bit a page; a mapping that commits memory only where it is written. */
 struct bitmap {
@@ -40,6 +42,7 @@ struct bitmap {
 
 struct uffdb_ledger {
 	_Atomic uint64_t pages;
+	_Atomic uint64_t epoch; /* how often pages have left it */
 	size_t nr;
 	struct uffdb_block *blocks;
 	struct bitmap *bitmaps;
@@ -178,7 +181,7 @@ static bool is_of_these(const struct uffdb_ledger *ledger)
 /* Put the bitmaps of an empty ledger into a file, or find them there. */
 static int put_in_file(struct uffdb_ledger *ledger, int fd)
 {
-	uint64_t bytes = SHARED_PAGES * UFFDB_PAGE, at = bytes;
+	uint64_t bytes = UFFDB_NOTE_OFFSET + UFFDB_NOTE_BYTES, at = bytes;
 	struct stat status;
 	int error = 0;
 	void *head;
@@ -446,6 +449,8 @@ static int64_t change_pages(struct uffdb_ledger *ledger, uint64_t hva, uint64_t 
 	} else {
 		atomic_fetch_sub(&ledger->pages, all);
 		atomic_fetch_sub(&ledger->bitmaps[index].pages, all);
+		if (all)
+			atomic_fetch_add(&ledger->epoch, 1);
 	}
 	return (int64_t)all;
 }
@@ -471,6 +476,11 @@ int uffdb_ledger_test(const struct uffdb_ledger *ledger, uint64_t hva)
 	return (int)(ledger->bitmaps[index].words[page / UFFDB_WORD_BITS] >>
 			     (page % UFFDB_WORD_BITS) &
 		     1);
+}
+
+uint64_t uffdb_ledger_epoch(const struct uffdb_ledger *ledger)
+{
+	return atomic_load(&ledger->epoch) + 1;
 }
 
 uint64_t uffdb_ledger_pages(const struct uffdb_ledger *ledger)

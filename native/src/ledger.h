@@ -30,6 +30,8 @@ struct uffdb_monitor_notes *uffdb_ledger_notes(struct uffdb_ledger *ledger);
 /* In the file of a ledger, beside it: they may outlive it. */
 int uffdb_ledger_map_notes(int fd, struct uffdb_monitor_notes **out);
 void uffdb_ledger_unmap_notes(struct uffdb_monitor_notes *notes);
+/* Another number, and never 0, once any page has left the ledger. */
+uint64_t uffdb_ledger_epoch(const struct uffdb_ledger *ledger);
 /* Mark as if the pages of @range, of one RAM block, had just been set. */
 void uffdb_ledger_mark(struct uffdb_ledger *ledger, const struct uffdb_range *range);
 /* Was any page set since the marks were begun to be taken? One consumer. */

@@ -16,12 +16,14 @@
 #include "answer.h"
 #include "clock.h"
 #include "counters.h"
+#include "drop.h"
 #include "engine.h"
 #include "held.h"
 #include "histogram.h"
 #include "judge.h"
 #include "kernel_compat.h"
 #include "ledger.h"
+#include "lent.h"
 #include "loop.h"
 #include "mailbox.h"
 #include "observe.h"
@@ -142,10 +144,22 @@ static bool may_read_on(struct uffdb_engine *engine, int error)
 }
 
 /* Have read() end at the earliest deadline. */
-static void set_alarm(struct uffdb_engine *engine)
+static void set_alarm(struct uffdb_engine *engine, uint64_t lent_ns)
 {
-	if (uffdb_parking_take_change(&engine->parking))
-		uffdb_alarm_set(&engine->alarm, uffdb_parking_deadline(&engine->parking));
+	uint64_t when_ns = uffdb_parking_deadline(&engine->parking);
+
+	if (!when_ns || (lent_ns && lent_ns < when_ns))
+		when_ns = lent_ns;
+	uffdb_alarm_set(&engine->alarm, when_ns);
+	engine->lent_alarm_ns = lent_ns;
+}
+
+static void keep_alarm(struct uffdb_engine *engine)
+{
+	uint64_t lent_ns = uffdb_lent_deadline(&engine->lent);
+
+	if (uffdb_parking_take_change(&engine->parking) || lent_ns != engine->lent_alarm_ns)
+		set_alarm(engine, lent_ns);
 }
 
 static void *fault_loop(void *argument)
@@ -156,7 +170,7 @@ static void *fault_loop(void *argument)
 	pthread_setname_np(pthread_self(), "uffdb-faults");
 	engine->start_error = uffdb_alarm_start(&engine->alarm);
 	sem_post(&engine->started);
-	uffdb_alarm_set(&engine->alarm, uffdb_parking_deadline(&engine->parking));
+	set_alarm(engine, uffdb_lent_deadline(&engine->lent));
 	while (!engine->start_error && !atomic_load(&engine->stop)) {
 		/* Woken by a fault, or by UFFDB_WAKE_SIGNAL: a call, a deadline, the end. */
 		ssize_t got = read(engine->config.uffd, messages, sizeof(messages));
@@ -171,7 +185,8 @@ static void *fault_loop(void *argument)
 		uffdb_serve_call(engine);
 		if (uffdb_parking_count(&engine->parking))
 			uffdb_held_expire(engine);
-		set_alarm(engine);
+		uffdb_drop_lent(engine);
+		keep_alarm(engine);
 		uffdb_turn_end(&engine->turn);
 	}
 	uffdb_alarm_stop(&engine->alarm);

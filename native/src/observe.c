@@ -42,7 +42,8 @@ static void protect_if_filled(struct uffdb_engine *engine, const struct uffdb_ch
 	if (given->time_ns > engine->answerer.last_fill_ns || !engine->config.write_protect)
 		return;
 	if (block->flags & UFFDB_BLOCK_SHARED &&
-	    !uffdb_holds_memory(engine->config.pagemap_fd, given->hva))
+	    !uffdb_holds_memory(engine->config.pagemap_fd, given->hva) &&
+	    !uffdb_is_present(engine->config.pagemap_fd, given->hva))
 		return;
 	uffdb_uffd_writeprotect(engine->config.uffd, given->hva, given->len, true);
 }

@@ -102,6 +102,15 @@ bool uffdb_parking_take_by(struct uffdb_parking *parking, uint8_t action, uint32
 	return false;
 }
 
+bool uffdb_parking_take_older(struct uffdb_parking *parking, uint8_t action, uint64_t newest,
+			      struct uffdb_held *out)
+{
+	for (uint32_t i = 0; i < uffdb_parking_count(parking); i++)
+		if (parking->held[i].action == action && parking->held[i].id <= newest)
+			return take_out(parking, i, out);
+	return false;
+}
+
 uint64_t uffdb_parking_deadline(const struct uffdb_parking *parking)
 {
 	uint64_t first = 0;

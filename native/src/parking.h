@@ -58,6 +58,10 @@ bool uffdb_parking_take_expired(struct uffdb_parking *parking, uint64_t now_ns,
 bool uffdb_parking_take_by(struct uffdb_parking *parking, uint8_t action, uint32_t tid,
 			   struct uffdb_held *out);
 
+/* That was added no later than the one with the id @newest. */
+bool uffdb_parking_take_older(struct uffdb_parking *parking, uint8_t action, uint64_t newest,
+			      struct uffdb_held *out);
+
 /* The earliest deadline; 0: none. */
 uint64_t uffdb_parking_deadline(const struct uffdb_parking *parking);
 

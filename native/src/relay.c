@@ -10,6 +10,9 @@
  * We may be killed at any instruction, and another go on with the socket. So what comes is looked
  * at, and a reset noted in memory that is kept, before it leaves the socket; and it leaves by whole
  * lines, so that no event is ever cut in two.
+ *
+ * The beginning of a migration is told on our thread, too, before the client hears of it: a
+ * background snapshot needs the memory's only userfaultfd a few milliseconds later.
  */
 #include <errno.h>
 #include <poll.h>
@@ -31,6 +34,8 @@
 
 /* As QEMU's JSON writer puts it; within a string its quotes would be escaped. */
 static const char RESET[] = "\"event\": \"RESET\"";
+static const char MIGRATION[] = "\"event\": \"MIGRATION\"";
+static const char SETUP[] = "\"status\": \"setup\"";
 static const char SECONDS[] = "\"seconds\": ";
 static const char MICROSECONDS[] = "\"microseconds\": ";
 
@@ -52,6 +57,10 @@ struct uffdb_relay {
 		taking; /* held for a look at the socket, and until what was seen is taken */
 	size_t looked;	/* bytes that were looked at, and are in the socket still */
 	_Atomic bool ends, keeps;
+	_Atomic bool migrates; /* a migration begins, and nobody was told yet */
+	pthread_mutex_t telling;
+	uffdb_migration_fn *on_migration; /* or NULL */
+	void *on_migration_argument;
 	int end;    /* eventfd */
 	bool waits; /* for the rest of a line */
 };
@@ -112,6 +121,9 @@ static void look_at_line(struct uffdb_relay *relay, const char *line, size_t nr)
 {
 	if (memmem(line, nr, RESET, sizeof(RESET) - 1))
 		note(relay, time_of(relay, line, nr));
+	if (memmem(line, nr, MIGRATION, sizeof(MIGRATION) - 1) &&
+	    memmem(line, nr, SETUP, sizeof(SETUP) - 1))
+		atomic_store(&relay->migrates, true);
 }
 
 /* Whole lines, or a piece of one that is longer than any event. */
@@ -178,6 +190,25 @@ static size_t look_on(struct uffdb_relay *relay, const char *bytes, size_t nr)
 	return whole;
 }
 
+/* On our thread alone: the loop may look at lines as well, and is waited for in this. */
+static void tell_of_migration(struct uffdb_relay *relay)
+{
+	if (!atomic_exchange(&relay->migrates, false))
+		return;
+	pthread_mutex_lock(&relay->telling);
+	if (relay->on_migration)
+		relay->on_migration(relay->on_migration_argument);
+	pthread_mutex_unlock(&relay->telling);
+}
+
+void uffdb_relay_on_migration(struct uffdb_relay *relay, uffdb_migration_fn *call, void *argument)
+{
+	pthread_mutex_lock(&relay->telling);
+	relay->on_migration = call;
+	relay->on_migration_argument = argument;
+	pthread_mutex_unlock(&relay->telling);
+}
+
 static bool pass_from_monitor(struct uffdb_relay *relay)
 {
 	char bytes[CHUNK];
@@ -194,6 +225,8 @@ static bool pass_from_monitor(struct uffdb_relay *relay)
 	}
 	pthread_mutex_unlock(&relay->taking);
 	relay->waits = got > 0 && !nr;
+	/* Before the client hears of it. */
+	tell_of_migration(relay);
 	if (got <= 0)
 		return goes_on_after(got);
 	return hand_on(relay, relay->client, bytes, nr);
@@ -263,6 +296,7 @@ static void free_relay(struct uffdb_relay *relay)
 		uffdb_ledger_unmap_notes(relay->notes);
 	if (relay->end >= 0)
 		close(relay->end);
+	pthread_mutex_destroy(&relay->telling);
 	pthread_mutex_destroy(&relay->taking);
 	free(relay);
 }
@@ -295,6 +329,7 @@ int uffdb_relay_create(int monitor, int client, int memory, struct uffdb_relay *
 	if (!relay)
 		return -ENOMEM;
 	pthread_mutex_init(&relay->taking, NULL);
+	pthread_mutex_init(&relay->telling, NULL);
 	relay->monitor = monitor;
 	relay->client = client;
 	error = start(relay, memory);

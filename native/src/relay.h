@@ -13,4 +13,11 @@
  */
 uint64_t uffdb_relay_take_reset(struct uffdb_relay *relay);
 
+/*
+ * Call @call when QEMU tells that a migration begins; NULL: no more, and none is running when this
+ * returns. It may wait for the loop.
+ */
+typedef void uffdb_migration_fn(void *argument);
+void uffdb_relay_on_migration(struct uffdb_relay *relay, uffdb_migration_fn *call, void *argument);
+
 #endif

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <stdatomic.h>
+#include <time.h>
 
 #include "clock.h"
 #include "engine.h"
+#include "ladder.h"
 #include "ledger.h"
 #include "observe.h"
 #include "relay.h"
@@ -10,6 +12,8 @@
 #include "settle.h"
 #include "uffdballoon.h"
 #include "windows.h"
+
+#define LOOK_NS 500000 /* between looks for what a late monitor tells */
 
 /* What was noted of it for whoever comes after us; unless another one came meanwhile. */
 static void forget_reset(struct uffdb_engine *engine, uint64_t at_ns)
@@ -40,10 +44,17 @@ static void empty_balloon(struct uffdb_engine *engine, uint64_t at_ns)
 	forget_reset(engine, at_ns);
 }
 
-bool uffdb_was_reset(struct uffdb_engine *engine)
+bool uffdb_was_reset(struct uffdb_engine *engine, uint64_t read_ns)
 {
+	const struct timespec pause = {.tv_nsec = LOOK_NS};
+	uint64_t until_ns = read_ns + engine->config.reset_delay_ns;
 	uint64_t at_ns = uffdb_relay_take_reset(engine->relay);
 
+	while (!at_ns && engine->config.reset_delay_ns && uffdb_ladder_harms(&engine->ladder) &&
+	       uffdb_now_ns(CLOCK_MONOTONIC) < until_ns) {
+		nanosleep(&pause, NULL);
+		at_ns = uffdb_relay_take_reset(engine->relay);
+	}
 	if (at_ns)
 		empty_balloon(engine, at_ns);
 	return at_ns;

@@ -5,8 +5,11 @@
 
 #include "engine.h"
 
-/* Has the monitor told of a reset meanwhile? Then all is another picture now. Needs a relay. */
-bool uffdb_was_reset(struct uffdb_engine *engine);
+/*
+ * Has the monitor told of a reset meanwhile? Then all is another picture now. Needs a relay. Waits
+ * for a monitor that tells late, since @read_ns, where the ladder may harm whoever touched.
+ */
+bool uffdb_was_reset(struct uffdb_engine *engine, uint64_t read_ns);
 
 /* A reset at @at_ns, or 0, as the monitor's client tells of it, later: once is enough. */
 void uffdb_hear_of_reset(struct uffdb_engine *engine, uint64_t at_ns);

@@ -3,6 +3,7 @@
  * Going on where another engine was killed, with its userfaultfd and its ledger. What it was in
  * the middle of is put right before anybody who waits is woken; the loop is not running yet.
  */
+#include "drop.h"
 #include "engine.h"
 #include "follow.h"
 #include "ledger.h"
@@ -41,7 +42,11 @@ static void give_back_unzapped(struct uffdb_engine *engine, const struct uffdb_r
 	uint64_t size = uffdb_block_page(of->block);
 
 	for (uint64_t at = range->start; at < range->start + range->len; at += size) {
-		if ((!of->all && !is_within(&of->inflating, at)) || is_zero_read(of, at))
+		if (is_zero_read(of, at)) {
+			uffdb_lend(engine, at, size, false);
+			continue;
+		}
+		if (!of->all && !is_within(&of->inflating, at))
 			continue;
 		uffdb_ledger_clear(engine->ledger, at, size);
 		uffdb_uffd_writeprotect(engine->config.uffd, at, size, false);

@@ -3,6 +3,7 @@
 #include "answer.h"
 #include "clock.h"
 #include "counters.h"
+#include "drop.h"
 #include "engine.h"
 #include "events.h"
 #include "ladder.h"
@@ -106,6 +107,14 @@ void uffdb_grant_around(struct uffdb_engine *engine, const struct uffdb_touch *t
 	uffdb_give_around(engine, touch);
 }
 
+/* It did not stay a read of zeros. */
+static void tell_after_all(struct uffdb_engine *engine, struct uffdb_touch *touch)
+{
+	if (touch->told)
+		uffdb_count(&engine->counters.violations, 1);
+	touch->told = false;
+}
+
 bool uffdb_give_zeros(struct uffdb_engine *engine, struct uffdb_touch *touch)
 {
 	bool host_reads = touch->role == UFFDB_ROLE_HOST_READER;
@@ -116,11 +125,13 @@ bool uffdb_give_zeros(struct uffdb_engine *engine, struct uffdb_touch *touch)
 		uffdb_count(&engine->counters.slipped_writes, 1);
 		touch->write = true;
 		touch->protected = true;
+		tell_after_all(engine, touch);
 		return false;
 	case UFFDB_NO_PAGE:
 		uffdb_hold_for_memory(engine, touch, UFFDB_LACKS_ZEROS);
 		return true;
 	case UFFDB_UNPROTECTED:
+		tell_after_all(engine, touch);
 		call_owned(engine, touch);
 		post(engine, touch, host_reads ? UFFDB_GRANTED : UFFDB_VIOLATION,
 		     UFFDB_ACTION_GRANT);
@@ -129,10 +140,13 @@ bool uffdb_give_zeros(struct uffdb_engine *engine, struct uffdb_touch *touch)
 	default:
 		if (host_reads)
 			uffdb_count(&engine->counters.host_reads, 1);
-		else
+		else if (!touch->told)
 			post(engine, touch, UFFDB_VIOLATION, UFFDB_ACTION_ZERO_READ);
-		if (zeroed == UFFDB_ZEROED)
+		if (zeroed == UFFDB_ZEROED) {
+			if (!uffdb_is_zero_shared(touch->block))
+				uffdb_lend(engine, touch->hva, touch->size, !host_reads);
 			uffdb_answer_retry(&engine->answerer, touch);
+		}
 		return true;
 	}
 }
@@ -190,13 +204,36 @@ static bool carry_out(struct uffdb_engine *engine, struct uffdb_touch *touch,
 	}
 }
 
+static struct uffdb_decision decide(struct uffdb_engine *engine, const struct uffdb_touch *touch,
+				    uint32_t rung)
+{
+	return uffdb_ladder_decide(&engine->ladder, touch, rung, uffdb_now_ns(CLOCK_MONOTONIC));
+}
+
+static void carry_out_or_go_on(struct uffdb_engine *engine, struct uffdb_touch *touch,
+			       struct uffdb_decision decision)
+{
+	while (!carry_out(engine, touch, &decision))
+		decision = decide(engine, touch, decision.rung + 1);
+}
+
 void uffdb_settle(struct uffdb_engine *engine, struct uffdb_touch *touch, uint32_t rung)
 {
-	struct uffdb_decision decision;
+	carry_out_or_go_on(engine, touch, decide(engine, touch, rung));
+}
 
-	do {
-		decision = uffdb_ladder_decide(&engine->ladder, touch, rung,
-					       uffdb_now_ns(CLOCK_MONOTONIC));
-		rung = decision.rung + 1;
-	} while (!carry_out(engine, touch, &decision));
+void uffdb_settle_held(struct uffdb_engine *engine, struct uffdb_held *held)
+{
+	struct uffdb_decision decision = decide(engine, &held->touch, 0);
+	uint64_t hold_ns;
+
+	if (held->action != UFFDB_ACTION_FREEZE || decision.action != UFFDB_ACTION_FREEZE) {
+		carry_out_or_go_on(engine, &held->touch, decision);
+		return;
+	}
+	/* It was told, and its time runs. There is room: it was just taken out. */
+	hold_ns = engine->ladder.rungs[decision.rung].hold_ns;
+	held->rung = decision.rung;
+	held->deadline_ns = hold_ns ? held->since_ns + hold_ns : 0;
+	uffdb_parking_add(&engine->parking, held);
 }

@@ -11,6 +11,12 @@
 /* Act on a violation: what the ladder decides, beginning with rung number @rung. */
 void uffdb_settle(struct uffdb_engine *engine, struct uffdb_touch *touch, uint32_t rung);
 
+/*
+ * Act on a violation that was held under another ladder, and was taken out: as this one would have,
+ * from when it began to be held. One that stays frozen is not told of again.
+ */
+void uffdb_settle_held(struct uffdb_engine *engine, struct uffdb_held *held);
+
 /* Give a ballooned page back to the guest, and tell of it. */
 void uffdb_grant(struct uffdb_engine *engine, const struct uffdb_touch *touch, uint8_t verdict,
 		 uint8_t action);

@@ -16,6 +16,7 @@ struct uffdb_touch {
 	bool minor;	/* it is in the file, and not mapped: another process filled it */
 	bool late;	/* it was made before its window was there: nobody waits */
 	bool ballooned;
+	bool told;		/* it is a read that was told of: drop.h */
 	bool traps_after_zeros; /* given zeros, the page traps the write that may follow */
 	const struct uffdb_block *block;
 
@@ -32,6 +33,18 @@ struct uffdb_touch {
 static inline bool uffdb_is_huge(const struct uffdb_touch *touch)
 {
 	return touch->block->flags & UFFDB_BLOCK_HUGETLB;
+}
+
+/* Is what is written to it in the file? */
+static inline bool uffdb_is_in_file(const struct uffdb_block *block)
+{
+	return block->flags & UFFDB_BLOCK_SHARED && !(block->flags & UFFDB_BLOCK_PRIVATE);
+}
+
+/* Are its zeros the kernel's zero page, which costs nothing? */
+static inline bool uffdb_is_zero_shared(const struct uffdb_block *block)
+{
+	return !(block->flags & UFFDB_BLOCK_HUGETLB) && !uffdb_is_in_file(block);
 }
 
 /* Can it be answered with zeros, and what follows still be trapped? */

@@ -2,8 +2,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/mount.h>
 #include <stddef.h>
-#include <sys/mount.h>
+#include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
@@ -23,16 +24,19 @@ static int open_mounted(const char *path)
 	return fd < 0 ? -errno : fd;
 }
 
-/* A mount without a place: it ends with its fd. */
+/*
+ * A mount without a place: it ends with its fd. By syscall(2), since glibc has these functions from
+ * 2.36 only, and the library runs with 2.34 otherwise.
+ */
 static int open_detached(void)
 {
-	int context = fsopen("tracefs", FSOPEN_CLOEXEC), fd;
+	int context = (int)syscall(SYS_fsopen, "tracefs", FSOPEN_CLOEXEC), fd;
 
 	if (context < 0)
 		return -errno;
-	fd = fsconfig(context, FSCONFIG_CMD_CREATE, NULL, NULL, 0)
+	fd = syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0)
 		     ? -1
-		     : fsmount(context, FSMOUNT_CLOEXEC, 0);
+		     : (int)syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, 0);
 	if (fd < 0)
 		fd = -errno;
 	close(context);

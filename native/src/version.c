@@ -5,3 +5,8 @@ const char *uffdb_version(void)
 {
 	return UFFDB_VERSION;
 }
+
+const char *uffdb_soname(void)
+{
+	return "libuffdballoon.so." UFFDB_SOVERSION;
+}

@@ -45,6 +45,7 @@ struct uffdb_windows {
 	bool any_unlooked;
 	_Atomic bool look_at_armed; /* what is given up in a window is looked at as well */
 	bool keep;		    /* what is armed once, until the end */
+	bool lifted;		    /* nothing is registered; what is armed is the plan alone */
 	void (*wake)(void *argument);
 	_Atomic bool expected; /* somebody is about to see to what is fresh or changed */
 	void *wake_argument;
@@ -131,7 +132,9 @@ static int register_units(void *argument, uint64_t first, uint64_t last)
 	const struct extent *of = extent_of_unit(windows, first);
 	struct uffdb_range range = range_of_units(of, first, last);
 
-	int error = uffdb_uffd_register(windows->uffd, range.start, range.len, of->modes);
+	int error = windows->lifted
+			    ? 0
+			    : uffdb_uffd_register(windows->uffd, range.start, range.len, of->modes);
 
 	if (error)
 		return error;
@@ -156,7 +159,7 @@ static int unregister_units(void *argument, uint64_t first, uint64_t last)
 	/* Before anything else: what is given up from here on has to ask for a window. */
 	for (uint64_t unit = first; unit < last; unit++)
 		windows->armed[unit] = 0;
-	error = uffdb_uffd_unregister(windows->uffd, range.start, range.len);
+	error = windows->lifted ? 0 : uffdb_uffd_unregister(windows->uffd, range.start, range.len);
 
 	/*
 	 * A target that unmapped it, or is gone (ENOMEM, as without room for a VMA),
@@ -605,6 +608,59 @@ int uffdb_windows_tidy(struct uffdb_windows *windows)
 		error = uffdb_planner_replan(windows->planner);
 	show_counts(windows, error);
 	return error ? error : (int)(before - uffdb_planner_armed(windows->planner));
+}
+
+int uffdb_windows_lift(struct uffdb_windows *windows)
+{
+	int error = 0;
+
+	windows->lifted = true;
+	for (size_t i = 0; i < windows->nr; i++) {
+		const struct uffdb_block *block = windows->extents[i].block;
+		/* In one call: somebody else waits for this memory. */
+		int failed = uffdb_uffd_unregister(windows->uffd, block->hva, block->size);
+
+		if (failed && failed != -ESRCH)
+			error = failed;
+	}
+	return error;
+}
+
+/* Register the runs of an extent that are armed by the plan. */
+static int restore_extent(struct uffdb_windows *windows, const struct extent *of)
+{
+	uint64_t unit = of->first_unit, last = unit + of->count;
+	int error = windows->keep ? uffdb_uffd_register(windows->uffd, of->block->hva,
+							of->block->size, UFFDB_MODE_WP)
+				  : 0;
+
+	while (!error && unit < last) {
+		uint64_t end = unit;
+		struct uffdb_range range;
+
+		while (end < last && windows->armed[end])
+			end++;
+		if (end > unit) {
+			range = range_of_units(of, unit, end);
+			error = uffdb_uffd_register(windows->uffd, range.start, range.len,
+						    of->modes);
+		}
+		unit = end + 1;
+	}
+	return error;
+}
+
+int uffdb_windows_restore(struct uffdb_windows *windows)
+{
+	int error = 0;
+
+	for (size_t i = 0; !error && i < windows->nr; i++)
+		error = restore_extent(windows, &windows->extents[i]);
+	if (error)
+		uffdb_windows_lift(windows);
+	else
+		windows->lifted = false;
+	return error;
 }
 
 bool uffdb_windows_is_armed(const struct uffdb_windows *windows, uint64_t hva)

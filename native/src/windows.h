@@ -48,6 +48,10 @@ int uffdb_windows_look(struct uffdb_windows *windows, uffdb_look_fn *look, void 
 void uffdb_windows_look_everywhere(struct uffdb_windows *windows);
 /* From now on, look at blocks whose pages were given up while they were armed, too. */
 void uffdb_windows_look_at_armed(struct uffdb_windows *windows);
+/* Unregister all of them, and go on planning: somebody else needs the memory's registration. */
+int uffdb_windows_lift(struct uffdb_windows *windows);
+/* Register what is planned. -EBUSY: somebody else's registration is still there; all are lifted. */
+int uffdb_windows_restore(struct uffdb_windows *windows);
 /* Does a window cover @hva? Any thread. */
 bool uffdb_windows_is_armed(const struct uffdb_windows *windows, uint64_t hva);
 uint64_t uffdb_windows_count(const struct uffdb_windows *windows);

@@ -122,11 +122,6 @@ WRAP(ssize_t, -1, process_vm_readv,
 WRAP(int, -1, faccessat, (int directory, const char *path, int mode, int flags),
      (directory, path, mode, flags))
 WRAP(int, -1, sched_setaffinity, (pid_t pid, size_t size, const cpu_set_t *cpus), (pid, size, cpus))
-WRAP(int, -1, fsopen, (const char *name, unsigned int flags), (name, flags))
-WRAP(int, -1, fsconfig, (int fd, unsigned int what, const char *key, const void *value, int number),
-     (fd, what, key, value, number))
-WRAP(int, -1, fsmount, (int fd, unsigned int flags, unsigned int attributes),
-     (fd, flags, attributes))
 
 /* Those with arguments that may be left out: as many are passed on as any caller here has. */
 int __real_ioctl(int fd, unsigned long request, ...);

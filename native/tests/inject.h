@@ -15,8 +15,7 @@
 		x(epoll_ctl) x(epoll_wait) x(eventfd) x(opendir) x(readdir) x(stat)               \
 			x(timer_create) x(timer_settime) x(sigaction) x(pthread_create) x(calloc) \
 				x(malloc) x(realloc) x(aligned_alloc) x(process_vm_readv)         \
-					x(faccessat) x(sched_setaffinity) x(fsopen) x(fsconfig)   \
-						x(fsmount)
+					x(faccessat) x(sched_setaffinity)
 
 enum inject_kind {
 #define INJECT_NAME(name) INJECT_##name,

@@ -6,36 +6,7 @@
 #include <stdatomic.h>
 
 #include "engine_setup.h"
-
-/* A thread that writes a byte of one page and says when it has. */
-struct writer {
-	pthread_t thread;
-	volatile uint8_t *byte;
-	_Atomic uint32_t tid;
-	_Atomic bool done;
-};
-
-static void *write_byte(void *argument)
-{
-	struct writer *writer = argument;
-
-	atomic_store(&writer->tid, (uint32_t)gettid());
-	*writer->byte = 42;
-	atomic_store(&writer->done, true);
-	return NULL;
-}
-
-static void start_writing(struct writer *writer, struct setup *setup, uint64_t offset)
-{
-	*writer = (struct writer){.byte = setup->memory + offset};
-	CHECK(!pthread_create(&writer->thread, NULL, write_byte, writer));
-}
-
-static void wait_until_parked(struct setup *setup, uint64_t count)
-{
-	while (stats_of(setup).parked != count)
-		poll(NULL, 0, 1);
-}
+#include "writer.h"
 
 static void set_up_rungs(struct setup *setup, struct uffdb_rung first, struct uffdb_rung second)
 {
@@ -43,12 +14,6 @@ static void set_up_rungs(struct setup *setup, struct uffdb_rung first, struct uf
 				   .nr_rungs = second.kind ? 2 : 1,
 				   .rungs = {first, second},
 			   });
-}
-
-static void finish(struct writer *writer)
-{
-	CHECK(!pthread_join(writer->thread, NULL));
-	CHECK(writer->done && *writer->byte == 42);
 }
 
 static void freeze_holds_one_thread_until_it_is_released(void)

@@ -139,6 +139,25 @@ static void a_thread_or_an_action_is_what_is_asked_for(void)
 	end();
 }
 
+static void what_is_held_anew_is_not_older_than_itself(void)
+{
+	struct uffdb_held out;
+	uint64_t newest;
+
+	begin();
+	hold(1, 1, 0);
+	hold(2, 2, 0);
+	newest = parking.last_id;
+	for (int i = 0; i < 2; i++) {
+		CHECK(uffdb_parking_take_older(&parking, UFFDB_ACTION_FREEZE, newest, &out));
+		CHECK(uffdb_parking_add(&parking, &out));
+	}
+	CHECK(!uffdb_parking_take_older(&parking, UFFDB_ACTION_FREEZE, newest, &out));
+	CHECK(!uffdb_parking_take_older(&parking, UFFDB_ACTION_THROTTLE, parking.last_id, &out));
+	CHECK(uffdb_parking_count(&parking) == 2);
+	end();
+}
+
 static void every_change_is_told_once(void)
 {
 	begin();
@@ -194,6 +213,7 @@ int main(void)
 	a_page_that_is_owned_by_now_holds_nobody_but_for_want_of_memory();
 	those_whose_time_has_come_are_taken_and_no_others();
 	a_thread_or_an_action_is_what_is_asked_for();
+	what_is_held_anew_is_not_older_than_itself();
 	every_change_is_told_once();
 	it_does_what_an_array_by_thread_does();
 	return 0;

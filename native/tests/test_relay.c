@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* What QEMU's monitor tells is known before a touch is called a violation; we play QEMU. */
 #include <poll.h>
+#include <pthread.h>
 #include <sys/socket.h>
 #include <time.h>
 
@@ -19,11 +20,15 @@ struct monitored {
 	int to_client; /* the relay's end */
 };
 
-static void monitor(struct monitored *monitored)
+static void monitor_late(struct monitored *monitored, uint32_t rung, uint64_t delay_ns)
 {
 	int ours[2], theirs[2];
 
-	set_up(&monitored->setup, UFFDB_RUNG_OBSERVE, 0);
+	set_up_with(&monitored->setup, (struct uffdb_engine_config){
+					       .nr_rungs = 1,
+					       .rungs = {{.kind = rung}},
+					       .reset_delay_ns = delay_ns,
+				       });
 	CHECK(!socketpair(AF_UNIX, SOCK_STREAM, 0, ours));
 	CHECK(!socketpair(AF_UNIX, SOCK_STREAM, 0, theirs));
 	monitored->qemu = ours[0];
@@ -31,6 +36,11 @@ static void monitor(struct monitored *monitored)
 	monitored->to_client = theirs[1];
 	CHECK(!uffdb_relay_create(ours[1], theirs[1], -1, &monitored->relay));
 	uffdb_engine_watch_resets(monitored->setup.engine, monitored->relay);
+}
+
+static void monitor(struct monitored *monitored)
+{
+	monitor_late(monitored, UFFDB_RUNG_OBSERVE, 0);
 }
 
 static void end(struct monitored *monitored)
@@ -237,8 +247,45 @@ static void the_time_of_a_reset_is_that_of_its_event(void)
 	close(sockets[0]);
 }
 
+static void *touch(void *memory)
+{
+	*(volatile uint8_t *)memory = 1;
+	return NULL;
+}
+
+static void a_touch_waits_for_a_reset_that_is_told_late_before_it_is_harmed(void)
+{
+	struct monitored monitored;
+	struct setup *setup = &monitored.setup;
+	pthread_t toucher;
+
+	monitor_late(&monitored, UFFDB_RUNG_FREEZE, 60 * 1000000000ull);
+	inflate(setup, 0, HUGE);
+	CHECK(!pthread_create(&toucher, NULL, touch, setup->memory));
+	usleep(20000); /* it may have touched by now, and waits; or the reset comes first */
+	say(monitored.qemu, before);
+	say(monitored.qemu, after);
+	CHECK(!pthread_join(toucher, NULL));
+	CHECK(stats_of(setup).violations == 0 && uffdb_ledger_pages(setup->ledger) == 0);
+	end(&monitored);
+}
+
+static void a_touch_that_is_not_harmed_waits_for_no_reset(void)
+{
+	struct monitored monitored;
+	struct setup *setup = &monitored.setup;
+
+	monitor_late(&monitored, UFFDB_RUNG_OBSERVE, 3600 * 1000000000ull);
+	inflate(setup, 0, HUGE);
+	setup->memory[0] = 1; /* returns */
+	CHECK(stats_of(setup).violations == 1);
+	end(&monitored);
+}
+
 int main(void)
 {
+	a_touch_waits_for_a_reset_that_is_told_late_before_it_is_harmed();
+	a_touch_that_is_not_harmed_waits_for_no_reset();
 	a_reset_is_kept_for_who_comes_next();
 	the_time_of_a_reset_is_that_of_its_event();
 	bytes_are_handed_on_both_ways();

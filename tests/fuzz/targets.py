@@ -12,6 +12,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from uffdballoon.cli.ranges import parse_range, ranges_in
 from uffdballoon.daemon import requests
 from uffdballoon.daemon.protocol import (
     decode_answer,
@@ -26,6 +27,8 @@ from uffdballoon.host.trace import TRACEPOINTS, parse_format
 from uffdballoon.lab import host_record
 from uffdballoon.model.addresses import Hva
 from uffdballoon.model.durations import parse_duration
+from uffdballoon.model.granule import Granule
+from uffdballoon.model.moments import parse_moment
 from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing, RamBlock
@@ -147,6 +150,22 @@ def of_node(data: bytes) -> None:
     node, size_bytes = parse_of_node(_text(data), parse_size)
     assert 0 <= node < MOST_NODES
     assert 0 <= size_bytes <= _LARGEST_BYTES
+
+
+@_target
+def given_range(data: bytes) -> None:
+    assert 0 <= parse_range(_text(data)).size_bytes <= _LARGEST_BYTES
+
+
+@_target
+def file_of_ranges(data: bytes) -> None:
+    for span in ranges_in(_text(data), "file", Granule.SMALL):
+        assert span.size_bytes > 0
+
+
+@_target
+def moment(data: bytes) -> None:
+    assert parse_moment(_text(data), 10**18) <= 10**21
 
 
 @_target

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from uffdballoon.lab.hugepages import HugePagePool
+
 _BUILD = Path(__file__).parents[2] / "build" / "native"
 _SKIPPED = 77  # native/tests/CMakeLists.txt
 _PATIENCE_S = 300
+_POOL_PAGES = 8  # two times SIZE of native/tests/engine_setup.h
 
 
 def _commands() -> dict[str, list[str]]:
@@ -38,6 +41,19 @@ def test_they_are_built() -> None:
 
 @pytest.mark.parametrize("name", _COMMANDS)
 def test_it_passes(name: str) -> None:
+    _run(name)
+
+
+@pytest.mark.needs_root
+@pytest.mark.needs_userfaultfd
+@pytest.mark.takes_huge_pages
+@pytest.mark.skipif("drop" not in _COMMANDS, reason="not built: make build-native")
+def test_what_drops_zeros_passes_with_huge_pages() -> None:
+    with HugePagePool(_POOL_PAGES):
+        _run("drop")
+
+
+def _run(name: str) -> None:
     done = subprocess.run(
         _COMMANDS[name],
         check=False,

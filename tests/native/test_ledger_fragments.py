@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +13,9 @@ from uffdballoon.core.ledger import Ledger
 from uffdballoon.model.addresses import PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.fragments import Fragments, fragments_of
 from uffdballoon.model.ram import Backing, RamBlock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PAGES = 4096
 START = Hva(1 << 30)
@@ -42,6 +48,13 @@ def reference(pages: set[int]) -> Fragments:
         else:
             found.append((FIRST_GFN + page, 1))
     return fragments_of(found)
+
+
+@pytest.fixture(autouse=True, scope="module", params=[16, PAGES], ids=["in steps", "at once"])
+def measured_pages(request: pytest.FixtureRequest) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("uffdballoon.core.ledger._MEASURED_BYTES", request.param * PAGE_BYTES)
+        yield
 
 
 @given(runs, runs)

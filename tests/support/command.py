@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COMMAND = str(Path(sys.executable).with_name("uffdballoon"))
 _PATIENCE_S = 30.0
+_HUNG_S = 300.0  # a command that ends by itself has never needed a tenth of it
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Command:
             check=False,
             cwd="/",
             env=self.surroundings,
+            timeout=_HUNG_S,
         )
 
     def ask(self, *arguments: object) -> Any:  # noqa: ANN401 - what it prints is its own

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 20.0
 HOLD = ("--on-exit", "hold")
-HOLD_DIRECT = (*HOLD, "--observer", "direct")
+HOLD_DIRECT = (*HOLD, "--observer", "direct", "--qmp", "none")
 
 
 def serve(qemu: Qemu, *arguments: object) -> ForkedManager:

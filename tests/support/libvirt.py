@@ -15,12 +15,9 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from uffdballoon.lab.microguest import MicroGuest, find_elf
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 UID = 64055  # what Debian gives to libvirt-qemu
 NAME = "balloon"
@@ -75,24 +72,32 @@ _DOMAIN = """
     <serial type='unix'><source mode='bind' path='{directory}/console'/></serial>
     <memballoon model='virtio'/>
   </devices>
+{more}
+</domain>
+"""
+_SECOND_MONITOR = """
   <qemu:commandline>
     <qemu:arg value='-qmp'/>
     <qemu:arg value='unix:{directory}/qmp,server=on,wait=off'/>
   </qemu:commandline>
-</domain>
 """
 
 
 class Libvirt:
-    """A running daemon with a running domain; ``pid`` is its QEMU's."""
+    """A running daemon with a running domain; ``pid`` is its QEMU's.
+
+    With ``second_monitor`` there is one at ``qmp_path``, beside libvirt's own.
+    """
 
     guest: MicroGuest
 
-    def __init__(self, memory_mib: int) -> None:
+    def __init__(self, memory_mib: int, *, second_monitor: bool = False) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="uffdballoon-libvirt-"))
         self.qmp_path = self.directory / "qmp"
         self.pid = 0
         self._memory_mib = memory_mib
+        self._more = _SECOND_MONITOR.format(directory=self.directory) if second_monitor else ""
+        self._mounts = -1
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -103,13 +108,13 @@ class Libvirt:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
+
+    @property
+    def uri(self) -> str:
+        """Where this daemon is, as virsh is told of it."""
+        return f"qemu+unix:///system?socket={self.directory}/libvirt-sock"
 
     @property
     def log(self) -> str:
@@ -117,9 +122,11 @@ class Libvirt:
 
     def virsh(self, *arguments: str) -> str:
         """Run virsh; return what it prints, fail with what it says."""
-        uri = f"qemu+unix:///system?socket={self.directory}/libvirt-sock"
         done = subprocess.run(
-            ["virsh", "--connect", uri, *arguments], capture_output=True, text=True, check=False
+            ["virsh", "--connect", self.uri, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"virsh {arguments}: {done.stderr}\n{self.log}"
         return done.stdout
@@ -129,15 +136,41 @@ class Libvirt:
         write("qemu.conf").write_text(_QEMU_CONF)
         write("libvirtd.conf").write_text(_DAEMON_CONF.format(directory=self.directory))
         write("domain.xml").write_text(
-            _DOMAIN.format(name=NAME, memory_mib=self._memory_mib, directory=self.directory)
+            _DOMAIN.format(
+                name=NAME,
+                memory_mib=self._memory_mib,
+                directory=self.directory,
+                more=self._more,
+            )
         )
         shutil.copyfile(find_elf(), write("microguest.elf"))
         self.directory.chmod(0o755)
         os.chown(self.directory, UID, UID)
-        command = ["unshare", "--mount", "--", "sh", "-c", _MOUNT, str(self.directory)]
-        command += ["libvirtd", "--config", str(write("libvirtd.conf"))]
+        self._run_daemon("unshare", "--mount", "--", "sh", "-c", _MOUNT, str(self.directory))
+        self.virsh("create", str(write("domain.xml")))
+        self.pid = int(self._qemu_pid())
+        self._wait_for(write("console"))
+        self.guest = MicroGuest(write("console"))
+        self.guest.wait_until_up()
+
+    def stop_daemon(self) -> None:
+        """End the daemon; its domain runs on, and start_daemon() finds it again."""
+        assert self._daemon is not None
+        self._mounts = os.open(f"/proc/{self._daemon.pid}/ns/mnt", os.O_RDONLY)
+        self._daemon.terminate()
+        self._daemon.wait(_PATIENCE_S)
+        (self.directory / "libvirt-sock").unlink(missing_ok=True)
+
+    def start_daemon(self) -> None:
+        """Run the daemon again, with the files that it had."""
+        self._run_daemon("nsenter", f"--mount=/proc/{os.getpid()}/fd/{self._mounts}", "--")
+        os.close(self._mounts)
+
+    def _run_daemon(self, *prefix: str) -> None:
+        write = self.directory.joinpath
+        command = [*prefix, "libvirtd", "--config", str(write("libvirtd.conf"))]
         command += ["--pid-file", str(write("libvirtd.pid"))]
-        with write("log").open("wb") as log:
+        with write("log").open("ab") as log:
             self._daemon = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -145,11 +178,6 @@ class Libvirt:
                 stderr=log,
             )
         self._wait_for(write("libvirt-sock"))
-        self.virsh("create", str(write("domain.xml")))
-        self.pid = int(self._qemu_pid())
-        self._wait_for(write("console"))
-        self.guest = MicroGuest(write("console"))
-        self.guest.wait_until_up()
 
     def _wait_for(self, path: Path) -> None:
         deadline = time.monotonic() + _PATIENCE_S

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from uffdballoon.errors import LabError
+from uffdballoon.host.libvirt_binding import lacking_modules
 from uffdballoon.host.probes import Probe, probe_host
 from uffdballoon.lab.linux_image import find_packages
 
@@ -40,8 +41,9 @@ def _lacking_libvirt() -> str | None:
     lacking = [name for name in ("libvirtd", "virsh") if shutil.which(name) is None]
     if not Path(_LIBVIRT_DRIVER).exists():
         lacking.append(_LIBVIRT_DRIVER)
-    packages = "apt-get install libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"
-    return f"no {', '.join(lacking)} ({packages})" if lacking else None
+    lacking += lacking_modules()
+    names = "libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients libvirt-dev"
+    return f"no {', '.join(lacking)} (apt-get install {names}; make dev)" if lacking else None
 
 
 def _lacking_probe(*names: str) -> str | None:

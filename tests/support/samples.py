@@ -59,7 +59,7 @@ def take() -> dict[str, Any]:
 
 def _without_monitor(qemu: Qemu, command: Command) -> dict[str, Any]:
     taken = {"inspect": command.ask("inspect", qemu.pid)}
-    with command.attached(qemu.pid):
+    with command.attached(qemu.pid, "--qmp", "none"):
         taken["status-without-monitor"] = command.ask("status", qemu.pid)
     return taken
 

@@ -7,13 +7,10 @@ import os
 import select
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.ram import Backing, RamBlock
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _SOURCE = Path(__file__).with_name("tenant.c")
 _PATIENCE_S = 30.0
@@ -48,12 +45,7 @@ class Tenant:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

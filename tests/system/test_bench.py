@@ -24,7 +24,9 @@ def _bench(tmp_path: Path, *arguments: object) -> dict[str, Any]:
     result, plot = tmp_path / "result.json", tmp_path / "plot.png"
     done = run("bench", *arguments, "--json", result, "--plot", plot)
     assert done.returncode == 0, done.stderr
-    assert plot.read_bytes().startswith(b"\x89PNG")
+    drawn = list(tmp_path.glob("plot*.png"))  # one for each backing where there are several
+    assert drawn
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in drawn)
     measured: dict[str, Any] = json.loads(result.read_text())
     assert measured["machine"]["kernel"]
     return measured
@@ -150,6 +152,31 @@ def test_pieces_of_2_mib_split_no_huge_page_of_what_the_guest_keeps(tmp_path: Pa
         assert row["ballooned_bytes"] == row["reclaimed_bytes"] == 16 << 20
         assert row["violations"] == 0
         assert row["owned_intact"]
+
+
+def test_a_busy_manager_is_compared_with_itself_at_rest(tmp_path: Path) -> None:
+    measured = _bench(
+        tmp_path,
+        *("manager", "--rounds", 5, "--fragments", 20_000),
+        *("--inflate", "8M", "--violations", 3000),
+    )
+    names = {row["name"] for row in measured["series"]}
+    assert names >= {
+        "status, empty balloon",
+        "status, 20,000 fragments",
+        "status, during an inflate",
+        "status, a storm of 3,000 violations",
+        "violation to pause, nothing else",
+        "violation to pause, during an inflate",
+    }
+    for row in measured["series"]:
+        assert row["samples"] > 0
+        assert 0 < row["p50_us"] <= row["p99_us"] <= row["max_us"]
+        assert row["longest_turn_us"] > 0
+    followers = measured["followers"]
+    assert sum(followers["reader"].values()) == followers["violations"] == 3000
+    assert followers["events_dropped"] == followers["failures"] == 0
+    assert "status, during an inflate: max_us vs alone" in measured["ratios"]
 
 
 def test_json_may_go_to_standard_output_and_bad_input_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_ram_that_cannot_be_told_without_the_monitor_is_told_with_it(
 ) -> None:
     """Two nodes of one size: either may be the first."""
     qemu = start_qemu(QemuOptions(memory=Memory(size_bytes=128 << 20, nodes=2)))
-    check_refused(qemu, "guest RAM")
+    check_refused(qemu, "guest RAM", "--qmp", "none")
     check_attached(qemu, "--qmp", qemu.qmp_path)
 
 

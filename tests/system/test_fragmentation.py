@@ -204,7 +204,8 @@ def test_pages_of_hugetlbfs_cannot_be_broken(
 def test_a_limit_without_a_monitor_is_refused(tcg: Qemu) -> None:
     with pytest.raises(UsageError, match="monitor"):
         Session(SessionOptions(pid=tcg.pid, fragmentation=KEEP_HUGE_PAGES))
-    assert "--qmp" in refused(2, "attach", tcg.pid, "--keep-huge-pages")
+    none = ("--qmp", "none")
+    assert "--qmp" in refused(2, "attach", tcg.pid, "--keep-huge-pages", *none)
     refused(2, "attach", tcg.pid, "--keep-huge-pages", "--max-broken", "3")
     refused(2, "attach", tcg.pid, "--max-broken", "many")
     tcg.guest.ping()

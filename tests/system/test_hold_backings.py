@@ -128,6 +128,9 @@ def test_a_kill_loses_no_touch_and_counts_none_twice(case: Case) -> None:
             qemu.guest.write(case.units(_WRITTEN).start, 5)
             assert qemu.guest.read(case.units(_READ).start + 8) == 0
             assert status(first)["touches"]["violations"] == 2
+            if running.pool and case.share:  # zeros are dropped again
+                taken_pages = BALLOON.size_bytes // unit_bytes - 1
+                wait_until(lambda: running.free_pages() == free + taken_pages)
             held_pages = running.free_pages()
             end(first)
         assert userfaultfd_mappings(qemu.pid) > 0

@@ -39,7 +39,7 @@ def test_a_manager_that_nobody_talks_to_traps_what_the_guest_gives_up(
     memory = Memory(size_bytes=192 << 20, backing=Backing.MEMFD, share=True)
     qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=memory))
     command = Command()
-    with command.attached(qemu.pid):
+    with command.attached(qemu.pid, "--qmp", "none"):
         for turn in range(1, ROUNDS + 1):
             qemu.guest.balloon_inflate(BALLOON)
             wait_for_windows(qemu, there=True)

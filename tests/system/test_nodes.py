@@ -187,7 +187,7 @@ def test_the_commands_take_floors_and_limits_of_nodes(two_nodes: Qemu) -> None:
     refused(2, "attach", pid, *qmp, "--contract", "cap", "--node-floor", "4M")
     refused(2, "attach", pid, *qmp, "--node-max-broken", "7=1")
     refused(2, "attach", pid, *qmp, "--node-max-broken", "1=1", "--keep-huge-pages")
-    refused(2, "attach", pid, "--node-max-broken", "1=1")
+    refused(2, "attach", pid, "--qmp", "none", "--node-max-broken", "1=1")
     two_nodes.guest.ping()
     more = ("--policy", "observe", "--node-max-broken", "0=4M", "--on-exit", "hold")
     with attached(two_nodes, *cap, *more):

@@ -186,6 +186,24 @@ def test_kill_keeps_what_it_needs(start_qemu: Callable[[QemuOptions], Qemu]) -> 
         assert manager.wait(_PATIENCE_S) == 1
 
 
+def test_a_kill_is_set_only_where_it_could_be_done(
+    start_qemu: Callable[[QemuOptions], Qemu],
+) -> None:
+    qemu = start_confined(start_qemu)
+    command = Command()
+    with command.attached(qemu.pid, "--qmp", qemu.qmp_path):
+        refused = command.run("policy", qemu.pid, "zero-read,kill")
+        assert refused.returncode == 3
+        assert "CAP_KILL" in refused.stderr
+        assert "attach with --policy zero-read,kill" in refused.stderr
+        assert command.ask("status", qemu.pid)["policy"] == "zero-read,observe"
+        assert command.run("detach", qemu.pid).returncode == 0
+    with command.attached(qemu.pid, "--qmp", qemu.qmp_path, "--policy", "kill"):
+        for policy in ("observe", "zero-read,kill"):
+            assert command.run("policy", qemu.pid, policy).returncode == 0
+            assert command.ask("status", qemu.pid)["policy"] == policy
+
+
 def test_the_monitor_is_reached_again_after_privileges_were_dropped(
     start_qemu: Callable[[QemuOptions], Qemu],
 ) -> None:

@@ -141,8 +141,8 @@ def test_doctor_refuses_ram_that_attach_refuses(tmp_path: Path) -> None:
 
 
 def _refuse_alike(command: Command, qemu: PausedQemu) -> None:
-    attach = command.run("attach", qemu.pid)
-    doctor = command.run("doctor", "--pid", qemu.pid, "--json")
+    attach = command.run("attach", qemu.pid, "--qmp", "none")
+    doctor = command.run("doctor", "--pid", qemu.pid, "--qmp", "none", "--json")
     assert attach.returncode == doctor.returncode == ExitCode.UNSUPPORTED
     (ram,) = (p for p in json.loads(doctor.stdout)["probes"] if "guest RAM" in p["name"])
     assert not ram["ok"]

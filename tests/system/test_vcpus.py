@@ -90,7 +90,7 @@ def test_what_can_hurt_an_honest_guest_is_not_taken_without_a_monitor(
 ) -> None:
     qemu = start_qemu(QemuOptions(memory=RAM))
     command = Command()
-    done = command.run("attach", qemu.pid, *arguments)
+    done = command.run("attach", qemu.pid, *arguments, "--qmp", "none")
     assert done.returncode == 2, done.stderr
     assert "--without-monitor" in done.stderr
     assert "--qmp" in done.stderr
@@ -104,7 +104,7 @@ def test_what_can_hurt_an_honest_guest_is_not_taken_without_a_monitor(
 def test_what_lets_a_guest_be_is_taken(start_qemu: Callable[[QemuOptions], Qemu]) -> None:
     qemu = start_qemu(QemuOptions(memory=RAM))
     for policy in ("observe", "zero-read,observe", "throttle=10/s,observe"):
-        with Command().attached(qemu.pid, "--policy", policy):
+        with Command().attached(qemu.pid, "--policy", policy, "--qmp", "none"):
             pass
 
 

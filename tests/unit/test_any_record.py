@@ -95,5 +95,5 @@ def test_an_event_is_one_line_that_begins_with_its_time_and_kind(
 ) -> None:
     event = dataclasses.replace(event, time_ns=time_ns)
     clock, kind = event_line(event).split()[:2]
-    assert len(clock) == len("00:00:00.000000")
+    assert len(clock) == len("1970-01-01T00:00:00.000000Z")
     assert kind.rstrip(":") == event.kind.value

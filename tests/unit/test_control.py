@@ -23,6 +23,7 @@ from uffdballoon.daemon.protocol import MAX_LINE_BYTES, VERSION, encode
 from uffdballoon.daemon.runtime import refuse_if_attached, socket_path
 from uffdballoon.errors import ControlError, RangeError, TargetBusyError, UffdballoonError
 from uffdballoon.model.notice import notice
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.part import Source
 from uffdballoon.model.records.events import EventKind
 
@@ -59,7 +60,7 @@ class _Served:
     def __init__(self) -> None:
         self.failures: list[str] = []
         self.loop = Loop(lambda name, error: self.failures.append(f"{name}: {error}"))
-        self.server = ControlServer(PID, self.loop, _answer)
+        self.server = ControlServer(Origin(PID), self.loop, _answer)
         ends, self._end = socket.socketpair()
         self._ends = ends
 
@@ -130,7 +131,7 @@ def _following(served: _Served) -> Iterator[socket.socket]:
         follower.sendall(_FOLLOW)
         while not any(client.follows and not client.to_send for client in served.server._clients):
             served.turn()
-        assert json.loads(follower.recv(4096)) == {"ok": True, "result": None}
+        assert json.loads(follower.recv(4096)) == {"ok": True, "result": None, "past": 0}
         yield follower
 
 
@@ -219,7 +220,7 @@ def test_a_follower_is_told_what_was_before_it_and_then_what_is(by_hand: _Served
             by_hand.turn()
         by_hand.server.publish(notice(EventKind.INFLATE, size=2))
         by_hand.turn()
-        assert json.loads(lines.readline())["ok"]
+        assert json.loads(lines.readline()) == {"ok": True, "result": None, "past": 1}
         assert [json.loads(lines.readline())["size"] for _ in range(2)] == [1, 2]
 
 
@@ -331,5 +332,5 @@ def test_a_directory_that_others_can_write_is_refused(
     (tmp_path / "uffdballoon").mkdir()
     (tmp_path / "uffdballoon").chmod(0o777)
     with Loop(lambda _name, _error: None) as loop, pytest.raises(UffdballoonError) as refused:
-        ControlServer(PID, loop, _answer)
+        ControlServer(Origin(PID), loop, _answer)
     assert "chmod 700" in refused.value.hint

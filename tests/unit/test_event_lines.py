@@ -12,7 +12,7 @@ from uffdballoon.model.records.events import EventKind, Notice, TouchEvent
 from uffdballoon.model.touch import Access, Action, Role, Verdict
 
 TIME_NS = ((13 * 60 + 37) * 60 + 5) * 10**9 + 250_000_000
-CLOCK = "13:37:05.250000"
+CLOCK = "1970-01-01T13:37:05.250000Z"
 TOUCH = TouchEvent(
     time_ns=TIME_NS,
     kind=EventKind.VIOLATION,

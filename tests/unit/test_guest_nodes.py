@@ -173,3 +173,11 @@ def test_each_ram_block_is_told_with_its_tally() -> None:
     first, second = nodes_of(ledger).blocks_report(tallies)
     assert (first.idstr, first.broken, first.whole, first.untouched) == ("ram0", 1, 2, 5)
     assert (second.numa_node, second.size, second.untouched) == (1, 4 * HUGE_BYTES, 4)
+
+
+def test_a_floor_above_all_of_the_guests_memory_is_refused() -> None:
+    layout = layout_of(*BLOCKS)
+    cap = ContractKind.CAP
+    refuse_unknown_nodes(layout, Terms(kind=cap, floor_bytes=layout.ram_bytes), None)
+    with pytest.raises(UsageError, match="cannot stay in the balloon"):
+        refuse_unknown_nodes(layout, Terms(kind=cap, floor_bytes=layout.ram_bytes + 1), None)

@@ -165,6 +165,26 @@ def test_a_job_stays_away_for_as_long_as_it_says(loop: Loop) -> None:
     assert loop.counts.turns < 20  # it sleeps meanwhile
 
 
+def test_in_a_long_turn_one_job_is_stepped_and_each_in_its_turn(
+    loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("uffdballoon.daemon.loop._LONG_TURN_S", 0.0)
+    steps: list[str] = []
+
+    def stepping(name: str) -> Job[None]:
+        while True:
+            steps.append(name)
+            yield 0.0
+
+    for name in "abc":
+        loop.start(name, stepping(name), lambda _: None, lambda _: None)
+    for _ in range(12):
+        before = len(steps)
+        loop.turn()
+        assert len(steps) <= before + 1
+    assert steps == [*"abcabc"], "others had every second turn"
+
+
 def test_a_job_that_is_left_in_the_middle_puts_right_what_it_must() -> None:
     done: list[str] = []
     with Loop(lambda _name, _error: None) as loop:

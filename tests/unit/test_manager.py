@@ -6,6 +6,7 @@ The session is a stand-in, so that it can fail at will; a real one is in tests/s
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -21,6 +22,7 @@ from tests.support.runtime import use_runtime
 from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
 from uffdballoon.errors import ControlError, RangeError, UsageError
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.part import Source, Tick
 from uffdballoon.model.records.changes import ChangeReport, Detaching, Released
 from uffdballoon.model.records.encoding import parse, read
@@ -54,6 +56,8 @@ _TOUCH = TouchEvent(
     role=Role.VCPU,
     sequence=1,
     answer_ns=1,
+    pid=PID,
+    vm="web1",
 )
 
 
@@ -134,9 +138,11 @@ class _Session:
         self.touches = _Touches()
         self.follower = _Part("follower")
         self.parts = (self.follower, self.touches)
+        self.origin = Origin(PID, "web1")
         self.target = SimpleNamespace(pid=PID, pidfd=os.eventfd(0, os.EFD_NONBLOCK))
         self.took: list[str] = []
         self.steps = 3
+        self.reaches_monitor = False
 
     def close(self) -> None:
         for fd in (self.target.pidfd, *(part.fd for part in self.parts)):
@@ -232,6 +238,19 @@ def _inflate(gpa: int) -> ChangeReport:
 
 def test_it_ends_detached(running: _Running) -> None:
     assert running.during(_detach) is Ending.DETACHED
+
+
+def test_the_garbage_collector_walks_nothing_that_was_there_before(running: _Running) -> None:
+    before, frozen = gc.get_freeze_count(), []
+
+    def look() -> None:
+        client.status(PID)
+        frozen.append(gc.get_freeze_count())
+        _detach()
+
+    running.during(look)
+    assert frozen[0] > before
+    assert gc.get_freeze_count() == before
 
 
 def test_it_ends_on_a_signal_and_gives_the_handlers_back(session: _Session) -> None:

@@ -26,6 +26,7 @@ from uffdballoon.daemon.sinks import (
 )
 from uffdballoon.errors import UsageError
 from uffdballoon.model.notice import notice
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.records.encoding import to_json
 from uffdballoon.model.records.events import Event, EventKind
 
@@ -314,7 +315,7 @@ def test_the_journal_gets_an_entry_of_an_event(
     monkeypatch.setattr("uffdballoon.daemon.sinks._JOURNAL", path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(path)
-        event = _event(3)
+        event = Origin(4711, "web\n1").mark(_event(3))
         with contextlib.closing(SocketSink.to_journal()) as sink:
             entry = journal_entry(event, "a line\nof two", to_json(event))
             assert sink.write(entry) == len(entry)
@@ -322,3 +323,6 @@ def test_the_journal_gets_an_entry_of_an_event(
     assert fields["MESSAGE"] == "a line of two"
     assert fields["PRIORITY"] == "6"
     assert json.loads(fields["UFFDBALLOON_EVENT"])["why"] == "number 3"
+    assert json.loads(fields["UFFDBALLOON_EVENT"])["vm"] == "web\n1"
+    assert fields["UFFDBALLOON_PID"] == "4711"
+    assert fields["UFFDBALLOON_VM"] == "web\\n1"

@@ -72,3 +72,23 @@ def test_hugetlbfs_memory_comes_in_its_own_pages_only(granule: Granule) -> None:
         place(_LAYOUT, span, granule)
     placed = place(_LAYOUT, span, Granule.HUGE2M)
     assert (placed.block, placed.gpa, placed.left_out) == (_HUGE, span, ())
+
+
+@pytest.mark.parametrize(
+    ("start", "size_bytes", "granule"),
+    [
+        (0, PAGE_BYTES - 1, Granule.SMALL),
+        (0, HUGE_BYTES, Granule.THP),
+        (_HUGE_GPA, HUGE_BYTES - PAGE_BYTES, Granule.HUGE2M),
+    ],
+)
+def test_the_hint_does_not_advise_what_was_given_and_what_it_advises_is_taken(
+    start: int, size_bytes: int, granule: Granule
+) -> None:
+    with pytest.raises(RangeError) as refused:
+        place(_LAYOUT, GpaRange.of(start, size_bytes), granule)
+    assert f"--granule {granule.value}" not in refused.value.hint
+    place(_LAYOUT, GpaRange.of(start, 2 * granule.size_bytes), granule)
+    if granule is not Granule.SMALL:
+        assert "at least 4 MiB" in refused.value.hint
+    assert ("--granule 4k" in refused.value.hint) == (granule is Granule.THP)

@@ -19,7 +19,7 @@ from uffdballoon.model.job import run_job
 from uffdballoon.vmm.qemu.inbox import Inbox
 from uffdballoon.vmm.qemu.latest import LatestAnswers
 from uffdballoon.vmm.qemu.lines import LineSplitter, read_message
-from uffdballoon.vmm.qemu.pausing import stop_vm
+from uffdballoon.vmm.qemu.pausing import stopping_vm
 from uffdballoon.vmm.qemu.qmp import QmpConnection
 
 if TYPE_CHECKING:
@@ -444,8 +444,29 @@ def test_a_vm_is_paused_after_its_touches_were_let_go(monitor: QmpConnection, qe
         said.append("let go")
         said.append(qemu.answer({})["execute"])
 
-    stop_vm(monitor, let_go)
+    run_job(stopping_vm(monitor, let_go))
     assert said == ["let go", "stop"]
+
+
+def test_a_vm_that_is_being_paused_has_a_turn_for_others(
+    monitor: QmpConnection, qemu: _Qemu
+) -> None:
+    said: list[str] = []
+    job = stopping_vm(monitor, lambda: said.append("let go"))
+    assert next(job) > 0
+    assert not said, "QEMU has not had the time to read it"
+    qemu.answer({})
+    with pytest.raises(StopIteration):
+        next(job)
+    assert said == ["let go"]
+
+
+def test_touches_are_let_go_when_a_pause_is_given_up(monitor: QmpConnection) -> None:
+    said: list[str] = []
+    job = stopping_vm(monitor, lambda: said.append("let go"))
+    next(job)
+    job.close()
+    assert said == ["let go"]
 
 
 def test_touches_are_let_go_where_the_vm_cannot_be_paused(
@@ -455,6 +476,6 @@ def test_touches_are_let_go_where_the_vm_cannot_be_paused(
     monitor.take_events()
     said: list[str] = []
     with pytest.raises(QmpError, match="not paused") as refused:
-        stop_vm(monitor, lambda: said.append("let go"))
+        run_job(stopping_vm(monitor, lambda: said.append("let go")))
     assert said == ["let go"]
     assert "connection ended" in refused.value.why

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from uffdballoon.balloon.report import ZapReport
 from uffdballoon.balloon.zap_private import zap_private
 from uffdballoon.balloon.zap_shared import zap_shared
-from uffdballoon.core.fault_loop import FaultLoop, Resolution, TargetFds
+from uffdballoon.core.fault_loop import FaultLoop, MemoryFile, Resolution, TargetFds
 from uffdballoon.core.ledger import Ledger
 from uffdballoon.core.reclaim import ReclaimPasses
 from uffdballoon.errors import UffdballoonError, UnsupportedError
@@ -160,7 +160,7 @@ class Enforcer:
                 uffd,
                 self.ledger,
                 pid=target.pid,
-                fds=TargetFds(target.pidfd, self._pagemap, self._mem),
+                fds=TargetFds(target.pidfd, self._pagemap, self._mem, self._shared_files()),
                 options=replace(options, observing=observer.observing, trace=observer.trace),
             )
             self.loop.set_vcpus(vcpus)
@@ -218,9 +218,12 @@ class Enforcer:
         spans = part.unpacked()
         fresh_bytes = held_bytes = 0
         try:
+            turn = Turn()
             for span in spans:
                 fresh_bytes += self.loop.inflate(span)
                 held_bytes += sum(r.size_bytes for r in resident(self._pagemap, span))
+                if turn.is_over():
+                    yield 0.0
             yield 0.0  # a stop takes as long as this did: together they hold up a touch under pause
             zapped = yield from self._zap(block, part)
         except BaseException:
@@ -256,6 +259,17 @@ class Enforcer:
     def deflate(self, span: HvaRange) -> int:
         """Give pages back; return the bytes that were in the balloon."""
         return self.loop.deflate(span)
+
+    def counting_resident(self, spans: Sequence[HvaRange]) -> Job[int]:
+        """Count bytes that hold memory, a part in a step."""
+        turn = Turn()
+        found_bytes = 0
+        for span in spans:
+            for piece in span.pieces(_LOOKED_AT_BYTES):
+                found_bytes += sum(r.size_bytes for r in resident(self._pagemap, piece))
+                if turn.is_over():
+                    yield 0.0
+        return found_bytes
 
     def disagreeing(self) -> Job[list[HvaRange]]:
         """List ballooned stretches that hold memory in the target: there should be none."""
@@ -311,6 +325,13 @@ class Enforcer:
                 os.close(self._files.pop(block).fd)
             else:
                 refuse_unless_ours(self._target.pid, block, file)
+
+    def _shared_files(self) -> tuple[MemoryFile, ...]:
+        return tuple(
+            MemoryFile(file.fd, block.hva - file.file_start, block.hva_range)
+            for block, file in self._files.items()
+            if block.shared
+        )
 
     def _file_of(self, block: RamBlock) -> BackingFile:
         if block in self._refused:  # while we had all privileges: now it would be another error

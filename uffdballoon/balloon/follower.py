@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.balloon.enforcer import Enforcer
     from uffdballoon.model.addresses import HvaRange
+    from uffdballoon.model.job import Job
     from uffdballoon.model.records.events import Notice
     from uffdballoon.model.records.statistics import InflateCounts
     from uffdballoon.observe.observers import Observer
@@ -42,6 +43,8 @@ class Follower:
         self._scans = observer.observing is Observing.SCAN
         self._parts = parts
         self._before = Ledger(enforcer.ledger.blocks)  # as it was when last told of
+        self._now = Ledger(enforcer.ledger.blocks)  # as it is told of
+        self._noting: Job[None] | None = None
         self._inflates: deque[InflateCounts] = deque(maxlen=_KEPT)
         self._seen = (0, 0)  # pages given up and taken back, as last told
         self._resyncs = 0
@@ -61,6 +64,15 @@ class Follower:
         news = self._loop.scan() > 0 if self._scans else False
         return self._loop.follow() or news or self.has_news()
 
+    def catch_up(self) -> None:
+        """Follow now, unless the balloon moves: the C library's thread does every 10 ms then.
+
+        To follow takes as long as there is much to follow, which whoever serves others has not.
+        Raises as FaultLoop.follow().
+        """
+        if self._scans or not self._loop.stats().moving:
+            self.look()
+
     def arm(self) -> None:
         """Trap what the guest gave up until now, before something else is done about it.
 
@@ -78,12 +90,28 @@ class Follower:
         """See to what is urgent, and tell what the guest gave up and took back."""
         return [*self._zap_again(), *self._told_errors(), *self._told_changes()]
 
-    def statistics(self, pid: int, ram_bytes: int) -> Statistics:
+    def note(self) -> float | None:
+        """Go on with measuring an inflate that was told of.
+
+        Returns seconds until it is to be called again; None: when there is another.
+        """
+        if self._noting is None:
+            return None
+        try:
+            return next(self._noting)
+        except StopIteration:
+            self._noting = None
+            return None
+
+    def measuring(self, pid: int, ram_bytes: int) -> Job[Statistics]:
         """Return how fragmented the balloon is, and each inflate was."""
+        while (away_s := self.note()) is not None:
+            yield away_s
+        balloon = yield from self._enforcer.ledger.measuring_fragments(self._parts)
         return Statistics(
             pid=pid,
             ram_bytes=ram_bytes,
-            balloon=self._enforcer.ledger.fragments(self._parts).counts(),
+            balloon=balloon.counts(),
             inflates=tuple(self._inflates),
             arrivals={1 << i: count for i, count in enumerate(self._loop.arrivals()) if count},
         )
@@ -125,17 +153,19 @@ class Follower:
         ]
         if notices:
             self._seen = now
-            self._note_inflate()
+            while self.note() is not None:
+                pass  # the one before, which was quiet for a moment
+            self._enforcer.ledger.copy_to(self._now)
+            self._noting = self._note_inflate(time.time_ns())
         if stats.resyncs != self._resyncs:
             why = f"{stats.lost_records} record(s) of the trace were lost; looked at memory instead"
             notices.append(notice(EventKind.RESYNC, why))
             self._resyncs = stats.resyncs
         return notices
 
-    def _note_inflate(self) -> None:
+    def _note_inflate(self, time_ns: int) -> Job[None]:
         """Keep what the balloon has gained since the last time."""
-        ledger = self._enforcer.ledger
-        added = ledger.fragments(self._parts, self._before)
+        added = yield from self._now.measuring_fragments(self._parts, self._before)
         if added.pages:
-            self._inflates.append(added.counts_at(time.time_ns()))
-        ledger.copy_to(self._before)
+            self._inflates.append(added.counts_at(time_ns))
+        self._now.copy_to(self._before)

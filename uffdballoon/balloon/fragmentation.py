@@ -116,6 +116,11 @@ class FragmentationGuard:
         self._stopped_at_bytes: int | None = None
         self._told_s = 0.0
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a limit to hold anybody to."""
+        return bool(self._parts)
+
     def look(self) -> list[Notice]:
         """Stop the inflate when it has broken too much; return the event lines.
 

@@ -31,8 +31,14 @@ def refuse_unknown_nodes(
 ) -> None:
     """Raise UsageError when something was agreed for a node that the guest has not.
 
-    Or when more is to stay in the balloon of a node than it has memory.
+    Or when more is to stay in the balloon than there is memory, in all or on a node.
     """
+    if terms.floor_bytes > layout.ram_bytes:
+        raise UsageError(
+            f"{format_size(terms.floor_bytes)} cannot stay in the balloon",
+            why=f"the guest has {format_size(layout.ram_bytes)} that could be in it",
+            hint="give a --floor that is not larger",
+        )
     limits = fragmentation.node_max_broken if fragmentation is not None else ()
     for node, _ in (*terms.node_floors, *limits):
         _segments_of(layout, node)
@@ -55,6 +61,14 @@ class GuestNodes:
         self._terms = terms
         self._host = HostNodes(pid, (block.hva_range for block in layout.blocks))
         self.numbers = _numbers(layout)
+
+    def agree(self, terms: Terms) -> None:
+        """Report the floors of other terms from now on."""
+        self._terms = terms
+
+    def ballooned_bytes(self, node: int | None) -> int:
+        """Return what is in the balloon of a node."""
+        return sum(self._ledger.count_bytes(block.hva_range) for block in self._blocks_of(node))
 
     def report(
         self,
@@ -155,7 +169,7 @@ class GuestNodes:
         host: Counter[int] = Counter()
         for block in blocks:
             host.update(where.get(block.hva_range, {}))
-        ballooned_bytes = sum(self._ledger.count_bytes(block.hva_range) for block in blocks)
+        ballooned_bytes = self.ballooned_bytes(node)
         floor_bytes = self._terms.floor_of(node)
         return NodeStatus(
             node=node,

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from uffdballoon.balloon.zap_private import zap_private
+from uffdballoon.bench.distribution import percentiles_us
 from uffdballoon.bench.machine import describe_machine
 from uffdballoon.bench.watching import Watcher
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
@@ -114,10 +115,10 @@ def _measure(
         "main_stops": attaches.main_stops + injector.main_stops,
         "seen_attaching": _named(seen_attaching, names),
         "seen_zapping": _named(seen_zapping, names),
-        "stop_us": _percentiles_us(attaches.stops_ns),
-        "obtain_us": _percentiles_us(attaches.obtains_ns),
+        "stop_us": percentiles_us(attaches.stops_ns),
+        "obtain_us": percentiles_us(attaches.obtains_ns),
         "zap": _describe(zaps),
-        "qmp_us": {name: _percentiles_us(taken) for name, taken in qmp.items()},
+        "qmp_us": {name: percentiles_us(taken) for name, taken in qmp.items()},
     }
 
 
@@ -142,7 +143,7 @@ def _describe(zaps: _Zaps) -> dict[str, Any]:
         "ranges": len(zaps.ranges),
         "gib_per_s": zaps.ranges.size_bytes / _GIB / (took_ns[len(took_ns) // 2] / 1e9),
         "stops": len(stops_ns),
-        "stop_us": _percentiles_us(stops_ns),
+        "stop_us": percentiles_us(stops_ns),
     }
 
 
@@ -153,17 +154,6 @@ def _named(seen: dict[str, Any], names: dict[int, str]) -> dict[str, Any]:
         name = names.get(int(tid), "others")
         traced[name] = traced.get(name, 0) + count
     return {"looks": seen["looks"], "traced": traced}
-
-
-def _percentiles_us(values_ns: Sequence[int]) -> dict[str, Any]:
-    ordered = sorted(values_ns)
-    count = len(ordered)
-    return {
-        "samples": count,
-        "p50": ordered[count // 2] / 1e3,
-        "p99": ordered[min(count - 1, count * 99 // 100)] / 1e3,
-        "max": ordered[-1] / 1e3,
-    }
 
 
 def _ratios(series: Sequence[dict[str, Any]]) -> dict[str, float]:

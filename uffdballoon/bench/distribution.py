@@ -6,7 +6,10 @@ from __future__ import annotations
 import array
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _STEPS_PER_DECADE = 20
 
@@ -47,3 +50,15 @@ def _histogram(ordered: list[int]) -> list[list[int]]:
         step = math.ceil(math.log10(max(value, 1)) * _STEPS_PER_DECADE)
         counts[step] = counts.get(step, 0) + 1
     return [[round(10 ** (step / _STEPS_PER_DECADE)), n] for step, n in sorted(counts.items())]
+
+
+def percentiles_us(values_ns: Sequence[int]) -> dict[str, Any]:
+    """Return how many samples there are, and their median, 99th percentile and maximum in us."""
+    ordered = sorted(values_ns)
+    count = len(ordered)
+    return {
+        "samples": count,
+        "p50": ordered[count // 2] / 1e3,
+        "p99": ordered[min(count - 1, count * 99 // 100)] / 1e3,
+        "max": ordered[-1] / 1e3,
+    }

@@ -11,8 +11,6 @@ from uffdballoon.bench._bench import ffi, lib  # noqa: TID251 - all that uses it
 from uffdballoon.host.errnos import check_uffd
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from uffdballoon.core.ledger import Ledger
     from uffdballoon.host.uffd import Userfaultfd
 
@@ -42,12 +40,7 @@ class ReferenceHandler:
         self._handler = out[0]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         lib.uffdb_bench_handler_stop(self._handler)
 
 

@@ -20,7 +20,6 @@ from uffdballoon.lab.monitor import Monitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 _PAUSE_S = 0.0002  # less than any stop; without it a CPU is lost to those who are watched
 
@@ -42,12 +41,7 @@ class Watcher:
         self._answer()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.communicate()
 

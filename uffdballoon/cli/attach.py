@@ -11,9 +11,10 @@ import click
 
 from uffdballoon.cli.event_outputs import DEFAULT_LIMIT_BYTES, Told, event_outputs
 from uffdballoon.cli.holding import held_words, holding_by, take_held
+from uffdballoon.cli.monitor_choice import AUTO, NONE, MonitorChoice, choose_monitor
 from uffdballoon.cli.output import say
 from uffdballoon.cli.terminal import Verbosity
-from uffdballoon.cli.terms import limit_of, terms_of
+from uffdballoon.cli.terms import limit_of, terms_change
 from uffdballoon.cli.types import (
     ALLOWED,
     BROKEN,
@@ -23,6 +24,7 @@ from uffdballoon.cli.types import (
     NODE_BROKEN,
     NODE_SIZE,
     PID,
+    QMP,
     SIZE,
 )
 from uffdballoon.core.service_manager import ServiceManager
@@ -39,6 +41,7 @@ from uffdballoon.model.fragmentation import HUGE_ORDER
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import DEFAULT_POLICY, Policy
 from uffdballoon.model.reclaiming import DEFAULT_RATE_BYTES_PER_S, Reclaiming
+from uffdballoon.model.terms import TOLD
 from uffdballoon.session import Session, SessionOptions
 from uffdballoon.session.looking import refuse_at_first_sight
 from uffdballoon.vmm.qemu.suitability import ALLOWABLE
@@ -57,13 +60,20 @@ _NS_PER_US = 1000
 
 @click.command()
 @click.argument("pid", type=PID)
-@click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of this QEMU.")
+@click.option(
+    "--qmp",
+    type=QMP,
+    metavar=QMP.name,
+    help="Socket of a QMP monitor of this QEMU, or the libvirt that has it, as virsh is told. "
+    "auto: a free one that its command line names, or its libvirt; what others connect to when "
+    "there is need (Proxmox) is asked and left.  [default: auto]",
+)
 @click.option(
     "--without-monitor",
     is_flag=True,
-    help="Take a policy that freezes, pauses, poisons or kills, and a boot grace, without a "
-    "monitor, which nothing else tells of the guest's resets; where nothing tells the vCPUs either "
-    "(TCG without debug-threads=on), every thread of QEMU counts as the guest.",
+    help="Look for none, and take a policy that freezes, pauses, poisons or kills, and a boot "
+    "grace, without one: nothing else tells of the guest's resets. Where nothing tells the vCPUs "
+    "either (TCG without debug-threads=on), every thread of QEMU counts as the guest.",
 )
 @click.option(
     "--allow",
@@ -271,27 +281,29 @@ def attach(  # noqa: PLR0913 - an option each
     sandbox: bool,
     fail_on_violation: bool,
 ) -> int:
-    """Attach to the QEMU process PID and hold its guest to the balloon.
+    """Hold the guest of the QEMU process PID to its balloon.
 
     Stays in the foreground; the other verbs talk to it. Ends, and lets the guest go on, on
     `detach`, SIGINT, SIGTERM or SIGHUP.
 
     Example: uffdballoon attach 4711 --qmp /run/vm/qmp --policy zero-read,kill --events -
     """
-    terms = terms_of(contract, floor, node_floors, grace_ns, grace_bytes)
+    terms = terms_change(contract, floor, node_floors, grace_ns, grace_bytes).applied_to(TOLD)
     fragmentation = limit_of(
         min_order, max_broken, node_max_broken, keep_huge_pages=keep_huge_pages
     )
     verbosity = _verbosity(quiet=quiet, verbose=verbose)
     remove_dead_sockets()
     refuse_if_attached(pid)
-    refuse_at_first_sight(pid)
+    origin = refuse_at_first_sight(pid)
     refuse_unless_listening_can_be(pid)
     service = ServiceManager.find()
     held = take_held(pid, service)
+    monitor = _monitor(pid, qmp, is_held=held is not None, without_monitor=without_monitor)
     options = SessionOptions(
         pid=pid,
-        qmp_path=qmp,
+        qmp_path=monitor.path,
+        leaves_monitor=monitor.leaves,
         without_monitor=without_monitor,
         allowed=allowed,
         terms=terms,
@@ -308,7 +320,12 @@ def attach(  # noqa: PLR0913 - an option each
         held=held,
         holding=holding_by(pid, hold_ns, held, service) if on_exit == "hold" else None,
     )
-    with _kept_going(), event_outputs(events_to, events_format, events_limit, verbosity) as told:
+    with (
+        _kept_going(),
+        event_outputs(events_to, events_format, events_limit, verbosity, origin) as told,
+    ):
+        if monitor.told:
+            told.say(monitor.told)
         ending = _enforce(
             options,
             told,
@@ -330,8 +347,9 @@ def _enforce(
     sandbox: bool,
 ) -> Ending:
     """Attach, serve until something ends it, and say how it ended."""
-    pid, policy = options.pid, options.policy
+    pid = options.pid
     with Session(options, progress=told.say) as session:
+        policy = session.options.policy  # of a manager before us, where it was changed
         with Manager(
             session, outputs=told.outputs, fail_on_violation=fail_on_violation, sandbox=sandbox
         ) as manager:
@@ -364,6 +382,11 @@ def detach(pid: int) -> None:
     """End the attach to PID; its guest goes on, unenforced."""
     client.detach(pid)
     say(f"detached from {pid}")
+
+
+def _monitor(pid: int, qmp: str | None, *, is_held: bool, without_monitor: bool) -> MonitorChoice:
+    """Choose the monitor; who goes on with what was held goes on with the monitor of then."""
+    return choose_monitor(pid, qmp or (NONE if is_held or without_monitor else AUTO))
 
 
 def _verbosity(*, quiet: bool, verbose: bool) -> Verbosity:

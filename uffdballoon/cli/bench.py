@@ -13,6 +13,7 @@ from uffdballoon.bench import (
     fault_latency,
     following,
     granularity,
+    managing,
     planning,
     plots,
     reclaiming,
@@ -83,6 +84,8 @@ def fault_latency_(
 ) -> None:
     """Time a touch of trapped memory, by who answers it.
 
+    Of several kinds of memory --plot draws a file each, such as latency-anon-4k.png.
+
     Example: uffdballoon bench fault-latency --backing anon-4k --threads 1 --plot latency.png
     """
     result = fault_latency.run(
@@ -97,7 +100,7 @@ def fault_latency_(
             result["series"].extend(series)
     give(result, json_to, fault_latency.rows, fault_latency.HEADER)
     if plot_to:
-        plots.plot_latencies(result, plot_to)
+        plots.draw("fault-latency", result, plot_to)
 
 
 @bench.command("attach")
@@ -118,7 +121,9 @@ def fault_latency_(
 def attach(
     json_to: str | None, plot_to: str | None, *, rounds: int, size: int, guests: Sequence[str]
 ) -> None:
-    """Count whom attaching and zapping stop, and time how long, and QEMU's monitor meanwhile.
+    """Count whom an attach and a zap stop, and for how long.
+
+    Times QEMU's monitor meanwhile, too.
 
     Example: uffdballoon bench attach --guest kvm --rounds 50
     """
@@ -130,7 +135,7 @@ def attach(
     )
     give(result, json_to, attaching.rows, attaching.HEADER)
     if plot_to:
-        plots.plot_stops(result, plot_to)
+        plots.draw("attach", result, plot_to)
 
 
 @bench.command("refill")
@@ -145,7 +150,7 @@ def refill_(json_to: str | None, plot_to: str | None, *, rounds: int, size: int)
     result = refill.run(rounds=rounds, size_bytes=whole_blocks(size), progress=say)
     give(result, json_to, refill.rows, refill.HEADER)
     if plot_to:
-        plots.plot_bars(result, plot_to, value="gib_per_s", group="pages")
+        plots.draw("refill", result, plot_to)
 
 
 @bench.command("zap")
@@ -153,22 +158,25 @@ def refill_(json_to: str | None, plot_to: str | None, *, rounds: int, size: int)
 @plot_to_option
 @rounds_option(zapping.DEFAULT_ROUNDS)
 def zap(json_to: str | None, plot_to: str | None, *, rounds: int) -> None:
-    """Time a zap from outside, against a process that does it to itself."""
+    """Time a zap from outside, against one from inside."""
     result = zapping.run(rounds=rounds, progress=say)
     give(result, json_to, zapping.rows, zapping.HEADER)
     if plot_to:
-        plots.plot_bars(result, plot_to, value="gib_per_s", group="shape")
+        plots.draw("zap", result, plot_to)
 
 
 @bench.command("planner")
 @json_to_option
 @plot_to_option
 def planner(json_to: str | None, plot_to: str | None) -> None:
-    """Plan the windows of guests of 1 TiB and 16 TiB, and look pages up in them."""
+    """Time the planning of windows in guests of 1 and 16 TiB.
+
+    Times the look-up of pages in them, too.
+    """
     result = planning.run(progress=say)
     give(result, json_to, planning.rows, planning.HEADER)
     if plot_to:
-        plots.plot_bars(result, plot_to, value="scratch_ns")
+        plots.draw("planner", result, plot_to)
 
 
 @bench.command("balloon")
@@ -192,14 +200,16 @@ def balloon(
     size: int,
     observers: Sequence[str],
 ) -> None:
-    """Time inflates and deflates of a Linux guest, followed and not.
+    """Time a Linux guest's inflates and deflates.
+
+    They are followed and not followed, in turns.
 
     Example: uffdballoon bench balloon --observer trace --observer event --rounds 3
     """
     result = following.run(observers=observers, size_bytes=size, rounds=rounds, progress=say)
     give(result, json_to, following.rows, following.HEADER)
     if plot_to:
-        plots.plot_bars(result, plot_to, value="inflate_s")
+        plots.draw("balloon", result, plot_to)
 
 
 @bench.command("steady")
@@ -215,13 +225,16 @@ def balloon(
     help="Seconds for which the manager of a quiet guest is watched.",
 )
 def steady_(json_to: str | None, plot_to: str | None, *, rounds: int, idle_s: float) -> None:
-    """Measure a loop on memory that a Linux guest owns, enforced and not attached."""
+    """Measure a loop on memory that a Linux guest owns.
+
+    The guest is enforced and not attached, in turns.
+    """
     result = steady.run(rounds=rounds, idle_s=idle_s, progress=say)
     idle = result["idle"]
     give(result, json_to, steady.rows, steady.HEADER)
     say(f"idle for {idle['seconds']:g} s: {idle['voluntary_switches']} wake-ups of the manager")
     if plot_to:
-        plots.plot_bars(result, plot_to, value="random_per_s")
+        plots.draw("steady", result, plot_to)
 
 
 @bench.command("reclaim")
@@ -230,13 +243,16 @@ def steady_(json_to: str | None, plot_to: str | None, *, rounds: int, idle_s: fl
 @size_option(reclaiming.DEFAULT_SIZE_BYTES)
 @accel_option
 def reclaim(json_to: str | None, plot_to: str | None, *, size: int, accel: str | None) -> None:
-    """Count what of a fragmented balloon comes back to the host, and how soon."""
+    """Count how much of a fragmented balloon the host gets back.
+
+    And how soon.
+    """
     result = reclaiming.run(
         size_bytes=whole_blocks(size), accel=Accel(accel) if accel else None, progress=say
     )
     give(result, json_to, reclaiming.rows, reclaiming.HEADER)
     if plot_to:
-        plots.plot_reclaim(result, plot_to)
+        plots.draw("reclaim", result, plot_to)
 
 
 @bench.command("khugepaged")
@@ -253,9 +269,10 @@ def reclaim(json_to: str | None, plot_to: str | None, *, size: int, accel: str |
 def khugepaged(
     json_to: str | None, plot_to: str | None, *, size: int, seconds: float, accel: str | None
 ) -> None:
-    """Watch khugepaged fill a fragmented balloon again, and not do so where it is armed.
+    """Watch whether khugepaged fills a fragmented balloon.
 
-    Changes the host's tunings of khugepaged meanwhile, and puts them back.
+    It does where nothing is armed, and does not where it is. Changes the host's tunings of
+    khugepaged meanwhile, and puts them back.
     """
     result = collapsing.run(
         size_bytes=whole_blocks(size),
@@ -265,7 +282,7 @@ def khugepaged(
     )
     give(result, json_to, collapsing.rows, collapsing.HEADER)
     if plot_to:
-        plots.plot_khugepaged(result, plot_to)
+        plots.draw("khugepaged", result, plot_to)
 
 
 @bench.command("guest")
@@ -281,7 +298,10 @@ def khugepaged(
     help="Of the guest; a KVM that is itself emulated hides what the host's pages cost.",
 )
 def guest(json_to: str | None, plot_to: str | None, *, size: int, rounds: int, accel: str) -> None:
-    """Measure what giving up half of its memory, in 4k or 2 MiB pieces, costs a guest."""
+    """Measure what giving up half of its memory costs a guest.
+
+    It gives it up in pieces of 4k, and of 2 MiB.
+    """
     result = granularity.run(
         size_bytes=size,
         rounds=rounds,
@@ -290,4 +310,59 @@ def guest(json_to: str | None, plot_to: str | None, *, size: int, rounds: int, a
     )
     give(result, json_to, granularity.rows, granularity.HEADER)
     if plot_to:
-        plots.plot_bars(result, plot_to, value="speed_kept")
+        plots.draw("guest", result, plot_to)
+
+
+@bench.command("manager")
+@json_to_option
+@plot_to_option
+@rounds_option(managing.DEFAULT_ROUNDS)
+@click.option(
+    "--fragments",
+    type=click.IntRange(1),
+    default=managing.DEFAULT_FRAGMENTS,
+    show_default=True,
+    help="Single pages in the balloon; the guest needs none of the memory.",
+)
+@click.option(
+    "--inflate",
+    "inflate_bytes",
+    type=SIZE,
+    default="1G",
+    show_default=True,
+    help="In single pages.",
+)
+@click.option(
+    "--violations", type=click.IntRange(2), default=managing.DEFAULT_VIOLATIONS, show_default=True
+)
+@accel_option
+def manager(  # noqa: PLR0913 - the size of each load
+    json_to: str | None,
+    plot_to: str | None,
+    *,
+    rounds: int,
+    fragments: int,
+    inflate_bytes: int,
+    violations: int,
+    accel: str | None,
+) -> None:
+    """Time what a manager answers while it is busy.
+
+    Example: uffdballoon bench manager --fragments 1000000 --inflate 256M --violations 50000
+    """
+    result = managing.run(
+        fragments=fragments,
+        inflate_bytes=whole_blocks(inflate_bytes),
+        violations=violations,
+        rounds=rounds,
+        accel=Accel(accel) if accel else None,
+        progress=say,
+    )
+    followers = result["followers"]
+    give(result, json_to, managing.rows, managing.HEADER)
+    say(
+        f"of {followers['violations']:,} violations the reader got {followers['reader']['read']:,} "
+        f"and was told of {followers['reader']['missed']:,} that it missed"
+    )
+    if plot_to:
+        plots.draw("manager", result, plot_to)

@@ -22,16 +22,20 @@ if TYPE_CHECKING:
 
 
 def _writable(_context: click.Context, _parameter: click.Parameter, path: str | None) -> str | None:
-    """Refuse at once what could only fail after minutes of measuring."""
+    """Refuse at once what could only fail after minutes of measuring; leave nothing there."""
     if path in (None, "-"):
         return path
+    is_new = not Path(path).exists()
     try:
         with Path(path).open("a", encoding="utf-8"):
-            return path
+            pass
+        if is_new:
+            Path(path).unlink()
     except OSError as error:
         raise UsageError(
             f"cannot write to {path}", why=error.strerror or "", hint="give a file in a directory"
         ) from error
+    return path
 
 
 def _drawable(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from uffdballoon.cli.monitor_choice import AUTO, choose_monitor
 from uffdballoon.cli.output import print_json, print_table
-from uffdballoon.cli.types import PID
+from uffdballoon.cli.types import PID, QMP
 from uffdballoon.errors import (
     ExitCode,
     MonitorBusyError,
@@ -53,8 +54,10 @@ _ATTACH_TO_OTHERS = job_name(ATTACH)
 
 @click.command()
 @click.option("--pid", type=PID, help="Say also what stands in the way of attaching to it.")
-@click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of that QEMU, as for attach.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option(
+    "--qmp", type=QMP, metavar=QMP.name, help="Socket of a QMP monitor of that QEMU, as for attach."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print each thing that was tried as JSON.")
 def doctor(pid: int | None, *, qmp: str | None, as_json: bool) -> int:
     """Say what works here, and for each lack what to do.
 
@@ -117,7 +120,9 @@ def _target_probes(pid: int, qmp: str | None) -> list[Probe]:
             fix=with_lacking(Capability.SYS_PTRACE, Capability.DAC_READ_SEARCH),
             essential=True,
         )
-        return [access] if refused else [access, *_looks(target, qmp)]
+        if refused:
+            return [access]
+        return [access, *_looks(target, choose_monitor(pid, qmp or AUTO).path)]
 
 
 def _looks(target: Target, qmp: str | None) -> list[Probe]:

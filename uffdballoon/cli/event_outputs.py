@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from uffdballoon.daemon.outputs import Output
+    from uffdballoon.model.origin import Origin
     from uffdballoon.model.records.events import Event
 
 DEFAULT_LIMIT_BYTES = 64 << 20
@@ -33,33 +34,38 @@ class Told(NamedTuple):
 
 @contextlib.contextmanager
 def event_outputs(
-    path: str | None, form: str, limit_bytes: int, verbosity: Verbosity
+    path: str | None, form: str, limit_bytes: int, verbosity: Verbosity, origin: Origin
 ) -> Iterator[Told]:
     """Open them for as long as the attach lasts; raise UsageError.
 
-    ``path`` is a file's, - for standard output, or "journal"; ``form`` is json or text.
+    ``path`` is a file's, - for standard output, or "journal"; ``form`` is json or text;
+    ``origin`` is whose they are.
     """
     with contextlib.ExitStack() as opened:
         terminal = Terminal(open_stream("standard error", _STDERR), verbosity)
         opened.callback(terminal.close)
         outputs: list[Output] = [terminal]
         if path is not None:
-            writer = _writer(path, form, limit_bytes, terminal)
+            writer = _writer(path, form, limit_bytes, terminal, origin)
             opened.callback(writer.close)
             outputs.append(writer)
         yield Told(outputs, terminal.say)
 
 
-def _writer(path: str, form: str, limit_bytes: int, terminal: Terminal) -> EventWriter:
+def _writer(
+    path: str, form: str, limit_bytes: int, terminal: Terminal, origin: Origin
+) -> EventWriter:
     def line(event: Event) -> bytes:
+        event = origin.mark(event)  # the writer has events of its own
         return f"{to_json(event) if form == 'json' else event_line(event)}\n".encode()
 
+    def entry(event: Event) -> bytes:
+        event = origin.mark(event)
+        # In the journal the events of all VMs come together.
+        return journal_entry(event, f"{origin.shown}: {event_line(event)}", to_json(event))
+
     if path == _JOURNAL:
-        return EventWriter(SocketSink.to_journal(), _entry, terminal.say)
+        return EventWriter(SocketSink.to_journal(), entry, terminal.say)
     if path == "-":
         return EventWriter(open_stream("standard output", _STDOUT), line, terminal.say)
     return EventWriter(open_path(Path(path), limit_bytes), line, terminal.say)
-
-
-def _entry(event: Event) -> bytes:
-    return journal_entry(event, event_line(event), to_json(event))

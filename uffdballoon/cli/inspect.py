@@ -7,11 +7,13 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import UNSET
 
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.types import PID
 from uffdballoon.host.privileges import ALL_CAPABILITIES, capability_names
 from uffdballoon.host.procfs import locked_bytes_of
+from uffdballoon.model.printable import printable
 from uffdballoon.model.records.target import (
     ConfinementFacts,
     FindingFacts,
@@ -23,6 +25,7 @@ from uffdballoon.model.sizes import format_size
 from uffdballoon.session import look_at
 from uffdballoon.target.private_file import why_refused
 from uffdballoon.target.process import Target
+from uffdballoon.vmm.qemu.naming import names_of
 from uffdballoon.vmm.qemu.vcpus import find_vcpus
 
 if TYPE_CHECKING:
@@ -31,8 +34,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("pid", type=PID)
-@click.option("--qmp", metavar="PATH", help="Socket of a QMP monitor of this QEMU.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option(
+    "--qmp",
+    metavar="PATH|libvirt|URI",
+    help="Socket of a QMP monitor of this QEMU, or its libvirt, as for attach.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
     """Show RAM blocks, threads and confinement of PID; change nothing."""
     facts = _facts(pid, qmp)
@@ -43,7 +50,7 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
         ("gpa", "size", "hva", "block", "backing", "shared", "page", "node"),
         [
             (
-                f"{row.gpa:#x}",
+                f"{row.gpa:#x}-{row.gpa + row.size:#x}",
                 format_size(row.size),
                 f"{row.hva:#x}",
                 row.idstr,
@@ -55,6 +62,9 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
             for row in facts.ram
         ],
     )
+    if facts.vm:
+        say(f"name: {printable(facts.vm)}")
+    say(f"guest RAM: {format_size(_nominal_bytes(facts))}")
     for lack in facts.unknown:
         say(f"not known: {lack}")
     for refusal in facts.refusals:
@@ -63,6 +73,11 @@ def inspect(pid: int, *, qmp: str | None, as_json: bool) -> None:
     say(f"found by {facts.source}")
     say(f"balloon: guest has {format_size(balloon)}" if balloon else "balloon: not known")
     _show_process(facts)
+
+
+def _nominal_bytes(facts: TargetFacts) -> int:
+    told = facts.nominal_ram_bytes
+    return facts.ram_bytes if told is UNSET else told
 
 
 def _show_process(facts: TargetFacts) -> None:
@@ -103,12 +118,14 @@ def _facts(pid: int, qmp: str | None) -> TargetFacts:
         vcpus = target.seen_from_here(monitor.vcpu_tids) if monitor else find_vcpus(target)
         return TargetFacts(
             pid=pid,
+            vm=names_of(target.cmdline).name,
             exe=target.exe,
             source=layout.source,
             unknown=tuple(layout.unknown),
             refusals=tuple(why for block in layout.blocks if (why := why_refused(pid, block))),
             locked_bytes=locked_bytes_of(pid),
             ram_bytes=layout.ram_bytes,
+            nominal_ram_bytes=layout.allocated_bytes,
             ram=tuple(
                 RamFacts(
                     gpa=segment.gpa,

@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uffdballoon import __version__
+from uffdballoon.cli.usage import in_our_words, no_such_verb
 from uffdballoon.errors import ExitCode, UffdballoonError
+from uffdballoon.model.printable import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _STDOUT, _STDERR = 1, 2
-_COMPLETES = "_UFFDBALLOON_COMPLETE"
+COMPLETES = "_UFFDBALLOON_COMPLETE"
 """Set by a shell that wants to know how a line may go on (click's shell completion)."""
 _OUTPUT_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+_NO_ARGUMENTS = getattr(click.exceptions, "NoArgsIsHelpError", ())
+"""What a group without a verb is told with since click 8.2: its help, which is no error."""
 _VERBS = {
     "attach": "attach",
     "bench": "bench",
@@ -34,6 +37,7 @@ _VERBS = {
     "inspect": "inspect",
     "list": "listing",
     "map": "map",
+    "policy": "policy",
     "release": "balloon",
     "scenario": "scenario",
     "set": "setting",
@@ -69,6 +73,14 @@ class _Verbs(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in _VERBS and not name.startswith("-") and not ctx.resilient_parsing:
+            raise no_such_verb(name, _VERBS)
+        return super().resolve_command(ctx, args)
+
 
 @contextlib.contextmanager
 def _plain_interrupts() -> Iterator[None]:
@@ -82,10 +94,26 @@ def _plain_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def _print_versions(context: click.Context, _parameter: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - click's
+    if not asked or context.resilient_parsing:
+        return
+    from uffdballoon.cli.versions import version_lines  # noqa: PLC0415 - only when asked for
+
+    click.echo("\n".join(version_lines()))
+    context.exit()
+
+
 @click.group(
     cls=_Verbs, epilog=_EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]}
 )
-@click.version_option(__version__)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_versions,
+    help="Show versions and what userfaultfd offers here, and exit.",
+)
 def cli() -> None:
     """Hold a running QEMU guest to its virtio balloon, from the host."""
 
@@ -106,7 +134,7 @@ def _run() -> int:
 
 def _invoke() -> object:
     """Do as click's main(), which makes a reader that has enough an exit with 1."""
-    if _COMPLETES in os.environ:
+    if COMPLETES in os.environ:
         cli.main()
     with cli.make_context("uffdballoon", sys.argv[1:]) as context:
         result = cli.invoke(context)
@@ -121,9 +149,12 @@ def _explain(error: BaseException) -> ExitCode:
         case UffdballoonError():
             code = error.exit_code
             _tell(error.what, error.why, error.hint)
-        case click.ClickException():
+        case click.UsageError() if isinstance(error, _NO_ARGUMENTS):
             code = ExitCode.USAGE
-            _tell(error.format_message(), "", _help_of(error))
+            with contextlib.suppress(OSError):
+                click.echo(error.format_message(), err=True)
+        case click.ClickException():
+            return _explain(in_our_words(error))
         case click.exceptions.Exit():
             code = ExitCode(error.exit_code)
         case click.exceptions.Abort() | KeyboardInterrupt():
@@ -148,13 +179,7 @@ def _tell(what: str, why: str, hint: str) -> None:
     for label, text in (("error", what), ("why", why), ("do", hint)):
         if text:
             with contextlib.suppress(OSError):
-                click.echo(f"{label}: {text}", err=True)
-
-
-def _help_of(error: click.ClickException) -> str:
-    """Say where the right usage stands."""
-    context = error.ctx if isinstance(error, click.UsageError) else None
-    return f"see {context.command_path if context else 'uffdballoon'} --help"
+                click.echo(f"{label}: {one_line(text)}", err=True)
 
 
 def _leave_output() -> None:

@@ -27,7 +27,7 @@ def ask_for_map(pid: int, recent_ns: int) -> BlockMap:
 
 @click.command("map")
 @click.argument("pid", type=PID)
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the map as JSON.")
 @click.option("--png", "png_to", metavar="FILE", help="Draw it there (.png, .svg).")
 @click.option("--full", is_flag=True, help="Show every 2 MiB, however many screens that takes.")
 @click.option(
@@ -39,7 +39,7 @@ def ask_for_map(pid: int, recent_ns: int) -> BlockMap:
     help="How long a block counts as touched.",
 )
 def map_(pid: int, *, as_json: bool, png_to: str | None, full: bool, recent_ns: int) -> None:
-    """Show what each 2 MiB of the memory of the attached PID's guest is.
+    """Show what each 2 MiB of the guest of the attached PID is.
 
     Example: uffdballoon map 4711 --png map.png
     """

@@ -19,7 +19,7 @@ def scenario() -> None:
 
 
 @scenario.command("list")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 def list_(*, as_json: bool) -> None:
     """List the scenarios."""
     if as_json:
@@ -42,7 +42,9 @@ def list_(*, as_json: bool) -> None:
 )
 @click.option("--quick", is_flag=True, help="Repeat what is repeated a few times only.")
 def run(name: str, *, accel: str | None, quick: bool) -> int:
-    """Run the scenario NAME; ends with a line PASS or FAIL, and exit code 0 or 1.
+    """Run the scenario NAME, and say whether it passed.
+
+    Ends with a line PASS or FAIL, and exit code 0 or 1.
 
     Example: uffdballoon scenario run read-then-write
     """

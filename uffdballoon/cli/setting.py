@@ -32,9 +32,10 @@ _TELL_EVERY_S = 1.0
 @click.option("--no-wait", is_flag=True, help="Ask, and do not watch.")
 @click.option("--json", "as_json", is_flag=True, help="Print where it ended as JSON.")
 def set_(pid: int, *, size: int, no_wait: bool, as_json: bool) -> int:
-    """Ask the guest of the attached PID to shrink or grow to SIZE, and hold it to that.
+    """Ask the guest of the attached PID to shrink or grow to SIZE.
 
-    Waits until it is there, and ends with 1 and the reason when it gets no further.
+    Holds it to that. Waits until it is there, and ends with 1 and the reason when it gets
+    no further.
 
     Example: uffdballoon set 4711 --balloon 2G
     """

@@ -47,7 +47,7 @@ _LARGE = (100 << 30, 1 << 40)
     multiple=True,
     help="With --simulate: of what size; 100G and 1T by default.",
 )
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @click.option("--plot", "plot_to", metavar="FILE", help="Draw them there (.png, .svg).")
 def stats(
     pid: int | None,
@@ -58,10 +58,11 @@ def stats(
     as_json: bool,
     plot_to: str | None,
 ) -> None:
-    """Show the runs that the balloon of the attached PID is made of, and each inflate was.
+    """Show how fragmented the balloon of the attached PID is.
 
-    And what it would cost to tell of them otherwise than page by page. --record keeps the
-    runs; --simulate tells the same of guests that are larger than the recorded one.
+    Shows the runs that the balloon is made of, and those of each inflate. Shows what it
+    would cost to tell of them otherwise than page by page. --record keeps the runs;
+    --simulate tells the same of guests that are larger than the recorded one.
 
     Example: uffdballoon stats 4711 --record balloon.json, and then
     uffdballoon stats --simulate balloon.json --ram 128G --plot balloon.png

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What the options of `attach` say together: the contract's terms, and how much may be broken."""
+"""What options say together: the contract's terms, and how much may be broken."""
 
 from __future__ import annotations
 
 from uffdballoon.errors import UsageError
 from uffdballoon.model.fragmentation import HUGE_ORDER, KEEP_HUGE_PAGES, FragmentationLimit
 from uffdballoon.model.ofnodes import refuse_twice
-from uffdballoon.model.terms import ContractKind, Terms
+from uffdballoon.model.terms import ContractKind, TermsChange
 
 
 def limit_of(
@@ -36,33 +36,18 @@ def limit_of(
     )
 
 
-def terms_of(
-    contract: str,
+def terms_change(
+    contract: str | None,
     floor: int | None,
     node_floors: tuple[tuple[int, int], ...],
     grace_ns: int | None,
     grace_bytes: int | None,
-) -> Terms:
-    """Return what the guest is held to; raise UsageError where the options make no terms."""
-    kind = ContractKind(contract)
-    given = node_floors or (floor, grace_ns, grace_bytes) != (None, None, None)
-    if kind is ContractKind.TOLD and given:
-        raise UsageError(
-            "a floor and a boot grace go with --contract cap",
-            why="under told a page leaves the balloon by being deflated, and by nothing else",
-            hint="leave them out, or add --contract cap",
-        )
-    if kind is ContractKind.CAP and floor is None and not node_floors:
-        raise UsageError(
-            "--contract cap needs a floor",
-            why="it is what has to stay in the balloon",
-            hint="give --floor SIZE, such as --floor 512M, or --node-floor NODE=SIZE",
-        )
-    refuse_twice("--node-floor", node_floors)
-    return Terms(
-        kind=kind,
-        floor_bytes=floor or 0,
-        grace_ns=grace_ns or 0,
-        grace_bytes=grace_bytes or 0,
+) -> TermsChange:
+    """Return what the guest is to be held to, as far as it was given."""
+    return TermsChange(
+        kind=ContractKind(contract) if contract is not None else None,
+        floor_bytes=floor,
+        grace_ns=grace_ns,
+        grace_bytes=grace_bytes,
         node_floors=node_floors,
     )

@@ -51,9 +51,9 @@ _SHORTEST_S = 0.1
     help="How long a block counts as touched.",
 )
 def top(pid: int, *, once: bool, interval_ns: int, recent_ns: int) -> None:
-    """Watch the guest of the attached PID: counters and the map, until q or Ctrl-C.
+    """Watch the guest of the attached PID: its counters and its map.
 
-    It ends, too, when the manager does.
+    It ends by q or Ctrl-C, and when the manager does.
     """
     console = Console()
     if once:

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Sizes, addresses, durations and ladders as command-line arguments."""
+"""VMs, sizes, addresses, durations and ladders as command-line arguments."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, TypeVar, cast
 
 import click
+from click.shell_completion import CompletionItem
 
+from uffdballoon.cli.monitor_choice import AUTO, NONE, parse_qmp
+from uffdballoon.cli.output import say
 from uffdballoon.errors import UsageError
 from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.fragmentation import parse_broken
 from uffdballoon.model.ofnodes import parse_of_node
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.sizes import parse_address, parse_size
+from uffdballoon.vmm.qemu.libvirt_domain import WORD
+from uffdballoon.vmm.qemu.naming import resolve, running_vms
 from uffdballoon.vmm.qemu.suitability import ALLOWABLE, parse_allowed
 
 if TYPE_CHECKING:
@@ -30,6 +36,9 @@ else:
 
 T = TypeVar("T")
 
+# Colons part words in a shell's completion, and click's own answer to it has lines.
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+@-]{0,63}", re.ASCII)
+
 
 class Parsed(ParamType[T]):
     """What ``parse`` makes of a text, and a value that is none already."""
@@ -42,6 +51,39 @@ class Parsed(ParamType[T]):
         self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
     ) -> T:
         return self._parse(value) if isinstance(value, str) else cast("T", value)
+
+
+class Vm(ParamType[int]):
+    """The pid of a VM, given by its pid or its name; looked for when it is given, not before."""
+
+    name = "pid"
+
+    def get_metavar(
+        self,
+        param: click.Parameter,  # noqa: ARG002 - click's
+        ctx: click.Context | None = None,  # noqa: ARG002 - not given before click 8.2
+    ) -> str:
+        return "PID|NAME"
+
+    def convert(
+        self, value: object, _param: click.Parameter | None, _ctx: click.Context | None
+    ) -> int:
+        return resolve(value, say=say) if isinstance(value, str) else cast("int", value)
+
+    def shell_complete(
+        self, _ctx: click.Context, _param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Offer pids, and names that a shell takes as they are."""
+        items = []
+        for pid, names in running_vms():
+            plain = [name for name in names if _PLAIN.fullmatch(name)]
+            words = {str(pid): ", ".join(plain)} | dict.fromkeys(plain, f"pid {pid}")
+            items += [
+                CompletionItem(word, help=about or None)
+                for word, about in words.items()
+                if word.startswith(incomplete)
+            ]
+        return items
 
 
 def _of_node(parse: Callable[[str], int]) -> Callable[[str], tuple[int, int]]:
@@ -72,4 +114,5 @@ SIZE = Parsed("SIZE", parse_size)
 ADDRESS = Parsed("ADDRESS", parse_address)
 LADDER = Parsed("LADDER", parse_policy)
 DURATION_NS = Parsed("DURATION", parse_duration)
-PID = click.IntRange(min=1)
+PID = Vm()
+QMP = Parsed(f"PATH|{WORD}|URI|{AUTO}|{NONE}", parse_qmp)

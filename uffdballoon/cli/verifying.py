@@ -15,12 +15,12 @@ from uffdballoon.model.sizes import format_size
 
 @click.command()
 @click.argument("pid", type=PID)
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def verify(pid: int, *, as_json: bool) -> int:
-    """Walk the page tables of the attached PID and list where the ledger is wrong.
+    """Hold the ledger of the attached PID against its page tables.
 
-    Ends with 1 when a page that is called ballooned holds memory. To be asked
-    while the guest's balloon does not move.
+    Lists where they disagree, and ends with 1 when a page that is called ballooned holds
+    memory. To be asked while the guest's balloon does not move.
     """
     found = client.request(pid, "verify", Verification)
     if as_json:

@@ -81,7 +81,8 @@ class LoopOptions:
     kernel allows; ``follow_cpu`` lets the loop run where the faults are.
     ``trace`` is for Observing.TRACE, and must outlive the loop. Without ``follow`` nothing is
     followed but by FaultLoop.follow() and tidy(). A touch that waited ``memory_patience_ns`` for a
-    page of the host has the target killed; 0: it waits on.
+    page of the host has the target killed; 0: it waits on. So late as ``reset_delay_ns`` the
+    monitor may tell of a reset: a violation waits for it where a rung harms.
     """
 
     terms: Terms
@@ -95,18 +96,30 @@ class LoopOptions:
     follow: bool = True
     tell_begin: bool = False
     memory_patience_ns: int = 0
+    reset_delay_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """A part of a file that is shared guest memory: an fd for reading and writing, and where."""
+
+    fd: int
+    offset_bytes: int
+    span: HvaRange
 
 
 @dataclass(frozen=True, slots=True)
 class TargetFds:
     """A pidfd of the target, and its /proc/PID/pagemap and /proc/PID/mem opened for reading.
 
-    The loop uses them until it is stopped; -1 for one that is not there.
+    The loop uses them until it is stopped; -1 for one that is not there. From ``files`` it drops
+    zeros that readers were given.
     """
 
     pidfd: int
     pagemap: int
     mem: int
+    files: tuple[MemoryFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +205,7 @@ class FaultLoop:
         options: LoopOptions,
     ) -> None:
         shared_wp = Feature.PAGEFAULT_FLAG_WP | Feature.WP_HUGETLBFS_SHMEM
+        files = ffi.new("struct uffdb_memory_file[]", [_file_fields(file) for file in fds.files])
         config = ffi.new(
             "struct uffdb_engine_config *",
             {
@@ -213,7 +227,10 @@ class FaultLoop:
                 "observing": options.observing,
                 "follow": options.follow,
                 "tell_begin": options.tell_begin,
+                "memory_files": files,
+                "nr_memory_files": len(fds.files),
                 "memory_patience_ns": options.memory_patience_ns,
+                "reset_delay_ns": options.reset_delay_ns,
                 "trace": options.trace.handle if options.trace else ffi.NULL,
                 "terms": terms_fields(options.terms),
                 "rungs": [_rung_fields(rung) for rung in options.rungs],
@@ -335,6 +352,19 @@ class FaultLoop:
             "cannot tell the vCPU threads",
         )
 
+    def set_policy(self, rungs: Sequence[Rung] | None, terms: Terms) -> int:
+        """Answer by other rungs, unless None, and judge by other terms, from the next touch on.
+
+        What is held is judged anew; returns how many of these are no longer.
+        """
+        fields = [_rung_fields(rung) for rung in rungs or ()]
+        given = ffi.NULL if rungs is None else ffi.new("struct uffdb_rung[]", fields)
+        wanted = ffi.new("struct uffdb_terms *", terms_fields(terms))
+        return check_uffd(
+            lib.uffdb_engine_set_policy(self._engine, given, len(fields), wanted),
+            "cannot set the policy",
+        )
+
     def grace(self) -> GraceState | None:
         """Return what is left of the boot grace; None when none is running."""
         contract = ffi.new("struct uffdb_contract *")
@@ -373,7 +403,7 @@ class FaultLoop:
     def drain(self) -> list[TouchRecord]:
         """Take some of the events that wait; an empty list says that there are none."""
         count = lib.uffdb_engine_drain(self._engine, self._events, _DRAIN_RECORDS)
-        return [self._record(self._events[i]) for i in range(count)]
+        return [_record(self._events[i]) for i in range(count)]
 
     def stats(self) -> LoopStats:
         stats = ffi.new("struct uffdb_stats *")
@@ -399,24 +429,33 @@ class FaultLoop:
         count = lib.uffdb_engine_latencies(self._engine, out, 1024)
         return [(int(bucket.top), int(bucket.count)) for bucket in out[0:count]]
 
-    @staticmethod
-    def _record(event: object) -> TouchRecord:
-        e = ffi.cast("struct uffdb_event *", ffi.addressof(event))
-        return TouchRecord(
-            sequence=int(e.seq),
-            time_ns=int(e.time_ns),
-            span=HvaRange.of(Hva(e.hva), e.size),
-            tid=int(e.tid),
-            access=_access(e.write),
-            role=_ROLES[e.role],
-            verdict=VERDICTS[e.verdict],
-            action=_ACTIONS[e.action],
-            answer_ns=int(e.answer_ns),
-        )
+
+def _record(event: object) -> TouchRecord:
+    e = ffi.cast("struct uffdb_event *", ffi.addressof(event))
+    return TouchRecord(
+        sequence=int(e.seq),
+        time_ns=int(e.time_ns),
+        span=HvaRange.of(Hva(e.hva), e.size),
+        tid=int(e.tid),
+        access=_access(e.write),
+        role=_ROLES[e.role],
+        verdict=VERDICTS[e.verdict],
+        action=_ACTIONS[e.action],
+        answer_ns=int(e.answer_ns),
+    )
 
 
 def _access(write: int) -> Access:
     return Access.WRITE if write else Access.READ
+
+
+def _file_fields(file: MemoryFile) -> dict[str, int]:
+    return {
+        "fd": file.fd,
+        "offset": file.offset_bytes,
+        "hva": file.span.start,
+        "len": file.span.size_bytes,
+    }
 
 
 def _rung_fields(rung: Rung) -> dict[str, int]:

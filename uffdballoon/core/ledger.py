@@ -7,21 +7,30 @@ from typing import TYPE_CHECKING
 
 from uffdballoon._native import ffi, lib
 from uffdballoon.host.errnos import check_uffd
-from uffdballoon.model.addresses import PAGE_BYTES, HvaRange
+from uffdballoon.model.addresses import PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.blockmap import Tally
 from uffdballoon.model.fragments import Fragments
+from uffdballoon.model.job import Turn, run_job
 from uffdballoon.model.ram import Backing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from uffdballoon.model.job import Job
     from uffdballoon.model.ram import RamBlock
+
+_MEASURED_BYTES = 1 << 30
+"""At a time: 2 ms where every second page is ballooned."""
+NOTE_OFFSET = int(lib.UFFDB_NOTE_OFFSET)
+NOTE_BYTES = int(lib.UFFDB_NOTE_BYTES)
+"""Where the memfd of a ledger has room for a note of ours; zeros at first."""
 
 
 def _flags(block: RamBlock) -> int:
     shared = lib.UFFDB_BLOCK_SHARED if block.backing is not Backing.ANON else 0
     hugetlb = lib.UFFDB_BLOCK_HUGETLB if block.backing is Backing.HUGETLBFS else 0
-    return int(shared | hugetlb)
+    private = lib.UFFDB_BLOCK_PRIVATE if shared and not block.shared else 0
+    return int(shared | hugetlb | private)
 
 
 def _node(block: RamBlock) -> int:
@@ -105,15 +114,30 @@ class Ledger:
     def fragments(
         self, parts: Iterable[tuple[HvaRange, int]], without: Ledger | None = None
     ) -> Fragments:
+        """Measure runs, for those who have no loop; see measuring_fragments()."""
+        return run_job(self.measuring_fragments(parts, without))
+
+    def measuring_fragments(
+        self, parts: Iterable[tuple[HvaRange, int]], without: Ledger | None = None
+    ) -> Job[Fragments]:
         """Measure the runs of ``parts``, (a range of one RAM block, its first gfn), in C.
 
-        Pages that are in ``without``, too, are left out.
+        Pages that are in ``without``, too, are left out. A gibibyte in a step, so that what moves
+        meanwhile is counted as it was or as it is.
         """
         out = ffi.new("struct uffdb_fragments *")
         other = without.handle if without is not None else ffi.NULL
+        turn = Turn()
         for span, gfn in parts:
-            within = ffi.new("struct uffdb_range *", (span.start, span.size_bytes))
-            lib.uffdb_ledger_fragments(self.handle, other, within, gfn, out)
+            at = span.start
+            while at < span.end:
+                end = self._run_end(HvaRange(at, span.end))
+                within = ffi.new("struct uffdb_range *", (at, end - at))
+                first = gfn + (at - span.start) // PAGE_BYTES
+                lib.uffdb_ledger_fragments(self.handle, other, within, first, out)
+                at = end
+                if turn.is_over():
+                    yield 0.0
         return Fragments(
             pages=int(out.pages),
             count=int(out.runs),
@@ -121,6 +145,14 @@ class Ledger:
             orders={i: int(count) for i, count in enumerate(out.orders) if count},
             span_pages=int(out.end_page - out.first_page),
         )
+
+    def _run_end(self, span: HvaRange) -> Hva:
+        """Return where to end a step in a range: some way in it, and within no run."""
+        if span.size_bytes <= _MEASURED_BYTES:
+            return span.end
+        rest = HvaRange(Hva(span.start + _MEASURED_BYTES), span.end)
+        run = next(self.runs(rest), None)
+        return run.end if run is not None and run.start == rest.start else rest.start
 
     def runs(self, span: HvaRange) -> Iterator[HvaRange]:
         """Yield the ballooned stretches of a range that lies in one RAM block."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import socket
@@ -18,7 +19,7 @@ from uffdballoon.daemon.protocol import (
     is_progress,
 )
 from uffdballoon.daemon.runtime import peer_of, socket_path
-from uffdballoon.errors import ControlError, PermissionDeniedError
+from uffdballoon.errors import ControlError, NotAttachedError, PermissionDeniedError
 from uffdballoon.model.records.changes import Detaching
 from uffdballoon.model.records.events import read_event
 from uffdballoon.model.records.status import Status
@@ -54,7 +55,15 @@ def status(pid: int) -> Status:
 
 def detach(pid: int) -> None:
     """End the manager of process ``pid`` and wait for its end: only then is the guest let go."""
-    manager = request(pid, "detach", Detaching).manager
+    try:
+        manager = request(pid, "detach", Detaching).manager
+    except NotAttachedError as error:
+        raise NotAttachedError(
+            error.what,
+            why=error.why,
+            hint="nothing is to be let go; what is attached shows: uffdballoon list",
+            pid=pid,
+        ) from error
     try:
         pidfd = os.pidfd_open(manager)
     except ProcessLookupError:
@@ -76,14 +85,18 @@ def recent_events(pid: int) -> list[Event]:
     return [read_event(event) for event in request(pid, "events", list[object])]
 
 
-def follow(pid: int) -> Iterator[Event]:
-    """Yield the last events past, then others as they come, until the manager ends."""
+def follow(pid: int) -> Iterator[list[Event]]:
+    """Yield the last events past at first, then each that comes alone, until the manager ends."""
     with _connect(pid) as connection, connection.makefile("rb") as lines:
         connection.sendall(encode({"v": VERSION, "verb": "follow"}))
-        _result(lines.readline(MAX_ANSWER_BYTES), pid, object)
+        answer = lines.readline(MAX_ANSWER_BYTES)
+        _result(answer, pid, object)
+        past = decode_object(answer).get("past")
+        told = (read_event(decode_object(line)) for line in lines)
+        yield list(itertools.islice(told, past if isinstance(past, int) else 0))
         connection.settimeout(None)  # events come when they come
-        for line in lines:
-            yield read_event(decode_object(line))
+        for event in told:
+            yield [event]
 
 
 @contextlib.contextmanager
@@ -95,7 +108,7 @@ def _connect(pid: int) -> Iterator[socket.socket]:
             connection.connect(str(path))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             _refuse_another_users(pid)
-            raise ControlError(
+            raise NotAttachedError(
                 f"process {pid} is not attached",
                 why=f"no manager listens at {path}",
                 hint=f"attach first: uffdballoon attach {pid}",

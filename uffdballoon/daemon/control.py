@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
+    from uffdballoon.model.origin import Origin
     from uffdballoon.model.records.events import Event
 
 _MAX_FOLLOWER_BYTES = 4 << 20
@@ -64,14 +65,17 @@ class ControlServer:
     ``handle`` returns the result of a verb, or a job (model.job) that will.
     """
 
-    def __init__(self, pid: int, loop: Loop, handle: Callable[[dict[str, Any]], object]) -> None:
+    def __init__(
+        self, origin: Origin, loop: Loop, handle: Callable[[dict[str, Any]], object]
+    ) -> None:
+        self._origin = origin
         self._loop = loop
         self._handle = handle
         self._clients: dict[_Client, None] = {}  # the one that came first is the first
         self.recent: deque[Event] = deque(maxlen=_RECENT_EVENTS)
         self.events_missed = 0
-        self.path = socket_path(pid)
-        self._listener = listen_for_verbs(pid)
+        self.path = socket_path(origin.pid)
+        self._listener = listen_for_verbs(origin.pid)
         self._progress = loop.timer("progress", self._tell_progress)
         loop.watch("control socket", self._listener.fileno(), lambda _: self._accept())
 
@@ -104,7 +108,9 @@ class ControlServer:
         """Say where in its events others are missing, once there is room again."""
         if client.missed and len(client.to_send) < _MAX_FOLLOWER_BYTES // 2:
             why = f"{client.missed} event(s) came faster than they were read"
-            client.to_send += encode(notice(EventKind.MISSED, why, count=client.missed))
+            client.to_send += encode(
+                self._origin.mark(notice(EventKind.MISSED, why, count=client.missed))
+            )
             client.missed = 0
 
     def _accept(self) -> bool:
@@ -198,11 +204,11 @@ class ControlServer:
 
     def _begin_to_follow(self, client: _Client) -> None:
         """Tell of the last events at first, so that nothing is lost between those and the next."""
-        self._answer(client, {"ok": True, "result": None})
-        if not client.follows:
-            client.follows = True
-            for event in self.recent:
-                self._tell(client, encode(event))
+        past = () if client.follows else tuple(self.recent)
+        self._answer(client, {"ok": True, "result": None, "past": len(past)})
+        client.follows = True
+        for event in past:
+            self._tell(client, encode(event))
 
     def _after_job(self, client: _Client, report: object, error: Exception | None) -> None:
         client.waits = False

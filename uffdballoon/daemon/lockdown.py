@@ -22,9 +22,10 @@ from uffdballoon.host.privileges import (
 )
 from uffdballoon.model.ladder import RungKind
 from uffdballoon.model.records.counters import Sandbox
+from uffdballoon.vmm.qemu.peer import BRIDGES
 
 if TYPE_CHECKING:
-    from uffdballoon.session import Session
+    from uffdballoon.session.attachment import Attachment
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +47,24 @@ class Lockdown:
         )
 
 
-def lock_down(session: Session) -> Lockdown:
-    """Keep what the session needs from now on; raise UnsupportedError where that cannot be."""
-    kept = held_capabilities() & _needed(session)
+def lock_down(attached: Attachment) -> Lockdown:
+    """Keep what is needed from now on; raise UnsupportedError where that cannot be."""
+    target, monitor_path = attached.target, _monitor_path(attached)
+    kept = held_capabilities() & _needed(attached, monitor_path)
     try:
         keep_capabilities(kept)
         enter_sandbox(
-            session.target.pid,
-            session.borrowed_tid,
-            session.target.pidfd,
-            may_connect=session.monitor_path is not None,  # again, when QEMU hung up
+            target.pid,
+            attached.injector.tid,
+            target.pidfd,
+            may_connect=monitor_path is not None,  # again, when QEMU hung up
         )
     except UffdballoonError as error:
         raise UnsupportedError(
             "cannot give up what is not needed",
             why=f"{error.what}: {error.why}",
             hint="--no-sandbox goes on with all privileges",
-            pid=session.target.pid,
+            pid=target.pid,
             errno=error.errno,
         ) from error
     return Lockdown(sandboxed=True, capabilities=kept)
@@ -73,19 +75,28 @@ def stay_open() -> Lockdown:
     return Lockdown(sandboxed=False, capabilities=held_capabilities())
 
 
-def _needed(session: Session) -> frozenset[Capability]:
-    """Return what this session needs while it runs; seen with Linux 6.18.
+def _monitor_path(attached: Attachment) -> str | None:
+    """Return the monitor's socket as we reach it; None without one."""
+    monitor = attached.machine.monitor
+    return monitor.path if monitor is not None else None
+
+
+def _needed(attached: Attachment, monitor_path: str | None) -> frozenset[Capability]:
+    """Return what an attach needs while it runs; seen with Linux 6.18.
 
     SYS_PTRACE for /proc/PID and for each zap of private memory, SYS_NICE for
     process_madvise(2), PERFMON and IPC_LOCK for doorbells at new threads where
-    perf traces, KILL for the rung, DAC_OVERRIDE to connect to the monitor again.
+    perf traces, KILL for what may end the target, DAC_OVERRIDE to connect to the monitor again.
     """
     needed = {Capability.SYS_PTRACE, Capability.SYS_NICE}
-    if session.opens_perf_events:
+    trace, options = attached.observer.trace, attached.options
+    if trace is not None and trace.opens_more:
         needed |= {Capability.PERFMON, Capability.IPC_LOCK}
-    if session.options.policy.has(RungKind.KILL):
+    policies = (options.policy, attached.asked.policy)  # it may be set again
+    if options.memory_patience_ns or any(policy.has(RungKind.KILL) for policy in policies):
         needed.add(Capability.KILL)
-    if session.monitor_path is not None and not _can_write_to(Path(session.monitor_path)):
+    by_path = monitor_path if monitor_path and not monitor_path.startswith(BRIDGES) else None
+    if by_path is not None and not _can_write_to(Path(by_path)):
         needed.add(Capability.DAC_OVERRIDE)
     return frozenset(needed)
 

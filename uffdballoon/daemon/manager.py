@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import gc
 import os
 import signal
 import time
@@ -15,26 +16,31 @@ from uffdballoon.daemon import requests
 from uffdballoon.daemon.control import ControlServer
 from uffdballoon.daemon.lockdown import lock_down, stay_open
 from uffdballoon.daemon.loop import Loop, Signals
+from uffdballoon.daemon.policy_requests import wish_of
 from uffdballoon.daemon.upkeep import Upkeep
 from uffdballoon.errors import ControlError, TargetGoneError
 from uffdballoon.model.notice import notice
 from uffdballoon.model.part import Source
 from uffdballoon.model.records.changes import Detaching, Released
 from uffdballoon.model.records.events import EventKind
-from uffdballoon.model.records.status import LoopStatus
+from uffdballoon.model.records.status import LoopStatus, ManagerStatus
 from uffdballoon.model.touch import Verdict
+from uffdballoon.session.policies import change_notice
+from uffdballoon.session.previewing import previewing
+from uffdballoon.session.recording import listing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from uffdballoon.daemon.loop import Timer
     from uffdballoon.daemon.outputs import Output
     from uffdballoon.model.addresses import GpaRange
     from uffdballoon.model.job import Job
     from uffdballoon.model.records.balloon import BalloonProgress
-    from uffdballoon.model.records.changes import ChangeReport
+    from uffdballoon.model.records.changes import ChangeReport, InflatePreview
     from uffdballoon.model.records.events import Event
     from uffdballoon.model.records.maps import WireMap
+    from uffdballoon.model.records.policy import PolicyChange
     from uffdballoon.model.records.statistics import RecordedBalloon
     from uffdballoon.model.records.status import Status
     from uffdballoon.session import Session
@@ -77,6 +83,7 @@ class Manager:
         self._session = session
         self._fail_on_violation = fail_on_violation
         self._ending: Ending | None = None
+        self._since_ns = time.time_ns()
         self._changes: list[object] = []
         self._failures_told: dict[tuple[str, str], float] = {}
         self._verbs: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -86,16 +93,18 @@ class Manager:
             "deflate": self._deflate,
             "release": self._release,
             "set": self._set,
+            "policy": self._policy,
             "progress": lambda _: session.balloon_progress(),
-            "stats": lambda _: session.statistics(),
+            "stats": lambda _: session.measuring(),
             "runs": self._runs,
+            "ranges": lambda asked: listing(session.attached, requests.most_of(asked)),
             "verify": lambda _: session.verifying(),
             "map": self._map,
             "detach": self._detach,
         }
         with contextlib.ExitStack() as undo:
             self._loop = Loop(self._failed)
-            self._control = ControlServer(session.target.pid, self._loop, self._handle)
+            self._control = ControlServer(session.origin, self._loop, self._handle)
             undo.callback(self._control.close)
             undo.callback(self._loop.close)  # what jobs are in the middle of comes first
             self._outputs = [(output, self._timer_of(output)) for output in outputs]
@@ -104,7 +113,7 @@ class Manager:
             undo.callback(signals.close)
             self._loop.add(signals.source)
             self._loop.add(Source("target", session.target.pidfd, self._target_ended))
-            self.lockdown = lock_down(session) if sandbox else stay_open()
+            self.lockdown = lock_down(session.attached) if sandbox else stay_open()
             self._undo = undo.pop_all()
 
     def __enter__(self) -> Self:
@@ -119,9 +128,10 @@ class Manager:
 
     def run(self) -> Ending:
         """Serve until something ends it; by the clock only while something is going on."""
-        self._drain()  # an empty drain arms the eventfd
-        self._loop.run()
-        self._drain_last()
+        with _sparing_the_collector():
+            self._drain()  # an empty drain arms the eventfd
+            self._loop.run()
+            self._drain_last()
         assert self._ending is not None
         return self._ending
 
@@ -162,6 +172,7 @@ class Manager:
         self._upkeep.rouse(0.0)
 
     def _tell(self, event: Event) -> None:
+        event = self._session.origin.mark(event)
         self._control.publish(event)
         for output, timer in self._outputs:
             try:
@@ -207,8 +218,10 @@ class Manager:
         self._upkeep.rouse(0.0)
         return report
 
-    def _inflate(self, message: dict[str, Any]) -> Job[ChangeReport]:
+    def _inflate(self, message: dict[str, Any]) -> Job[ChangeReport] | Job[InflatePreview]:
         agreed = message.get("guest_agreed") is True
+        if message.get("dry_run") is True:
+            return self._preview(message)
         node = requests.node_of(message)
         granule = requests.granule_of(message)
         if node is not None and not requests.names_ranges(message):
@@ -222,7 +235,20 @@ class Manager:
         self._refuse_outside_node(node, spans)
         return self._changing(self._session.inflating(spans, granule, guest_agreed=agreed))
 
+    def _preview(self, message: dict[str, Any]) -> Job[InflatePreview]:
+        node = requests.node_of(message)
+        granule = requests.granule_of(message)
+        attached = self._session.attached
+        if node is not None and not requests.names_ranges(message):
+            spans = attached.nodes.owned(node, granule, requests.part_of(message))
+        else:
+            spans = requests.ranges_of(message, granule)
+            self._refuse_outside_node(node, spans)
+        return previewing(attached, spans, granule)
+
     def _deflate(self, message: dict[str, Any]) -> Job[ChangeReport]:
+        if message.get("all") is True:
+            return self._changing(self._session.deflating_all())
         node = requests.node_of(message)
         granule = requests.granule_of(message)
         if node is not None and not requests.names_ranges(message):
@@ -252,10 +278,21 @@ class Manager:
         )
         self._drain_monitor()  # of RAM that was plugged in nobody tells unless it is looked for
         self._upkeep.rouse(0.0)  # goes on with a survey
-        return replace(told, loop=loop, sandbox=self.lockdown.report())
+        manager = ManagerStatus(
+            pid=os.getpid(),
+            since_ns=self._since_ns,
+            monitor=self._session.reaches_monitor,
+        )
+        return replace(told, manager=manager, loop=loop, sandbox=self.lockdown.report())
 
     def _set(self, message: dict[str, Any]) -> BalloonProgress:
         return self._session.ask_balloon(requests.size_of(message))
+
+    def _policy(self, message: dict[str, Any]) -> PolicyChange:
+        change = self._session.policies.change(wish_of(message))
+        if change.after != change.before:
+            self._tell(change_notice(change))
+        return change
 
     def _runs(self, _: dict[str, Any]) -> Job[RecordedBalloon]:
         return (yield from self._session.recording()).record()
@@ -267,3 +304,16 @@ class Manager:
     def _detach(self, _: dict[str, Any]) -> Detaching:
         self._end(Ending.DETACHED)
         return Detaching(manager=os.getpid())
+
+
+@contextlib.contextmanager
+def _sparing_the_collector() -> Iterator[None]:
+    """Have Python's garbage collector not look at what is there already.
+
+    All that was imported is walked otherwise, now and then, in the middle of a turn: 10 ms.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_RANGES = 1000
+MAX_TOLD_RANGES = 100_000
 _MOST_BYTES = 1 << 62  # more than any address space
 _MOST_NODE = 1 << 20
 _MOST_TID = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
@@ -41,7 +42,15 @@ def ranges_of(message: Mapping[str, Any], granule: Granule) -> list[GpaRange]:
 def _range_of(row: object, granule: Granule) -> GpaRange:
     if not isinstance(row, list) or [_is_whole(n, _MOST_BYTES) for n in row] != [True, True]:
         raise UsageError("that is no range", why="gpa and size are whole numbers of bytes")
-    gpa, size = row
+    gpa, size_bytes = row
+    return aligned_range(gpa, size_bytes, granule)
+
+
+def aligned_range(gpa: int, size_bytes: int, granule: Granule) -> GpaRange:
+    """Make a range; raise RangeError where its beginning is no multiple of the granule.
+
+    A decimal number where a hexadecimal one was meant hardly ever is.
+    """
     if gpa % granule.size_bytes:
         raise RangeError(
             f"gpa {gpa:#x} is not aligned to the granule",
@@ -49,7 +58,7 @@ def _range_of(row: object, granule: Granule) -> GpaRange:
             hint=f"hexadecimal begins with 0x; the next granule is at "
             f"{round_up(gpa, granule.size_bytes):#x}",
         )
-    return GpaRange.of(gpa, size)
+    return GpaRange.of(gpa, size_bytes)
 
 
 def node_of(message: Mapping[str, Any]) -> int | None:
@@ -71,6 +80,14 @@ def size_of(message: Mapping[str, Any]) -> int:
     if not _is_whole(size, _MOST_BYTES):
         raise UsageError("that is no size", why="a size is a whole number of bytes")
     return int(size)
+
+
+def most_of(message: Mapping[str, Any]) -> int:
+    """Read how many ranges are to be told at most."""
+    most: Any = message.get("most")
+    if not _is_whole(most, MAX_TOLD_RANGES):
+        raise UsageError("that is no number of ranges", why=f"most is 0 to {MAX_TOLD_RANGES}")
+    return int(most)
 
 
 def tid_of(message: Mapping[str, Any]) -> int | None:

@@ -11,7 +11,10 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Self
 
+from msgspec import UNSET
+
 from uffdballoon.errors import UsageError
+from uffdballoon.model.printable import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,6 +202,8 @@ def journal_entry(event: Event, line: str, json_line: str) -> bytes:
         "PRIORITY": _INFORMATION if event.verdict is None else _WARNING,
         "SYSLOG_IDENTIFIER": "uffdballoon",
         "UFFDBALLOON_KIND": event.kind.value,
+        **({} if event.pid is UNSET else {"UFFDBALLOON_PID": event.pid}),
+        **({} if event.vm is UNSET else {"UFFDBALLOON_VM": printable(event.vm)}),
         "UFFDBALLOON_EVENT": json_line,
     }
     return "".join(f"{name}={_one_line(value)}\n" for name, value in fields.items()).encode()

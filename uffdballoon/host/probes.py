@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UffdballoonError
 from uffdballoon.host.jobs import INSPECT, JOBS, Job
+from uffdballoon.host.libvirt_binding import INSTALL, lacking_modules
 from uffdballoon.host.privileges import NEEDS, Capability, held_capabilities
 from uffdballoon.host.process import duplicate_fd, resident
 from uffdballoon.host.thp import read_thp_settings
@@ -310,6 +311,16 @@ def _trace() -> Probe:
         )
 
 
+def _libvirt() -> Probe:
+    lacking = lacking_modules()
+    return Probe(
+        "libvirt's Python binding",
+        not lacking,
+        f"no module {', '.join(lacking)}" if lacking else "",
+        fix=f"{INSTALL}; without it a domain of libvirt is attached to without its monitor",
+    )
+
+
 def _read_number(path: str) -> int | None:
     try:
         return int(Path(path).read_text())
@@ -332,4 +343,5 @@ _PROBES = (
     _hugepages,
     _kvm,
     _trace,
+    _libvirt,
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from uffdballoon._native import ffi, lib
 from uffdballoon.host.errnos import check
-from uffdballoon.model.addresses import HvaRange
+from uffdballoon.model.addresses import PAGE_BYTES, HvaRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,13 +81,14 @@ def resident(pagemap_fd: int, span: HvaRange) -> list[HvaRange]:
 
     ``pagemap_fd`` is an open /proc/PID/pagemap.
     """
-    out = ffi.new("struct uffdb_range[]", _RESIDENT_BATCH)
+    most = min(_RESIDENT_BATCH, span.size_bytes // PAGE_BYTES)  # single pages are asked often
+    out = ffi.new("struct uffdb_range[]", most)
     after = ffi.new("uint64_t *", span.start)
     found: list[HvaRange] = []
     while after[0] < span.end:
         start = after[0]
         count = check(
-            lib.uffdb_resident(pagemap_fd, start, span.end, out, _RESIDENT_BATCH, after),
+            lib.uffdb_resident(pagemap_fd, start, span.end, out, most, after),
             f"cannot read the page tables of {span}",
         )
         found.extend(HvaRange.of(out[i].start, out[i].len) for i in range(count))

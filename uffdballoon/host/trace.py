@@ -21,7 +21,6 @@ from uffdballoon.host.errnos import check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
 _RING_BYTES = 16 << 20
 """Room for 350,000 records by BPF: longer than a manager is ever kept from reading."""
@@ -99,12 +98,7 @@ class Trace:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

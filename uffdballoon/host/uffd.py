@@ -16,8 +16,6 @@ from uffdballoon._native import ffi, lib
 from uffdballoon.host.errnos import check, check_uffd
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from uffdballoon.model.addresses import HvaRange
 
 DEVICE = "/dev/userfaultfd"
@@ -81,12 +79,7 @@ class Userfaultfd:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def fileno(self) -> int:

@@ -6,12 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from uffdballoon.errors import LabError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _ROOT = Path("/sys/fs/cgroup")
 
@@ -41,12 +38,7 @@ class MemoryCgroup:
             ) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
             self._path.rmdir()
 

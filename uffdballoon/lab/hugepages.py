@@ -11,7 +11,6 @@ from uffdballoon.lab.host_state import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
 
 class HugePagePool:
@@ -36,12 +35,7 @@ class HugePagePool:
             ) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._held.close()
 
     def free(self) -> int:

@@ -16,7 +16,6 @@ from uffdballoon.errors import GuestSilentError, LabError
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 ANSWER_TIMEOUT_S = 60.0
 """Far more than any answer takes on a machine that is merely busy."""
@@ -133,12 +132,7 @@ class LinuxGuest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

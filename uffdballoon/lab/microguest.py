@@ -18,7 +18,6 @@ from uffdballoon.model.touch import Access
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 FREE_FROM = Gpa(2 << 20)
 """The guest itself uses memory below this address only."""
@@ -109,12 +108,7 @@ class MicroGuest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -308,6 +302,10 @@ class MicroGuest:
     def reset(self) -> None:
         """Reset the machine, and wait until the guest is up again."""
         self.command("reset")
+        self.wait_for_boot()
+
+    def wait_for_boot(self) -> None:
+        """Wait until it is up again after a reset, by whomever."""
         # Its first words after the boot: whatever is sent before is lost in the reset.
         self._wait_for("microguest 1", "reset", ANSWER_TIMEOUT_S)
         self.wait_until_up()

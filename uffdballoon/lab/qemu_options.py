@@ -26,13 +26,14 @@ class Memory:
     each NUMA node. ``mem_path`` is the directory of a TMPFS or HUGETLBFS backing; without it
     TMPFS is /dev/shm and HUGETLBFS an anonymous file of huge pages. SHMEM is memory-backend-ram,
     shared. ``max_bytes`` and ``slots``
-    leave room for DIMMs.
+    leave room for DIMMs. Without ``reserve`` a guest may be given more memory than the host has.
     """
 
     size_bytes: int = 128 << 20
     backing: Backing | None = None
     share: bool = False
     prealloc: bool = False
+    reserve: bool = True
     nodes: int = 1
     mem_path: str | None = None
     slots: int = 0
@@ -54,7 +55,9 @@ class Memory:
     def backend(self, name: str, size_bytes: int) -> str:
         """Describe one memory-backend object, for -object."""
         share, prealloc = _switch(on=self.share), _switch(on=self.prealloc)
-        return f"{self._kind()},id={name},size={size_bytes}B,share={share},prealloc={prealloc}"
+        reserve = "" if self.reserve else ",reserve=off"  # QEMU 6.1
+        what = f"{self._kind()},id={name},size={size_bytes}B"
+        return f"{what},share={share},prealloc={prealloc}{reserve}"
 
     def _kind(self) -> str:
         match self.backing:

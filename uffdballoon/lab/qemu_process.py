@@ -20,8 +20,6 @@ from uffdballoon.lab.confinement import make_memory_cgroup, remove_cgroup
 from uffdballoon.lab.monitor import Monitor
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from uffdballoon.lab.qemu_options import QemuOptions
 
 _EXIT_TIMEOUT_S = 30.0
@@ -59,12 +57,7 @@ class QemuProcess(abc.ABC):
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property
@@ -205,12 +198,7 @@ class Listeners:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for listener in self._sockets:
             listener.close()
 

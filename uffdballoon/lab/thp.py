@@ -11,7 +11,6 @@ from uffdballoon.lab.host_state import HOST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import TracebackType
 
 _BASE = "/sys/kernel/mm/transparent_hugepage"
 
@@ -46,10 +45,5 @@ class ThpTunings:
             ) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._held.close()

@@ -9,14 +9,11 @@ import mmap
 import os
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from uffdballoon.errors import LabError
 from uffdballoon.model.addresses import Hva, HvaRange
 from uffdballoon.model.touch import Access
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _MAX_RECORDS = 1 << 20  # as in toucher.c
 
@@ -65,12 +62,7 @@ class Toucher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

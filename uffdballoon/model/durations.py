@@ -43,3 +43,9 @@ def parse_duration(text: str) -> int:
             hint="check the unit",
         )
     return duration_ns
+
+
+def format_duration(duration_ns: int) -> str:
+    """Write nanoseconds as parse_duration() reads them back."""
+    seconds, rest_ns = divmod(duration_ns, 10**9)
+    return f"{duration_ns}ns" if rest_ns else f"{seconds}s"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.durations import format_duration
 
 if TYPE_CHECKING:
     from typing import Self
@@ -61,6 +62,5 @@ class Rung:
         if self.kind is RungKind.THROTTLE:
             return f"throttle={self.pages_per_s}/s:{self.burst_pages}"
         if self.hold_ns is not None:
-            seconds, rest_ns = divmod(self.hold_ns, 10**9)
-            return f"freeze={self.hold_ns}ns" if rest_ns else f"freeze={seconds}s"
+            return f"freeze={format_duration(self.hold_ns)}"
         return str(self.kind.value)

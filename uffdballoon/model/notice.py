@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import time
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from msgspec import UNSET
 
 from uffdballoon.model.records.events import EventKind, Notice
+
+if TYPE_CHECKING:
+    from uffdballoon.model.records.policy import PolicyInForce
 
 
 class _More(TypedDict, total=False):
@@ -20,6 +23,8 @@ class _More(TypedDict, total=False):
     broken_blocks: int
     limit_blocks: int
     ram_change_bytes: int
+    before: PolicyInForce
+    after: PolicyInForce
     count: int
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uffdballoon.errors import RangeError, UsageError
 from uffdballoon.model.granule import Granule, round_inward
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
     from uffdballoon.model.addresses import GpaRange, HvaRange
@@ -42,9 +43,9 @@ def place(layout: Layout, span: GpaRange, granule: Granule) -> Placed:
     if whole is None:
         raise RangeError(
             f"{span} holds no whole {granule.value} granule",
-            why=f"granules are {granule.size_bytes >> 10} KiB, aligned in the host's memory, "
+            why=f"granules are {format_size(granule.size_bytes)}, aligned in the host's memory, "
             "or in its file",
-            hint="give a larger range, or --granule 4k",
+            hint=_enough(granule, block),
         )
     return Placed(
         block,
@@ -52,3 +53,11 @@ def place(layout: Layout, span: GpaRange, granule: Granule) -> Placed:
         whole,
         tuple(layout.to_gpa_range(piece) for piece in left_out),
     )
+
+
+def _enough(granule: Granule, block: RamBlock) -> str:
+    """Say which range holds a whole granule, wherever those of the host begin."""
+    if granule is Granule.SMALL:
+        return "give whole pages: --gpa and --size as multiples of 4 KiB"
+    enough = f"give a --size of at least {format_size(2 * granule.size_bytes)}"
+    return enough if block.backing is Backing.HUGETLBFS else f"{enough}, or --granule 4k"

@@ -119,7 +119,7 @@ class Layout:
             return self.segments[index]
         raise RangeError(
             f"gpa {gpa:#x} is not guest RAM",
-            why=f"the guest's RAM is {self._extent()}",
+            why=f"the guest's RAM is {self.extent}",
             hint="`uffdballoon inspect PID` lists it",
         )
 
@@ -133,7 +133,7 @@ class Layout:
             raise RangeError(
                 f"{span} is not all guest RAM, or crosses a hole",
                 why=f"the stretch of RAM it starts in ends at {segment.gpa_range.end:#x}",
-                hint=f"give one range for each stretch: {self._extent()}",
+                hint=f"give one range for each stretch: {self.extent}",
             )
         return HvaRange.of(segment.hva + span.start - segment.gpa, span.size_bytes), segment.block
 
@@ -150,7 +150,9 @@ class Layout:
         assert gpa is not None
         return GpaRange.of(gpa, span.size_bytes)
 
-    def _extent(self) -> str:
+    @property
+    def extent(self) -> str:
+        """Where its stretches lie, for a person."""
         return ", ".join(f"{s.gpa_range.start:#x}-{s.gpa_range.end:#x}" for s in self.segments)
 
 

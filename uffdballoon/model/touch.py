@@ -35,8 +35,9 @@ class Verdict(enum.Enum):
 class Action(enum.Enum):
     """What was done about a touch: the rung of the ladder that answered it.
 
-    GRANT is the rung `observe`, or the contract's own grant; RELEASE ends a
-    freeze or a pause. NO_MEMORY: the host has no page for it, and it waits for one.
+    GRANT is the rung `observe` where the verdict is a violation, or else the contract's own
+    grant; RELEASE ends a freeze or a pause. NO_MEMORY: the host has no page for it, and it waits
+    for one.
     """
 
     NONE = "none"

@@ -69,14 +69,14 @@ def choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen:
 
 def _choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen:
     if wanted is not None:
-        _refuse_unless_it_serves(wanted, circumstances)
+        refuse_unless_it_serves(wanted, circumstances)
         return Chosen(_set_up(wanted, circumstances), "as asked for")
     if circumstances.has_device is False:
         return Chosen(DirectObserver(), "the guest has no balloon device")
     refusals = []
     for kind in ObserverKind:
         try:
-            _refuse_unless_it_serves(kind, circumstances)
+            refuse_unless_it_serves(kind, circumstances)
             observer = _set_up(kind, circumstances)
         except (UsageError, UnsupportedError, PermissionDeniedError) as refusal:
             refusals.append(f"{kind.value} not: {refusal}")
@@ -85,7 +85,8 @@ def _choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen
     raise AssertionError  # direct always works
 
 
-def _refuse_unless_it_serves(kind: ObserverKind, circumstances: Circumstances) -> None:
+def refuse_unless_it_serves(kind: ObserverKind, circumstances: Circumstances) -> None:
+    """Raise UsageError or UnsupportedError for an observer that cannot serve the contract."""
     told = circumstances.contract is ContractKind.TOLD
     if kind is ObserverKind.DIRECT or not told:
         return

@@ -24,7 +24,6 @@ from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from uffdballoon.lab.confinement import Confinement
     from uffdballoon.lab.microguest import MicroGuest
@@ -67,12 +66,7 @@ class Stage:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._running.close()
 
     def guest(self, text: str) -> None:

@@ -19,14 +19,16 @@ from uffdballoon.balloon.reclaimer import Reclaimer
 from uffdballoon.balloon.survey import Survey
 from uffdballoon.core.fault_loop import LoopOptions
 from uffdballoon.core.keeper import Kept
+from uffdballoon.core.yielding import Yielder
 from uffdballoon.host.probes import max_map_count
 from uffdballoon.host.procfs import read_mappings
 from uffdballoon.host.uffd import query_features
 from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.sizes import format_size
 from uffdballoon.observe.choice import Circumstances, choose
-from uffdballoon.session.keeping import keep, ledger_memory
+from uffdballoon.session.keeping import as_it_was_set, keep, ledger_memory
 from uffdballoon.session.obtaining import borrow_a_thread, obtain
 from uffdballoon.session.prerequisites import (
     needs_monitor,
@@ -39,13 +41,14 @@ from uffdballoon.target.process import Target
 from uffdballoon.target.readiness import refuse_unless_ready
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import Machine
+from uffdballoon.vmm.qemu.naming import names_of
 from uffdballoon.vmm.qemu.suitability import gather, judge, refuse_unsuitable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from uffdballoon.core.keeper import Keeping
-    from uffdballoon.host.uffd import Feature, Userfaultfd
+    from uffdballoon.host.uffd import Userfaultfd
     from uffdballoon.observe.observers import Observer
     from uffdballoon.session.options import SessionOptions
     from uffdballoon.vmm.qemu.facts import MonitorFacts
@@ -55,7 +58,8 @@ class Attachment:
     """What a session consists of; close() lets it all go. Raises the errors of what it wires."""
 
     def __init__(self, options: SessionOptions, progress: Callable[[str], None]) -> None:
-        self.options = options
+        self.asked = options
+        self.options = options = as_it_was_set(options, progress)
         self._progress = progress
         self._keeper: Keeping | None = None
         self._leaves = False
@@ -63,6 +67,7 @@ class Attachment:
             self.target = undo.enter_context(Target.open(options.pid))
             undo.enter_context(self.target.naming_its_end())
             undo.enter_context(Claim(self.target))
+            self.origin = Origin(options.pid, names_of(self.target.cmdline).name)
             progress(f"process {options.pid}: {self.target.exe}")
             if options.held is None:
                 refuse_unless_ready(options.pid)
@@ -70,15 +75,17 @@ class Attachment:
             refuse_what_cannot_be(options)
             facts = self._know_the_guest(undo)
             self._judge_the_guest()
-            known = query_features()
-            self.observer = self._choose_observer(known)
+            self.known = known = query_features()
+            self.observer = self._choose_observer()
             undo.callback(self.observer.close)
+            if options.leaves_monitor:
+                self._leave_monitor(facts)
             self.injector = undo.enter_context(borrow_a_thread(self.target, progress))
             obtained = obtain(self.injector, self.layout.blocks, options, progress)
             uffd = undo.enter_context(obtained.uffd)
             self.uffd_method = obtained.method
             self.stopped_ns = obtained.stopped_ns
-            memory = ledger_memory(options, undo)
+            self.memory = memory = ledger_memory(options, undo)
             self.enforcer = Enforcer(
                 self.injector,
                 self.layout.blocks,
@@ -95,6 +102,8 @@ class Attachment:
                 zaps_at_once=obtained.zaps_at_once,
             )
             undo.callback(self._let_go)
+            self.yielder = Yielder(self.enforcer.loop)
+            undo.callback(self.yielder.close)
             self.machine.note_resets_in(memory)
             self._keeper = keep(options, lambda: self._kept(uffd, memory))
             self.reclaimer = Reclaimer(
@@ -126,6 +135,19 @@ class Attachment:
         """Detach; the guest goes on, unenforced."""
         self._undo.close()
 
+    def hold_to(self, options: SessionOptions) -> int:
+        """Hold the guest to the policy and the terms of these from now on.
+
+        Returns how many touches that were held go on by it.
+        """
+        new_policy = options.policy != self.options.policy
+        went_on = self.enforcer.loop.set_policy(
+            options.policy.rungs if new_policy else None, options.terms
+        )
+        self.options = options
+        self.nodes.agree(options.terms)
+        return went_on
+
     def leave_to_keeper(self) -> bool:
         """Have close() leave the traps to the keeper; False without one."""
         self._leaves = self._keeper is not None
@@ -141,14 +163,19 @@ class Attachment:
             held=options.held,
             progress=self._progress,
         )
-        undo.callback(self.machine.close)
+        undo.callback(self._close_machine)
+        if self.machine.monitor is not None and not options.leaves_monitor:
+            self._progress(
+                "the monitor is held as long as this runs: QEMU serves one client at a time, "
+                "and others wait (a second -qmp is for them)"
+            )
         facts = self.machine.facts()
         self.layout = discover(options.pid, self.target.cmdline, facts)
         refuse_unknown_nodes(self.layout, options.terms, options.fragmentation)
         self.vcpus = Vcpus(self.target, self.machine, facts.vcpu_tids if facts else None)
         self._progress(
-            f"guest RAM: {self.layout.ram_bytes >> 20} MiB in {len(self.layout.blocks)} "
-            f"block(s), by {self.layout.source}"
+            f"guest RAM: {format_size(self.layout.allocated_bytes)}, "
+            f"gpa {self.layout.extent}, by {self.layout.source}"
         )
         for lack in self.layout.unknown:
             self._progress(f"not known: {lack}")
@@ -158,7 +185,8 @@ class Attachment:
         """Refuse what would hurt it or not hold, and tell what is not as one might expect."""
         options = self.options
         vcpus = self.vcpus.numbers
-        refuse_blind_harm(options, sees_resets=self.machine.relay is not None, vcpus=vcpus)
+        stays = self.machine.relay is not None and not options.leaves_monitor
+        refuse_blind_harm(options, sees_resets=stays, vcpus=vcpus)
         unsuitable = judge(gather(self.target, self.layout.blocks, self.machine.monitor))
         refuse_unsuitable(unsuitable, options.allowed, options.pid)
         for finding in unsuitable:
@@ -173,19 +201,29 @@ class Attachment:
                 "not known: which threads are vCPUs, so every thread counts as the guest"
             )
 
-    def _choose_observer(self, known: Feature) -> Observer:
-        chosen = choose(
-            self.options.observer,
-            Circumstances(
-                pid=self.options.pid,
-                blocks=self.layout.blocks,
-                features=known,
-                contract=self.options.terms.kind,
-                has_device=self.machine.has_device,
-                reports_free_pages=self.machine.reports_free_pages,
-                kept_trace=self.options.held.trace if self.options.held else (),
-            ),
+    def _close_machine(self) -> None:
+        self.machine.close()
+
+    def _leave_monitor(self, facts: MonitorFacts | None) -> None:
+        """Go on without it, with what it told: whose it is connects when there is need."""
+        self.machine.close()
+        self.machine = Machine(None, missed=self.machine.missed)
+        self.vcpus = Vcpus(self.target, self.machine, facts.vcpu_tids if facts else None)
+
+    def circumstances(self, options: SessionOptions) -> Circumstances:
+        """Return what an observer has to serve under these options."""
+        return Circumstances(
+            pid=options.pid,
+            blocks=self.layout.blocks,
+            features=self.known,
+            contract=options.terms.kind,
+            has_device=self.machine.has_device,
+            reports_free_pages=self.machine.reports_free_pages,
+            kept_trace=options.held.trace if options.held else (),
         )
+
+    def _choose_observer(self) -> Observer:
+        chosen = choose(self.options.observer, self.circumstances(self.options))
         by = f" by {chosen.observer.how}" if chosen.observer.how else ""
         self._progress(f"observer {chosen.observer.kind.value}{by}: {chosen.why}")
         return chosen.observer
@@ -200,6 +238,7 @@ class Attachment:
             follow_cpu=options.follow_cpu,
             tell_begin=options.fragmentation is not None,
             memory_patience_ns=options.memory_patience_ns,
+            reset_delay_ns=self.machine.reset_delay_ns,
         )
 
     def _window_budget(self) -> int:

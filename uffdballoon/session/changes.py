@@ -15,7 +15,7 @@ from uffdballoon.model.records.spans import Span
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from uffdballoon.model.addresses import GpaRange
+    from uffdballoon.model.addresses import GpaRange, HvaRange
     from uffdballoon.model.granule import Granule
     from uffdballoon.model.job import Job
     from uffdballoon.session.attachment import Attachment
@@ -39,6 +39,7 @@ class Changes:
         self._guard = attached.guard
         self._reclaimer = attached.reclaimer
         self._nodes = attached.nodes
+        self._yielder = attached.yielder
         self._resets = resets
         self.inflated_bytes = 0
         self.deflated_bytes = 0
@@ -51,17 +52,20 @@ class Changes:
 
         Raises UsageError unless the guest has agreed, and RangeError outside of
         its RAM, for less than a granule, or for what would break more huge pages
-        than are allowed to be; nothing is taken then. When the guest is reset in the middle, which
+        than are allowed to be, and TargetBusyError while QEMU needs the memory's only userfaultfd
+        itself; nothing is taken then. When the guest is reset in the middle, which
         empties the balloon, TargetBusyError.
         """
         what = spans[0] if len(spans) == 1 else f"memory in {len(spans)} ranges"
         _refuse_without_word(what, guest_agreed=guest_agreed)
+        self._refuse_while_yielded()
         placed = yield from self._placing(spans, granule)
         self._guard.refuse_to_break([put.hva for put in placed])
         job = self._enforcer.inflate([(put.block, put.hva) for put in placed])
         done = yield from self._unless_reset(job)
         self.inflated_bytes += done.pages_bytes
         self.stops_ns.extend(done.zap.stops_ns)
+        yield 0.0  # the last step was a zap
         self._reclaimer.work(settle_ns=0)  # what its rate does not allow comes later
         return ChangeReport(
             requested_bytes=sum(span.size_bytes for span in spans),
@@ -91,20 +95,26 @@ class Changes:
         What was not in the balloon stays as it is. Raises RangeError outside of its RAM.
         """
         placed = yield from self._placing(spans, granule)
-        turn = Turn()
-        done_bytes = 0
-        for put in placed:
-            for part in put.hva.pieces(_DEFLATED_BYTES):
-                part_bytes = self._enforcer.deflate(part)
-                self.deflated_bytes += part_bytes
-                done_bytes += part_bytes
-                if turn.is_over():
-                    yield 0.0
+        done_bytes = yield from self._giving_back([put.hva for put in placed])
         return ChangeReport(
             requested_bytes=sum(span.size_bytes for span in spans),
             done_bytes=done_bytes,
             left_out=tuple(Span.of(piece) for put in placed for piece in put.left_out),
             ranges=tuple(Span.of(put.gpa) for put in placed),
+        )
+
+    def deflating_all(self) -> Job[ChangeReport]:
+        """Give back all that is in the balloon, whoever took it; the guest's driver is not asked.
+
+        What came into it meanwhile counts as asked for.
+        """
+        segments = self._layout.segments
+        done_bytes = yield from self._giving_back([segment.hva_range for segment in segments])
+        return ChangeReport(
+            requested_bytes=done_bytes,
+            done_bytes=done_bytes,
+            left_out=(),
+            ranges=tuple(Span.of(segment.gpa_range) for segment in segments),
         )
 
     def deflating_node(
@@ -114,6 +124,18 @@ class Changes:
         chosen = self._nodes.ballooned(node, granule, size_bytes)
         return (yield from self.deflating(chosen, granule))
 
+    def _giving_back(self, hvas: Sequence[HvaRange]) -> Job[int]:
+        turn = Turn()
+        done_bytes = 0
+        for hva in hvas:
+            for part in hva.pieces(_DEFLATED_BYTES):
+                part_bytes = self._enforcer.deflate(part)
+                self.deflated_bytes += part_bytes
+                done_bytes += part_bytes
+                if turn.is_over():
+                    yield 0.0
+        return done_bytes
+
     def _placing(self, spans: Sequence[GpaRange], granule: Granule) -> Job[list[Placed]]:
         turn = Turn()
         placed = []
@@ -122,6 +144,16 @@ class Changes:
             if turn.is_over():
                 yield 0.0
         return placed
+
+    def _refuse_while_yielded(self) -> None:
+        if self._yielder.is_yielded:
+            raise TargetBusyError(
+                "nothing can be trapped now",
+                why="a background snapshot or a postcopy migration is under way, for which QEMU "
+                "has a userfaultfd of its own",
+                hint="ask again when `status` has `yielded` false",
+                pid=self._pid,
+            )
 
     def _unless_reset(self, job: Job[T]) -> Job[T]:
         """Step a job that takes memory; end it at a reset, from which on the guest owns all."""

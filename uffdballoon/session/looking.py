@@ -6,9 +6,11 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from uffdballoon.model.origin import Origin
 from uffdballoon.target.process import Target
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import Machine
+from uffdballoon.vmm.qemu.naming import names_of
 from uffdballoon.vmm.qemu.suitability import gather, judge
 
 if TYPE_CHECKING:
@@ -25,13 +27,14 @@ class Looked(NamedTuple):
     unsuitable: list[Finding]
 
 
-def refuse_at_first_sight(pid: int) -> None:
-    """Raise what an attach would raise before it does anything.
+def refuse_at_first_sight(pid: int) -> Origin:
+    """Raise what an attach would raise before it does anything; return what it would attach to.
 
     There is no such process, it is no VMM, or it must not be looked at.
     """
     with Target.open(pid) as target:
         target.refuse_if_busy()
+        return Origin(pid, names_of(target.cmdline).name)
 
 
 def look_at(target: Target, qmp_path: str | None) -> Looked:

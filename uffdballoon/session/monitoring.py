@@ -38,6 +38,7 @@ class Monitoring:
         if back := self._machine.reconnect():
             self._untold += back
             self._loop.watch_resets(self._machine.relay)
+            self._has_heard = True
         waits = (RECONNECT_S if self._machine.is_lost else None, self._machine.due_s())
         told, self._untold = self._untold, []
         heard, self._has_heard = self._has_heard, False
@@ -53,7 +54,7 @@ class Monitoring:
             self._resets.note(heard.reset_ns)
         heard.notices.extend(self._resets.catch_up())
         if heard.balloon_moved:
-            self._follower.look()
+            self._follower.catch_up()
         return heard.notices
 
     def _on_told(self) -> bool:

@@ -36,11 +36,14 @@ class SessionOptions:
     what the target may have.
     With ``trust_seccomp`` filters of the target that cannot be read are taken to harm nobody.
     ``without_monitor`` is the operator's word that what can hurt shall go without a monitor;
+    The monitor at ``qmp_path`` is kept for as long as the session lasts, or, with
+    ``leaves_monitor``, asked for the guest's RAM and vCPUs, and left to its owner.
     ``allowed`` are the names of findings that shall not refuse the attach.
     """
 
     pid: int
     qmp_path: str | None = None
+    leaves_monitor: bool = False
     terms: Terms = TOLD
     policy: Policy = DEFAULT_POLICY
     max_windows: int | None = None
@@ -58,3 +61,13 @@ class SessionOptions:
     allowed: frozenset[str] = frozenset()
     held: Held | None = None
     holding: Holding | None = None
+
+    @property
+    def kept_monitor(self) -> str | None:
+        """The path of a monitor that is there for as long as the session lasts."""
+        return None if self.leaves_monitor else self.qmp_path
+
+    def has_other_grace(self, than: SessionOptions) -> bool:
+        """Tell whether the boot grace has other limits."""
+        here, there = self.terms, than.terms
+        return (here.grace_ns, here.grace_bytes) != (there.grace_ns, there.grace_bytes)

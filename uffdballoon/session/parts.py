@@ -2,7 +2,8 @@
 """Parts of a session whose work is done elsewhere, and what each says to the others.
 
 What the guest gave up is armed before it is counted or split: a split holds the lock of the
-target's mappings, for which arming would wait.
+target's mappings, for which arming would wait. While the balloon moves a thread of the C library
+arms every 10 ms, and only a limit is worth the time of doing it here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from uffdballoon.errors import WindowBudgetError
+from uffdballoon.errors import UffdballoonError, WindowBudgetError
 from uffdballoon.model.part import Source, Tick
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from uffdballoon.balloon.reclaimer import Reclaimer
     from uffdballoon.balloon.survey import Survey
     from uffdballoon.core.fault_loop import FaultLoop
+    from uffdballoon.core.yielding import Yielder
     from uffdballoon.model.job import Job
     from uffdballoon.session.vcpus import Vcpus
 
@@ -41,8 +43,9 @@ class Following:
         """Follow now; what the balloon's move means to the others is theirs to find out."""
         rang, self._rang = self._rang, False
         with contextlib.suppress(WindowBudgetError):  # take_news() tells of it
-            self._follower.look()
-        return Tick(self._follower.take_news(), others_s=0.0 if rang else None)
+            self._follower.catch_up()
+        news = self._follower.take_news()
+        return Tick(news, self._follower.note(), others_s=0.0 if rang else None)
 
     def _on_news(self) -> bool:
         self._follower.answer()
@@ -63,7 +66,8 @@ class Guarding:
         return ()
 
     def tick(self) -> Tick:
-        self._follower.arm()
+        if self._guard.is_limited:
+            self._follower.arm()
         return Tick(self._guard.look(), self._guard.due_s())
 
 
@@ -72,15 +76,20 @@ class Reclaiming:
 
     name = "reclaimer"
 
-    def __init__(self, reclaimer: Reclaimer, follower: Follower) -> None:
+    def __init__(self, reclaimer: Reclaimer, follower: Follower, yielder: Yielder) -> None:
         self._reclaimer = reclaimer
+        self._yielder = yielder
         self._follower = follower
 
     def sources(self) -> Sequence[Source]:
         return ()
 
     def tick(self) -> Tick:
-        self._follower.arm()
+        if self._reclaimer.is_pending:
+            with contextlib.suppress(UffdballoonError):  # told as news
+                self._follower.catch_up()
+        if self._yielder.is_yielded:  # the memory is somebody else's: after that
+            return Tick()
         return Tick(due_s=self._reclaimer.work())
 
 

@@ -19,11 +19,13 @@ from uffdballoon.session.changes import Changes
 from uffdballoon.session.driver import Driver
 from uffdballoon.session.monitoring import Monitoring
 from uffdballoon.session.parts import Following, Guarding, Reclaiming, Surveying, WatchingThreads
+from uffdballoon.session.policies import Policies
 from uffdballoon.session.reactions import Reactions
 from uffdballoon.session.recording import recording
 from uffdballoon.session.resets import Resets
 from uffdballoon.session.status import reporting
 from uffdballoon.session.verifying import disagreeing, verifying
+from uffdballoon.session.yielding import Yielding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.blockmap import BlockMap
     from uffdballoon.model.granule import Granule
     from uffdballoon.model.job import Job
+    from uffdballoon.model.origin import Origin
     from uffdballoon.model.part import Part
     from uffdballoon.model.ram import Layout
     from uffdballoon.model.recording import Recording
@@ -64,15 +67,17 @@ class Session:
         self._driver = Driver(attached)
         self._reactions = Reactions(attached)
         self._monitoring = Monitoring(attached, self._resets)
+        self.policies = Policies(attached)
         # A reset is followed first: it empties the balloon that the others look at.
         self.parts: tuple[Part, ...] = (
             self._resets,
             Following(attached.follower),
             Guarding(attached.guard, attached.follower),
-            Reclaiming(attached.reclaimer, attached.follower),
+            Reclaiming(attached.reclaimer, attached.follower, attached.yielder),
             Surveying(attached.survey),
             WatchingThreads(attached.vcpus, attached.enforcer.loop),
             self._monitoring,
+            Yielding(attached),
             self._reactions,
         )
 
@@ -84,6 +89,7 @@ class Session:
 
     def close(self) -> None:
         """Detach; the guest goes on, unenforced."""
+        self._reactions.close()
         self.attached.close()
 
     def leave_to_keeper(self) -> bool:
@@ -99,6 +105,11 @@ class Session:
         return self.attached.target
 
     @property
+    def origin(self) -> Origin:
+        """Whose its events are."""
+        return self.attached.origin
+
+    @property
     def layout(self) -> Layout:
         return self.attached.layout
 
@@ -107,26 +118,15 @@ class Session:
         return self.attached.uffd_method
 
     @property
-    def borrowed_tid(self) -> int:
-        """The thread that system calls are run in."""
-        return self.attached.injector.tid
-
-    @property
     def vcpus(self) -> dict[int, int]:
         """The numbers of the vCPUs by thread id, as far as they are known."""
         return self.attached.vcpus.numbers
 
     @property
-    def opens_perf_events(self) -> bool:
-        """Whether the observer opens more of them, for threads that the target will have."""
-        trace = self.attached.observer.trace
-        return trace is not None and trace.opens_more
-
-    @property
-    def monitor_path(self) -> str | None:
-        """The monitor's socket as we reach it; None without one."""
-        monitor = self.attached.machine.monitor
-        return monitor.path if monitor is not None else None
+    def reaches_monitor(self) -> bool:
+        """Whether there is a monitor, and QEMU has not hung up."""
+        machine = self.attached.machine
+        return machine.monitor is not None and not machine.is_lost
 
     def inflate(self, span: GpaRange, granule: Granule, *, guest_agreed: bool) -> ChangeReport:
         """Take a range from the guest, for those who have no loop; see Changes.inflating()."""
@@ -162,6 +162,10 @@ class Session:
         """Give ranges back, a part in a step; see Changes.deflating()."""
         return self._changes.deflating(spans, granule)
 
+    def deflating_all(self) -> Job[ChangeReport]:
+        """Give all of it back, a part in a step; see Changes.deflating_all()."""
+        return self._changes.deflating_all()
+
     def deflate_node(self, node: int, granule: Granule, size_bytes: int | None) -> ChangeReport:
         """Give memory of a node back, for those who have no loop."""
         return run_job(self.deflating_node(node, granule, size_bytes))
@@ -189,8 +193,11 @@ class Session:
         self._resets.reset(at_ns)
 
     def release(self, tid: int | None = None) -> int:
-        """Let the frozen thread ``tid`` go on, or all that are frozen; return how many did."""
-        return self.attached.enforcer.loop.release(tid or 0)
+        """Let the frozen thread ``tid`` go on, or all that are frozen; return how many did.
+
+        Raises UsageError, with the threads that are held, for one that is not frozen.
+        """
+        return self._reactions.release(tid)
 
     def disagreements(self) -> list[GpaRange]:
         """List ballooned stretches that hold memory in the target: there should be none."""
@@ -221,8 +228,12 @@ class Session:
         return self.attached.enforcer.loop.stats()
 
     def statistics(self) -> Statistics:
-        """Return how fragmented the balloon is, and each inflate was."""
-        return self.attached.follower.statistics(self.target.pid, self.layout.ram_bytes)
+        """Return what measuring() does, for those who have no loop."""
+        return run_job(self.measuring())
+
+    def measuring(self) -> Job[Statistics]:
+        """Return how fragmented the balloon is, and each inflate was; a part in a step."""
+        return self.attached.follower.measuring(self.target.pid, self.layout.ram_bytes)
 
     def block_map(self, recent_s: float) -> BlockMap:
         """Take a picture of the guest's memory, for those who have no loop; see mapping()."""

@@ -58,12 +58,14 @@ def _report(
     deflated_bytes = changes.deflated_bytes + resets.emptied_bytes
     return Status(
         pid=attached.target.pid,
+        vm=attached.origin.name,
         state=TargetState.GONE if attached.target.has_exited() else TargetState.ATTACHED,
         uffd_method=attached.uffd_method,
         observer=attached.observer.kind,
         contract=_contract_state(attached, ballooned_bytes),
         policy=str(attached.options.policy),
         ram_bytes=attached.layout.ram_bytes,
+        nominal_ram_bytes=attached.layout.allocated_bytes,
         ballooned_bytes=ballooned_bytes,
         reclaimed_bytes=found.free_bytes,
         reclaimed_source=reclaimer.source,
@@ -84,6 +86,7 @@ def _report(
         deflated_pages_total=deflated_bytes // PAGE_BYTES + stats.observed_deflated,
         windows=stats.windows,
         armed_bytes=stats.armed_bytes,
+        yielded=attached.yielder.is_yielded,
         touches=touches_of(stats),
         actions={a: count for a, count in stats.actions.items() if a is not Action.NONE},
         observed=observed_of(stats),

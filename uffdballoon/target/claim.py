@@ -18,8 +18,6 @@ import psutil
 from uffdballoon.errors import TargetBusyError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from uffdballoon.target.process import Target
 
 _LOCKS = Path("/proc/locks")
@@ -57,12 +55,7 @@ class Claim:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -24,7 +24,6 @@ from uffdballoon.target.confinement import Confinement, read_confinement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from types import TracebackType
 
 T = TypeVar("T")
 
@@ -53,7 +52,7 @@ class Target:
         self.pidfd = pidfd
         self._process = process
         self.exe = _quietly(process.exe) or ""
-        self.cmdline: tuple[str, ...] = tuple(_quietly(process.cmdline) or ())
+        self.cmdline = _cmdline_of(pid)
 
     @classmethod
     def open(cls, pid: int, *, any_process: bool = False) -> Self:
@@ -92,12 +91,7 @@ class Target:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -300,6 +294,18 @@ def list_targets() -> list[Target]:
         with contextlib.suppress(NoSuchTargetError, TargetGoneError, PermissionDeniedError):
             targets.append(Target.open(process.pid))
     return sorted(targets, key=lambda target: target.pid)
+
+
+def _cmdline_of(pid: int) -> tuple[str, ...]:
+    """Read a command line; empty where the process has ended or is not ours to ask about.
+
+    To the byte, as psutil does not: it reads text, and takes a carriage return for a newline.
+    """
+    try:
+        text = os.fsdecode((_PROC / str(pid) / "cmdline").read_bytes())
+    except OSError:
+        return ()
+    return tuple(text.removesuffix("\0").split("\0")) if text else ()
 
 
 def _quietly(ask: Callable[[], T]) -> T | None:

@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 class Heard(NamedTuple):
     """What a VMM told: event lines, and what the session has to do about it.
 
-    ``reset_ns`` is CLOCK_MONOTONIC; None when the guest was not reset.
+    ``reset_ns`` is CLOCK_MONOTONIC; None when the guest was not reset. ``migration`` is the state
+    that one has come to.
     """
 
     notices: list[Notice]
     reset_ns: int | None
     balloon_moved: bool
     ram_moved: bool = False
+    migration: str | None = None
 
 
 class Vmm(Protocol):
@@ -97,8 +99,8 @@ class Vmm(Protocol):
     def balloon_progress(self) -> DriverProgress:
         """Return how far the guest has come to what it was asked for last."""
 
-    def pause(self, let_go: Callable[[], None]) -> None:
-        """Stop the VM; ``let_go`` answers the touches that are held for it, come what may."""
+    def pausing(self, let_go: Callable[[], None]) -> Job[None]:
+        """Stop the VM, a turn at a time; ``let_go`` answers the touches held for it in any case."""
 
     def close(self) -> None:
         """Let the VMM go as it was."""

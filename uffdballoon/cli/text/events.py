@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import TYPE_CHECKING
 
+from uffdballoon.cli.text.times import written_time
 from uffdballoon.model.records.events import Notice
 from uffdballoon.model.sizes import format_size
 
@@ -18,14 +18,10 @@ def event_line(event: Event) -> str:
     if isinstance(event, Notice):
         why = f": {event.why}" if event.why else ""
         size = "" if event.size is None else f" {format_size(event.size)}"
-        return f"{_clock(event)} {event.kind.value}{size}{why}"
+        return f"{written_time(event.time_ns)} {event.kind.value}{size}{why}"
     gpa = "?" if event.gpa is None else f"{event.gpa:#x}"
     who = f"tid {event.tid}" if event.vcpu is None else f"vcpu {event.vcpu}"
     return (
-        f"{_clock(event)} {event.kind.value} {event.access.value} gpa {gpa} "
+        f"{written_time(event.time_ns)} {event.kind.value} {event.access.value} gpa {gpa} "
         f"size {event.size} {who} -> {event.action.value}"
     )
-
-
-def _clock(event: Event) -> str:
-    return f"{dt.datetime.fromtimestamp(event.time_ns / 1e9, tz=dt.UTC):%H:%M:%S.%f}"

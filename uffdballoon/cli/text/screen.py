@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uffdballoon.cli.text.map import Paper, picture
-from uffdballoon.cli.text.status import answered_by
+from uffdballoon.cli.text.status import answered_by, nominal_bytes, target_words
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.sizes import format_size
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.cli.rates import Rates
     from uffdballoon.model.blockmap import BlockMap
+    from uffdballoon.model.records.counters import Latency
     from uffdballoon.model.records.status import Status
 
 _COUNTERS_WIDTH = 40
@@ -61,7 +62,7 @@ def counter_rows(view: View) -> list[tuple[str, str]]:
         ("ordinary", _count(touches.ordinary, rates.ordinary if rates else None)),
         ("answered by", answered_by(status)),
         ("held", str(len(status.held))),
-        ("answer time", f"p50 {latency.p50 / 1000:.1f}, p99 {latency.p99 / 1000:.1f} us"),
+        ("answer time", _answer_time(latency)),
         ("windows", f"{status.windows}, {format_size(status.armed_bytes)} armed"),
         ("broken blocks", str(status.broken_blocks)),
         ("events dropped", str(status.events_dropped)),
@@ -81,8 +82,8 @@ def screen(view: View, console: Console, *, fill: bool) -> RenderableType:
     paper = Paper.of(console, lines=lines)
     drawn = picture(view.blocks, Paper(width, paper.lines, paper.colour))
     title = Text.assemble(
-        (f"uffdballoon {view.status.pid}", "bold"),
-        f"  {format_size(view.status.ram_bytes)}, {view.status.policy}, "
+        (f"uffdballoon {target_words(view.status)}", "bold"),
+        f"  {format_size(nominal_bytes(view.status))}, {view.status.policy}, "
         f"{view.status.contract.kind.value}, observer {view.status.observer.value}",
         ("   q ends" if fill else "", "dim"),
     )
@@ -104,6 +105,12 @@ def _counters(rows: list[tuple[str, str]], *, abreast: bool) -> Table:
         cells = (left, right) if abreast else (left,)
         table.add_row(*(part for name, value in cells for part in (Text(name, style="dim"), value)))
     return table
+
+
+def _answer_time(latency: Latency) -> str:
+    if not latency.p999:
+        return "-"
+    return f"p50 {latency.p50 / 1000:.1f}, p99 {latency.p99 / 1000:.1f} us"
 
 
 def _share(size_bytes: int, ram_bytes: int) -> str:

@@ -5,7 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
+from uffdballoon.cli.text.times import written_time
 from uffdballoon.model.observing import ObserverKind
+from uffdballoon.model.printable import printable
 from uffdballoon.model.sizes import format_size
 from uffdballoon.model.terms import ContractKind
 
@@ -20,17 +24,22 @@ def status_rows(status: Status) -> list[tuple[str, str]]:
     """Return a status as (name, value) rows."""
     touches, stopped = status.touches, status.stopped_us
     return [
-        ("target", f"{status.pid} ({status.state.value}, userfaultfd {status.uffd_method})"),
+        (
+            "target",
+            f"{target_words(status)} ({status.state.value}, userfaultfd {status.uffd_method})",
+        ),
         ("contract", f"{_contract(status.contract)}, observer {status.observer.value}"),
         ("policy", status.policy),
-        ("guest RAM", format_size(status.ram_bytes)),
+        *_manager(status),
+        ("guest RAM", format_size(nominal_bytes(status))),
         ("in the balloon", format_size(status.ballooned_bytes)),
         ("reclaimed", _reclaimed(status)),
         ("kept from khugepaged", _guarded(status.khugepaged)),
         ("huge pages", _broken(status.fragmentation)),
         *(("node", _node(node)) for node in status.nodes if len(status.nodes) > 1),
         *_told_by_the_guest(status),
-        ("windows", f"{status.windows} ({_mappings(status)})"),
+        ("windows", f"{status.windows}, {_armed(status)} ({_mappings(status)})"),
+        *([("yielded", "all traps, to QEMU's own userfaultfd")] if status.yielded else []),
         ("violations", f"{touches.violations}"),
         (
             "other touches",
@@ -44,7 +53,7 @@ def status_rows(status: Status) -> list[tuple[str, str]]:
         ),
         ("answered by", answered_by(status)),
         *(("held", _held(touch)) for touch in status.held),
-        ("answer time", _answer_time(status.latency_ns)),
+        ("answer time", answer_time(status.latency_ns)),
         (
             f"{stopped.thread} stopped",
             f"{stopped.attach} us to attach, at most {stopped.zap_max} us at a time to zap",
@@ -53,14 +62,41 @@ def status_rows(status: Status) -> list[tuple[str, str]]:
     ]
 
 
+def target_words(status: Status) -> str:
+    """Say which process it is, and its name where it has one."""
+    return f"{printable(status.vm)}, process {status.pid}" if status.vm else str(status.pid)
+
+
 def answered_by(status: Status) -> str:
     """Name the actions that were taken, each with how often."""
     return ", ".join(f"{a.value} {n}" for a, n in status.actions.items() if n) or "-"
 
 
-def _answer_time(latency: Latency) -> str:
+def nominal_bytes(status: Status) -> int:
+    """Return the size that the guest was given, as every verb tells it."""
+    told = status.nominal_ram_bytes
+    return status.ram_bytes if told is UNSET else told
+
+
+def answer_time(latency: Latency) -> str:
+    """Say how long answers took; "-" as long as there was none."""
     of = {"p50": latency.p50, "p99": latency.p99, "p999": latency.p999}
+    if not any(of.values()):
+        return "-"
     return ", ".join(f"{name} {ns / 1000:.1f} us" for name, ns in of.items())
+
+
+def _manager(status: Status) -> list[tuple[str, str]]:
+    manager = status.manager
+    if manager is UNSET:
+        return []
+    monitor = "with" if manager.monitor else "without"
+    since = written_time(manager.since_ns)
+    return [("manager", f"{manager.pid}, since {since}, {monitor} a monitor")]
+
+
+def _armed(status: Status) -> str:
+    return f"{format_size(status.armed_bytes)} armed"
 
 
 def _mappings(status: Status) -> str:

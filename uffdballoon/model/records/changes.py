@@ -45,6 +45,36 @@ class ChangeReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InflatePreview:
+    """What an inflate would do; nothing was done."""
+
+    requested_bytes: Annotated[int, doc("bytes that were asked for")]
+    would_do_bytes: Annotated[int, doc("bytes that would go into the balloon")]
+    resident_bytes: Annotated[int, doc("bytes that are resident now, and would not be any more")]
+    would_break_blocks: Annotated[
+        int,
+        doc(
+            "blocks of 2 MiB more that would be ballooned in part, below zero: fewer; "
+            "of ranges that took several requests, what each alone would break"
+        ),
+    ]
+    left_out: Annotated[tuple[Span, ...], doc("what would be rounded away")]
+    ranges: Annotated[tuple[Span, ...], doc("what would be in the balloon")]
+
+    @classmethod
+    def total(cls, parts: Sequence[Self]) -> Self:
+        """Add up what would be done to several ranges."""
+        return cls(
+            requested_bytes=sum(part.requested_bytes for part in parts),
+            would_do_bytes=sum(part.would_do_bytes for part in parts),
+            resident_bytes=sum(part.resident_bytes for part in parts),
+            would_break_blocks=sum(part.would_break_blocks for part in parts),
+            left_out=tuple(piece for part in parts for piece in part.left_out),
+            ranges=tuple(span for part in parts for span in part.ranges),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
     """What `release` did."""
 

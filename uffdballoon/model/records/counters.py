@@ -41,7 +41,8 @@ class Observed:
     late_touches: Annotated[int, doc("pages that were written before their trap was there")]
     late_read_pages: Annotated[int, doc("pages that were read before their trap was there: zeros")]
     zapped_again_pages: Annotated[
-        int, doc("pages that came back with zeros meanwhile, beside a touched one")
+        int,
+        doc("pages of zeros, beside a touched one meanwhile, or lent in private huge pages"),
     ]
     arm_us_max: Annotated[int, doc("longest time from an inflate to its trap, us")]
 

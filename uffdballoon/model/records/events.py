@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 
 from uffdballoon.model.records.doc import doc
 from uffdballoon.model.records.encoding import read
+from uffdballoon.model.records.policy import PolicyInForce
 from uffdballoon.model.touch import Access, Action, Role, Verdict
 
 
@@ -36,7 +37,12 @@ class EventKind(enum.Enum):
     RESUMED = "resumed"
     BALLOON_CHANGE = "balloon-change"
     MIGRATION = "migration"
+    YIELDED = "yielded"
+    TAKEN_UP = "taken-up"
+    NOT_TAKEN_UP = "not-taken-up"
+    YIELD_FAILED = "yield-failed"
     MEMORY_CHANGED = "memory-changed"
+    POLICY_CHANGED = "policy-changed"
     MONITOR_LOST = "monitor-lost"
     MONITOR_BACK = "monitor-back"
     MONITOR_GARBLED = "monitor-garbled"
@@ -51,6 +57,9 @@ class TouchEvent:
     time_ns: Annotated[int, doc("when it was answered, ns since 1970")]
     kind: Annotated[EventKind, doc("the verdict, or no-memory")]
     gpa: Annotated[int | None, doc("guest-physical address of what was trapped; null: no RAM now")]
+    gpa_hex: Annotated[
+        str | UnsetType | None, doc("`gpa` as text, such as `0x8000000`; null where that is")
+    ] = UNSET
     size: Annotated[int, doc("bytes that were answered for")]
     vcpu: Annotated[int | None, doc("number of the vCPU; null: another thread, or not known")]
     tid: Annotated[int, doc("thread that touched, as its id is here")]
@@ -60,6 +69,10 @@ class TouchEvent:
     role: Annotated[Role, doc("who touched")]
     sequence: Annotated[int, doc("counts on over events that were dropped")]
     answer_ns: Annotated[int, doc("ns from reading the fault to right before its answer")]
+    pid: Annotated[int | UnsetType, doc("the target; of a manager's events")] = UNSET
+    vm: Annotated[
+        str | UnsetType, doc("its name, as -name has it; of a manager's events, where it has one")
+    ] = UNSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +104,18 @@ class Notice:
     ram_change_bytes: Annotated[
         int | UnsetType, doc("RAM more than at the attach, below zero: less; of memory-changed")
     ] = UNSET
+    before: Annotated[PolicyInForce | UnsetType, doc("what was in force; of policy-changed")] = (
+        UNSET
+    )
+    after: Annotated[PolicyInForce | UnsetType, doc("what is now; of policy-changed")] = UNSET
     count: Annotated[int | UnsetType, doc("events that are missing here; of missed")] = UNSET
     why: Annotated[str | UnsetType, doc("a sentence for a person, where there is more to say")] = (
         UNSET
     )
+    pid: Annotated[int | UnsetType, doc("the target; of a manager's events")] = UNSET
+    vm: Annotated[
+        str | UnsetType, doc("its name, as -name has it; of a manager's events, where it has one")
+    ] = UNSET
 
 
 Event: TypeAlias = TouchEvent | Notice

@@ -18,3 +18,12 @@ class Span:
     @classmethod
     def of(cls, span: GpaRange) -> Self:
         return cls(gpa=span.start, size=span.size_bytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BalloonRanges:
+    """The ranges that are in the balloon, by their gpa: the first ones, and a count of the rest."""
+
+    ranges: Annotated[tuple[Span, ...], doc("the first ones")]
+    more_ranges: Annotated[int, doc("how many others there are")]
+    more_bytes: Annotated[int, doc("bytes of those")]

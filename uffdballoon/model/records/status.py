@@ -25,6 +25,7 @@ from uffdballoon.model.records.memory import (
     RamBlockStatus,
     Reclaim,
 )
+from uffdballoon.model.records.spans import BalloonRanges
 from uffdballoon.model.terms import ContractKind
 from uffdballoon.model.touch import Access, Action
 
@@ -70,6 +71,15 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerStatus:
+    """Who enforces."""
+
+    pid: Annotated[int, doc("its process")]
+    since_ns: Annotated[int, doc("when it began to, ns since 1970")]
+    monitor: Annotated[bool, doc("whether it reaches QEMU's monitor")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoopStatus:
     """How the manager keeps up."""
 
@@ -85,12 +95,17 @@ class Status:
     """The state of an attached target."""
 
     pid: Annotated[int, doc("the target")]
+    vm: Annotated[str, doc("the target's name, as -name has it; empty without one")] = ""
     state: Annotated[TargetState, doc("whether it is there")]
     uffd_method: Annotated[UffdMethod, doc("how the userfaultfd was obtained; kept: taken over")]
     observer: Annotated[ObserverKind, doc("what tells of the guest's inflates and deflates")]
     contract: Annotated[ContractStatus, doc("what the guest has promised")]
     policy: Annotated[str, doc("the ladder, as `attach --policy` takes it")]
-    ram_bytes: Annotated[int, doc("bytes of guest memory")]
+    ram_bytes: Annotated[int, doc("bytes of guest memory that can be in the balloon")]
+    nominal_ram_bytes: Annotated[
+        int | UnsetType,
+        doc("the guest's size, its -m and DIMMs: with what firmware shows its ROMs over"),
+    ] = UNSET
     ballooned_bytes: Annotated[int, doc("bytes in the balloon by the ledger")]
     reclaimed_bytes: Annotated[int, doc("ballooned bytes that are free, as measured")]
     reclaimed_source: Annotated[ReclaimedSource, doc("what that was measured by")]
@@ -121,6 +136,10 @@ class Status:
     deflated_pages_total: Annotated[int, doc("pages of 4 KiB that came out")]
     windows: Annotated[int, doc("ranges that are trapped")]
     armed_bytes: Annotated[int, doc("bytes in them")]
+    yielded: Annotated[
+        bool,
+        doc("whether all traps are lifted, while QEMU has a userfaultfd of its own"),
+    ]
     touches: Annotated[Touches, doc("what was touched")]
     actions: Annotated[dict[Action, int], doc("what was done about it, how often")]
     observed: Annotated[Observed, doc("what was seen of the guest's own balloon")]
@@ -131,6 +150,10 @@ class Status:
         tuple[tuple[int, int], ...], doc("upper bound of a bucket in ns, and its answers")
     ]
     stopped_us: Annotated[Stops, doc("stops of a thread of the target")]
+    manager: Annotated[ManagerStatus | UnsetType, doc("who enforces; of a manager only")] = UNSET
+    ranges: Annotated[
+        BalloonRanges | UnsetType, doc("what is in the balloon; of `--ranges` only")
+    ] = UNSET
     loop: Annotated[LoopStatus | UnsetType, doc("the manager's own loop; of a manager only")] = (
         UNSET
     )

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """What there is to know of a QEMU, and of all of this host's."""
 
+import enum
 from dataclasses import dataclass
 from typing import Annotated
+
+from msgspec import UNSET, UnsetType
 
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.records.doc import doc
@@ -60,12 +63,17 @@ class TargetFacts:
     """What a VM's memory is made of, and who it is."""
 
     pid: Annotated[int, doc("its process")]
+    vm: Annotated[str, doc("its name, as -name has it; empty without one")] = ""
     exe: Annotated[str, doc("path of its program; empty: not to be seen")]
     source: Annotated[str, doc("what its memory was found by")]
     unknown: Annotated[tuple[str, ...], doc("what could not be found out, for a person")]
     refusals: Annotated[tuple[str, ...], doc("why it cannot be attached to; empty: it can")]
     locked_bytes: Annotated[int, doc("bytes that it has locked")]
-    ram_bytes: Annotated[int, doc("bytes of guest memory")]
+    ram_bytes: Annotated[int, doc("bytes of guest memory that can be in the balloon")]
+    nominal_ram_bytes: Annotated[
+        int | UnsetType,
+        doc("the guest's size, its -m and DIMMs: with what firmware shows its ROMs over"),
+    ] = UNSET
     ram: Annotated[tuple[RamFacts, ...], doc("stretches of guest memory, by their gpa")]
     balloon_actual_bytes: Annotated[
         int | None, doc("bytes that its balloon leaves the guest; null: nobody can say")
@@ -76,12 +84,40 @@ class TargetFacts:
     unsuitable: Annotated[tuple[FindingFacts, ...], doc("what will not hold")]
 
 
+class MonitorState(enum.Enum):
+    """Whether a monitor has a client; it serves one at a time."""
+
+    FREE = "free"
+    HELD = "held"
+    UNKNOWN = "unknown"
+
+
+class MonitorOwner(enum.Enum):
+    """Whose a monitor is, by where its socket lies."""
+
+    LIBVIRT = "libvirt"
+    PROXMOX = "proxmox"
+    GANETI = "ganeti"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorSocket:
+    """A QMP socket that a QEMU listens on."""
+
+    path: Annotated[str, doc("where it is, as QEMU was told")]
+    state: Annotated[MonitorState, doc("whether a client is connected to it")]
+    owner: Annotated[MonitorOwner | None, doc("whose it is, by its path; null: not known")]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedTarget:
     """A QEMU of this host."""
 
     pid: Annotated[int, doc("its process")]
+    vm: Annotated[str, doc("its name, as -name has it; empty without one")] = ""
+    vm_id: Annotated[str, doc("its id on Proxmox, as -id has it; empty without one")] = ""
     exe: Annotated[str, doc("path of its program; empty: not to be seen")]
     machine: Annotated[str, doc("machine type; empty where its command line does not say")]
     ram_bytes: Annotated[int | None, doc("bytes of its -m; null where that does not say")]
     attached: Annotated[bool, doc("whether a manager of it is alive")]
+    monitors: Annotated[tuple[MonitorSocket, ...], doc("its QMP sockets")] = ()

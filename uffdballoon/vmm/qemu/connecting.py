@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from uffdballoon.core.relay import Lookout
 from uffdballoon.errors import MonitorBusyError
+from uffdballoon.vmm.qemu.libvirt_domain import is_by_libvirt
 from uffdballoon.vmm.qemu.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -52,7 +53,10 @@ def connect(
     if path is None:
         return Connected(None, missed=missed)
     try:
-        return Connected(Monitor.connect(path, pid=pid), missed=missed)
+        monitor = Monitor.connect(path, pid=pid)
+        if is_by_libvirt(path):
+            progress("monitor by libvirt, which goes on beside us (virsh)")
+        return Connected(monitor, missed=missed)
     except MonitorBusyError as busy:
         if needed:
             raise

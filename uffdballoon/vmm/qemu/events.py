@@ -36,6 +36,7 @@ def read_event(event: dict[str, Any]) -> Heard:
             _monotonic_ns(event["timestamp"]) if kind == "RESET" else None,
             kind == "BALLOON_CHANGE",
             kind in _LAYOUT_EVENTS,
+            str(event["data"]["status"]) if kind == "MIGRATION" else None,
         )
 
 
@@ -43,7 +44,7 @@ def _notices_of(kind: str, data: dict[str, Any]) -> list[Notice]:
     if kind == "BALLOON_CHANGE":
         return [notice(_KINDS[kind], actual_bytes=int(data["actual"]))]
     if kind == "MIGRATION":
-        return [notice(_KINDS[kind], str(data.get("status", "")))]
+        return [notice(_KINDS[kind], str(data["status"]))]
     if kind in _KINDS:
         return [notice(_KINDS[kind])]
     return []

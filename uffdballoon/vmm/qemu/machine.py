@@ -18,7 +18,9 @@ from uffdballoon.vmm.qemu.balloon import BalloonTarget, actual_bytes, find_ballo
 from uffdballoon.vmm.qemu.connecting import connect
 from uffdballoon.vmm.qemu.events import read_event
 from uffdballoon.vmm.qemu.latest import LatestAnswers
-from uffdballoon.vmm.qemu.pausing import stop_vm
+from uffdballoon.vmm.qemu.libvirt_domain import delay_ns
+from uffdballoon.vmm.qemu.migrating import Migrations
+from uffdballoon.vmm.qemu.pausing import stopping_vm
 from uffdballoon.vmm.qemu.qmp import DEFAULT_TIMEOUT_S
 from uffdballoon.vmm.qemu.ram_watch import RamWatch
 from uffdballoon.vmm.qemu.statistics import GuestStatistics
@@ -65,6 +67,7 @@ class Machine(Vmm):
         self._latest = LatestAnswers(monitor) if monitor is not None else None
         if self._latest is not None and self.device is not None:
             self._statistics = GuestStatistics(self._latest, self.device.path)
+        self.migrations = Migrations(self._latest)
         self._target: BalloonTarget | None = None
         self._ram = RamWatch(self._latest)
         self._ram_moved = False
@@ -93,13 +96,20 @@ class Machine(Vmm):
             raise
 
     def close(self) -> None:
-        if self._latest is not None and self._statistics is not None and not self._lost:
+        if self._latest is not None and not self._lost:
             with self._latest.patient(_LAST_WORD_S):
-                self._statistics.close()
+                self.migrations.close()
+                if self._statistics is not None:
+                    self._statistics.close()
         if self.monitor is not None:
             self.monitor.close()
         if self._lookout is not None:
             self._lookout.close()
+
+    @property
+    def reset_delay_ns(self) -> int:
+        """How late a reset may be told of: 0 where QEMU tells us itself."""
+        return 0 if self.relay is None else delay_ns(self.relay.monitor_fd)
 
     def note_resets_in(self, memory: int) -> None:
         """Note resets of the guest in the memfd of a ledger, for the next manager."""
@@ -154,6 +164,8 @@ class Machine(Vmm):
             except QmpError as error:
                 heard.notices.append(notice(EventKind.MONITOR_GARBLED, str(error)))
                 continue
+            if told.migration is not None:
+                self.migrations.note(told.migration)
             heard = Heard(
                 heard.notices + told.notices,
                 heard.reset_ns if told.reset_ns is None else told.reset_ns,
@@ -245,10 +257,10 @@ class Machine(Vmm):
             self._target = BalloonTarget(self._latest, device, self._statistics, target_bytes)
         return self._target.progress()
 
-    def pause(self, let_go: Callable[[], None]) -> None:
+    def pausing(self, let_go: Callable[[], None]) -> Job[None]:
         """Stop the VM; raise QmpError when QEMU does not, and the guest goes on then."""
         assert self.monitor is not None
-        stop_vm(self.monitor, let_go)
+        return stopping_vm(self.monitor, let_go)
 
     def stop_balloon(self, why: str) -> int | None:
         """Have the guest's balloon stay as it is; return what is left to it, or None.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 from uffdballoon.core.relay import Relay
 from uffdballoon.errors import MonitorBusyError, QmpError, UffdballoonError
 from uffdballoon.vmm.qemu.inbox import Inbox
+from uffdballoon.vmm.qemu.libvirt_domain import begin_bridge, is_by_libvirt
 from uffdballoon.vmm.qemu.peer import busy_error, path_of_peer, reach, unreachable_error
 from uffdballoon.vmm.qemu.qmp import DEFAULT_TIMEOUT_S, QmpConnection
 
 if TYPE_CHECKING:
     import socket
-    from types import TracebackType
 
     from uffdballoon.vmm.qemu.qmp import Pending
 
@@ -38,11 +38,13 @@ class Monitor:
 
     @classmethod
     def connect(cls, path: str, *, pid: int, timeout_s: float = DEFAULT_TIMEOUT_S) -> Self:
-        """Connect to the monitor of process ``pid``.
+        """Connect to the monitor of process ``pid``, a path or by libvirt.
 
         Raises QmpError when there is none, or when the socket is another process's, and
-        MonitorBusyError when another client holds it.
+        MonitorBusyError when another client holds it, or libvirt does not give it.
         """
+        if is_by_libvirt(path):
+            path = begin_bridge(pid, path)
         raw, path = reach(path, pid, timeout_s)
         monitor = cls(_relay_over(raw, -1), path, pid)
         try:
@@ -69,7 +71,8 @@ class Monitor:
         Resets are noted in ``memory`` from the first byte on. None when QEMU does not answer:
         it may be waiting for us to answer a touch.
         """
-        path = path or path_of_peer(raw)
+        if path is None or is_by_libvirt(path):
+            path = path_of_peer(raw)
         try:
             monitor = cls(_relay_over(raw, memory), path, pid, memory)
         except UffdballoonError:
@@ -85,12 +88,7 @@ class Monitor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def execute(

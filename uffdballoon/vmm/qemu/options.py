@@ -29,6 +29,9 @@ _IMPLIED = {
     "object": "qom-type",
     "device": "driver",
     "accel": "accel",
+    "name": "guest",
+    "mon": "chardev",
+    "chardev": "backend",
 }
 _ALIASES = {"M": "machine"}
 _GROUPS = {"memory": "m"}  # QEMU, util/qemu-config.c: what a configuration file calls it

@@ -7,12 +7,16 @@ that is used then: QEMU serves one client at a time, and would greet whoever con
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from pathlib import Path
 
 from uffdballoon.errors import MonitorBusyError, QmpError
 from uffdballoon.target.readiness import thread_state
+
+BRIDGES = "@uffdballoon/libvirt/"
+"""What a path begins with that is no file but the abstract name of a bridge of ours to libvirt."""
 
 
 def reach(path: str, pid: int, timeout_s: float) -> tuple[socket.socket, str]:
@@ -41,10 +45,14 @@ def reach(path: str, pid: int, timeout_s: float) -> tuple[socket.socket, str]:
 def connect_to(path: str, pid: int, timeout_s: float) -> socket.socket:
     """Connect to a socket that the process serves; raise QmpError when it does not."""
     connected = socket.socket(socket.AF_UNIX)
+    is_bridge = path.startswith(BRIDGES)
     try:
         connected.settimeout(timeout_s)
-        connected.connect(path)
-        refuse_unless_served_by(connected, path, pid)
+        connected.connect("\0" + path[1:] if is_bridge else path)
+        if is_bridge:
+            _refuse_another_user(connected, path, pid)
+        else:
+            refuse_unless_served_by(connected, path, pid)
     except (BlockingIOError, TimeoutError):
         connected.close()
         raise busy_error(path, pid) from None  # even its queue of those who wait is full
@@ -72,6 +80,17 @@ def refuse_unless_served_by(connected: socket.socket, path: str, pid: int) -> No
             hint="give the -qmp socket of this very QEMU",
             pid=pid,
         )
+
+
+def _refuse_another_user(connected: socket.socket, path: str, pid: int) -> None:
+    """Raise QmpError for a bridge that is not ours: anybody may listen at such a name.
+
+    It has looked itself whose monitor it gives (libvirt_link.py), and the name has the pid.
+    """
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    _, uid, _ = struct.unpack("3i", credentials)
+    if uid not in (os.geteuid(), 0):
+        raise unreachable_error(path, pid, f"user {uid} listens there")
 
 
 def unreachable_error(path: str, pid: int, why: str) -> QmpError:
@@ -102,6 +121,8 @@ def busy_error(path: str, pid: int) -> MonitorBusyError:
 def path_of_peer(connection: socket.socket) -> str | None:
     """Return the path that a connection's other end is bound to; None without one."""
     name = connection.getpeername()
+    if isinstance(name, bytes) and name.startswith(b"\0"):
+        return "@" + name[1:].decode(errors="replace")
     return name if isinstance(name, str) and name.startswith("/") else None
 
 

@@ -35,6 +35,7 @@ _WORKER = 0x10 | 0x4000
 _PATIENCE_S = 0.3
 _FEWEST_LOOKS = 20  # on a busy host, where a look takes long and a thread waits for a CPU
 _BETWEEN_S = 0.01
+_FOR_THE_STARVED_S = 3.0
 
 
 class ThreadState(NamedTuple):
@@ -52,8 +53,8 @@ def find_vcpus(
 
     Without names a number is KVM's, which is the APIC's id. ``known`` is what was found before:
     while KVM has as many vCPUs as that it is the answer. Looks for at most ``patience_s``, and
-    longer where that is but a few looks. Where /proc is refused, ``known`` stays. Raises
-    TargetGoneError.
+    longer where that is but a few looks, or where threads wait for a CPU and nothing is certain.
+    Where /proc is refused, ``known`` stays. Raises TargetGoneError.
     """
     named = vcpus_by_name(target.threads())
     if named:
@@ -145,13 +146,22 @@ def _number_of(syscall: str, fds: Mapping[int, int]) -> int | None:
 def _watch(target: Target, fds: Mapping[int, int], patience_s: float) -> dict[int, int]:
     watch = Watch(fds, target.pid)
     deadline = time.monotonic() + patience_s
+    last = deadline + _FOR_THE_STARVED_S if patience_s else deadline
     for look in itertools.count(1):
         states = _sample(target)
-        is_over = (look >= _FEWEST_LOOKS or not patience_s) and time.monotonic() >= deadline
-        if watch.see(states) or is_over:
+        now = time.monotonic()
+        is_over = (look >= _FEWEST_LOOKS or not patience_s) and now >= deadline
+        if watch.see(states):
+            break
+        if is_over and (now >= last or watch.conclude(states) or not _waits_for_cpu(states)):
             break
         time.sleep(_BETWEEN_S)
     return watch.conclude(states)
+
+
+def _waits_for_cpu(states: Mapping[int, ThreadState]) -> bool:
+    """Tell whether any thread runs or waits to: on a busy host it has not shown what it does."""
+    return any(state.syscall == _RUNNING for state in states.values() if not state.is_worker)
 
 
 def _sample(target: Target) -> dict[int, ThreadState]:
