@@ -50,12 +50,12 @@ def test_it_passes(name: str) -> None:
 @pytest.mark.skipif("drop" not in _COMMANDS, reason="not built: make build-native")
 def test_what_drops_zeros_passes_with_huge_pages() -> None:
     with HugePagePool(_POOL_PAGES):
-        _run("drop")
+        _run("drop", "on-huge-pages")
 
 
-def _run(name: str) -> None:
+def _run(name: str, *arguments: str) -> None:
     done = subprocess.run(
-        _COMMANDS[name],
+        [*_COMMANDS[name], *arguments],
         check=False,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

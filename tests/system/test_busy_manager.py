@@ -31,6 +31,9 @@ pytestmark = [*REAL_QEMU, pytest.mark.needs_kvm]
 _RAM_BYTES = 320 << 20
 _OWNED = GpaRange.of(32 << 20, 1 << 20)
 _STORM = GpaRange.of(64 << 20, 128 << 20)
+# In stops of 100 us its inflate takes a hundred times what one touch, or a reset, does.
+_LONG = GpaRange.of(64 << 20, 1280 << 20)
+_LONG_RAM = Memory(size_bytes=_LONG.size_bytes + _RAM_BYTES)
 _PATIENCE_S = 60.0
 _SEED = 11
 
@@ -143,25 +146,30 @@ def test_it_ends_in_the_middle_of_a_storm(qemu: Qemu, how: str) -> None:
         storm.wait()
 
 
-def test_a_touch_is_paused_while_an_inflate_goes_on(qemu: Qemu) -> None:
-    small = GpaRange.of(_STORM.end, PAGE_BYTES)
+def test_a_touch_is_paused_while_an_inflate_goes_on(
+    start_qemu: Callable[[QemuOptions], Qemu],
+) -> None:
+    small = GpaRange.of(_LONG.end, PAGE_BYTES)
+    qemu = start_qemu(QemuOptions(accel=Accel.KVM, memory=_LONG_RAM))
     qemu.guest.fill(_OWNED, _SEED)
     checksum = qemu.guest.checksum(_OWNED)
-    qemu.guest.fill(_STORM, _SEED, stride_bytes=PAGE_BYTES)
-    # Stops so short that the inflate takes a while.
+    qemu.guest.fill(_LONG, _SEED, stride_bytes=PAGE_BYTES)
     with attached(qemu, "--policy", "pause", "--stop-budget-us", 100) as manager:
         _inflate(qemu, small)
-        done: list[ChangeReport] = []
-        long = threading.Thread(target=lambda: done.append(_inflate(qemu, _STORM)))
+        done: list[tuple[ChangeReport, int]] = []
+        long = threading.Thread(target=lambda: done.append((_inflate(qemu, _LONG), time.time_ns())))
         long.start()
         _until(lambda: client.status(qemu.pid).ballooned_bytes > small.size_bytes)
         touch = qemu.guest.start_touch(small, Access.WRITE)
         _until(lambda: _kinds(qemu) & {EventKind.PAUSED})
-        assert not done
-        paused = next(e for e in client.recent_events(qemu.pid) if isinstance(e, TouchEvent))
-        assert (paused.gpa, paused.action) == (small.start, Action.PAUSE)
+        events = client.recent_events(qemu.pid)
+        touched = next(event for event in events if isinstance(event, TouchEvent))
+        assert (touched.gpa, touched.action) == (small.start, Action.PAUSE)
         long.join(_PATIENCE_S)
-        assert done[0].done_bytes == _STORM.size_bytes
+        (report, ended_ns) = done[0]
+        assert report.done_bytes == _LONG.size_bytes
+        paused_ns = next(event.time_ns for event in events if event.kind is EventKind.PAUSED)
+        assert touched.time_ns < paused_ns < ended_ns
         assert not touch.is_there()  # the VM is stopped
         client.detach(qemu.pid)
         assert manager.wait(_PATIENCE_S) == 0
@@ -177,15 +185,15 @@ def _kinds(qemu: Qemu) -> set[EventKind]:
 def test_a_reset_in_the_middle_of_an_inflate_ends_it_and_all_is_the_guests(
     start_qemu: Callable[[QemuOptions], Qemu],
 ) -> None:
-    options = QemuOptions(accel=Accel.KVM, memory=Memory(size_bytes=_RAM_BYTES), seabios=True)
+    options = QemuOptions(accel=Accel.KVM, memory=_LONG_RAM, seabios=True)
     qemu = start_qemu(options)
-    qemu.guest.fill(_STORM, _SEED, stride_bytes=PAGE_BYTES)
+    qemu.guest.fill(_LONG, _SEED, stride_bytes=PAGE_BYTES)
     with attached(qemu, "--policy", "observe", "--stop-budget-us", 100):
         refused: list[UffdballoonError] = []
 
         def inflate() -> None:
             try:
-                _inflate(qemu, _STORM)
+                _inflate(qemu, _LONG)
             except UffdballoonError as error:
                 refused.append(error)
 
@@ -197,7 +205,7 @@ def test_a_reset_in_the_middle_of_an_inflate_ends_it_and_all_is_the_guests(
         (error,) = refused
         assert "reset in the middle" in error.what
         assert client.status(qemu.pid).ballooned_bytes == 0
-        some = GpaRange.of(_STORM.start, 16 << 20)
+        some = GpaRange.of(_LONG.start, 16 << 20)
         qemu.guest.fill(some, _SEED, stride_bytes=PAGE_BYTES)
         checksum = qemu.guest.checksum(some, stride_bytes=PAGE_BYTES)
         assert client.status(qemu.pid).touches.violations == 0

@@ -77,3 +77,19 @@ def test_states_are_read_behind_a_name_of_any_shape() -> None:
     assert parse_state("running\n", stat) == ThreadState("running", is_worker=True, guest_time=5)
     with pytest.raises(IndexError):
         parse_state("", "")
+
+
+@pytest.mark.parametrize(
+    ("syscall", "state", "is_worker", "expected"),
+    [
+        ("running", "R", False, True),
+        ("16 0xb 0xae80 0x0", "D", False, True),
+        ("7 0x0 0x0", "S", False, False),
+        ("running", "R", True, False),
+    ],
+)
+def test_one_that_waits_for_a_cpu_or_for_the_kernel_has_not_shown_what_it_does(
+    *, syscall: str, state: str, is_worker: bool, expected: bool
+) -> None:
+    shown = ThreadState(syscall, is_worker=is_worker, guest_time=0, state=state)
+    assert shown.is_on_its_way is expected

@@ -28,7 +28,9 @@ _FD = re.compile(r"anon_inode:kvm-vcpu:([0-9]{1,9})")
 _IOCTL = "16"  # x86-64
 _KVM_RUN = 0xAE80  # linux/kvm.h
 _RUNNING = "running"  # proc_pid_syscall(5): the thread is on a CPU, or about to be
-_FLAGS_FIELD, _GUEST_TIME_FIELD = 6, 40  # proc_pid_stat(5): 9 and 43, behind the name
+# proc_pid_stat(5): 3, 9 and 43, counted from behind the name
+_STATE_FIELD, _FLAGS_FIELD, _GUEST_TIME_FIELD = 0, 6, 40
+_ON_ITS_WAY = "RD"  # on a CPU or waiting for one; in a sleep that no signal ends
 # linux/sched.h: PF_IO_WORKER | PF_USER_WORKER. Such a thread shows the system call in which its
 # maker made it, and KVM makes one in KVM_RUN (kvm-nx-lpage-recovery; seen with Linux 6.18).
 _WORKER = 0x10 | 0x4000
@@ -44,6 +46,12 @@ class ThreadState(NamedTuple):
     syscall: str
     is_worker: bool
     guest_time: int
+    state: str = "S"
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether it has not shown yet what it does, as on a busy host."""
+        return not self.is_worker and (self.syscall == _RUNNING or self.state in _ON_ITS_WAY)
 
 
 def find_vcpus(
@@ -53,7 +61,7 @@ def find_vcpus(
 
     Without names a number is KVM's, which is the APIC's id. ``known`` is what was found before:
     while KVM has as many vCPUs as that it is the answer. Looks for at most ``patience_s``, and
-    longer where that is but a few looks, or where threads wait for a CPU and nothing is certain.
+    longer where that is but a few looks, or while threads are on their way and nothing is certain.
     Where /proc is refused, ``known`` stays. Raises TargetGoneError.
     """
     named = vcpus_by_name(target.threads())
@@ -90,7 +98,7 @@ def parse_state(syscall: str, stat: str) -> ThreadState:
     """Read /proc/PID/task/TID/syscall and .../stat; raise ValueError or IndexError."""
     fields = stat.rpartition(")")[2].split()
     flags, guest_time = int(fields[_FLAGS_FIELD]), int(fields[_GUEST_TIME_FIELD])
-    return ThreadState(syscall.strip(), bool(flags & _WORKER), guest_time)
+    return ThreadState(syscall.strip(), bool(flags & _WORKER), guest_time, fields[_STATE_FIELD])
 
 
 class Watch:
@@ -153,15 +161,11 @@ def _watch(target: Target, fds: Mapping[int, int], patience_s: float) -> dict[in
         is_over = (look >= _FEWEST_LOOKS or not patience_s) and now >= deadline
         if watch.see(states):
             break
-        if is_over and (now >= last or watch.conclude(states) or not _waits_for_cpu(states)):
+        some_come = any(state.is_on_its_way for state in states.values())
+        if is_over and (now >= last or watch.conclude(states) or not some_come):
             break
         time.sleep(_BETWEEN_S)
     return watch.conclude(states)
-
-
-def _waits_for_cpu(states: Mapping[int, ThreadState]) -> bool:
-    """Tell whether any thread runs or waits to: on a busy host it has not shown what it does."""
-    return any(state.syscall == _RUNNING for state in states.values() if not state.is_worker)
 
 
 def _sample(target: Target) -> dict[int, ThreadState]:
