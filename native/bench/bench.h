@@ -59,4 +59,43 @@ struct uffdb_bench_plan {
 int uffdb_bench_plan(const struct uffdb_ledger *ledger, uint64_t budget, uint64_t changes,
 		     struct uffdb_bench_plan *result);
 
+/* The free memory of a guest, as a buddy allocator keeps it. */
+struct uffdb_bench_buddy;
+
+/**
+ * uffdb_bench_buddy_create - of a guest of which every page is in use.
+ * @pages: a multiple of 2^UFFDB_MAX_ORDER
+ *
+ * Return: 0, -EINVAL or -ENOMEM.
+ */
+int uffdb_bench_buddy_create(uint64_t pages, struct uffdb_bench_buddy **out);
+void uffdb_bench_buddy_destroy(struct uffdb_bench_buddy *buddy);
+
+/** uffdb_bench_buddy_blocks - how many blocks of each order are free; UFFDB_MAX_ORDER + 1 of @out.
+ */
+void uffdb_bench_buddy_blocks(const struct uffdb_bench_buddy *buddy, uint64_t *out);
+
+/** uffdb_bench_buddy_free - free pages, all of them in use. Return: 0; -EINVAL: one is free. */
+int uffdb_bench_buddy_free(struct uffdb_bench_buddy *buddy, uint64_t first, uint64_t pages);
+
+/**
+ * uffdb_bench_buddy_scatter - leave pieces in use at random, and free the rest.
+ * @orders: sizes of pieces, a bit an order; each 4 MiB of memory have one of them
+ * @in_use: of 1000 pieces so many, on average
+ *
+ * Return: 0; -EINVAL: something is free already.
+ */
+int uffdb_bench_buddy_scatter(struct uffdb_bench_buddy *buddy, uint32_t orders, uint32_t in_use,
+			      uint64_t seed);
+
+/**
+ * uffdb_bench_buddy_take - allocate single pages, as Linux's balloon driver does.
+ * @seed:    which of the blocks of an order are taken; 0: the lowest
+ * @balloon: of one RAM block, which begins with the guest's first page
+ *
+ * Return: pages that were taken, fewer than @pages when no more are free; or -errno.
+ */
+int64_t uffdb_bench_buddy_take(struct uffdb_bench_buddy *buddy, uint64_t pages, uint64_t seed,
+			       struct uffdb_ledger *balloon);
+
 #endif

@@ -6,22 +6,8 @@
 #include "../src/ledger.h"
 #include "../src/pages.h"
 #include "bench.h"
+#include "random.h"
 #include "uffdballoon.h"
-
-/* splitmix64: even, fast, and the same everywhere. */
-static uint64_t next_random(uint64_t *state)
-{
-	uint64_t z = *state += 0x9e3779b97f4a7c15ull;
-
-	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-	return z ^ (z >> 31);
-}
-
-static uint64_t below(uint64_t random, uint64_t limit)
-{
-	return (uint64_t)((__uint128_t)random * limit >> 64);
-}
 
 int64_t uffdb_bench_scatter(struct uffdb_ledger *ledger, uint64_t fragments, uint64_t seed)
 {
@@ -32,7 +18,7 @@ int64_t uffdb_bench_scatter(struct uffdb_ledger *ledger, uint64_t fragments, uin
 	if (!pages || fragments > pages)
 		return -EINVAL;
 	for (uint64_t i = 0; i < fragments; i++) {
-		uint64_t page = seed ? below(next_random(&seed), pages)
+		uint64_t page = seed ? uffdb_random_below(&seed, pages)
 				     : (uint64_t)((__uint128_t)i * pages / fragments);
 		int64_t set = uffdb_ledger_set(ledger, block->hva + page * UFFDB_PAGE, UFFDB_PAGE);
 
@@ -51,7 +37,7 @@ uint64_t uffdb_bench_lookups(const struct uffdb_ledger *ledger, uint64_t count, 
 	uint64_t state = 1, found = 0, begin = uffdb_now_ns(CLOCK_MONOTONIC);
 
 	for (uint64_t i = 0; i < count; i++) {
-		uint64_t page = below(next_random(&state), pages);
+		uint64_t page = uffdb_random_below(&state, pages);
 
 		found += (uint64_t)uffdb_ledger_test(ledger, block->hva + page * UFFDB_PAGE);
 		if (dependent)

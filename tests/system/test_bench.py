@@ -119,6 +119,13 @@ def test_planner_stays_within_its_budget_and_its_memory(tmp_path: Path) -> None:
     assert large["total_bytes"] <= 96 << 20
 
 
+def test_encodings_are_compared_for_guests_of_given_sizes(tmp_path: Path) -> None:
+    measured = _bench(tmp_path, "encodings", "--ram", "16G", "--ram", "32G")
+    assert {row["ram_bytes"] for row in measured["series"]} == {16 << 30, 32 << 30}
+    assert len({row["name"] for row in measured["series"]}) == len(measured["series"]) == 16
+    refused(2, "bench", "encodings", "--ram", "1G")
+
+
 def test_reclaim_compares_with_qemu_alone_and_with_a_cgroup(tmp_path: Path) -> None:
     measured = _bench(tmp_path, "reclaim", "--size", "64M")
     alone, ours = measured["without_reclaimer"], measured["with_reclaimer"]

@@ -15,6 +15,7 @@ from uffdballoon.bench.drawing import (
     pyplot_or_refuse,
     save,
 )
+from uffdballoon.bench.encodings_plot import plot_encodings
 from uffdballoon.bench.latency_plot import plot_latencies
 from uffdballoon.bench.planner_plot import plot_planner
 from uffdballoon.bench.rates_plot import Chart, Unit, plot_chart
@@ -211,6 +212,7 @@ def _plot_khugepaged(result: Mapping[str, Any], path: str) -> None:
 
 _PLOTS: dict[str, Callable[[Mapping[str, Any], str], None]] = {
     "attach": _plot_stops,
+    "encodings": plot_encodings,
     "fault-latency": plot_latencies,
     "khugepaged": _plot_khugepaged,
     "planner": plot_planner,

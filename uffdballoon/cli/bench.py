@@ -10,6 +10,7 @@ import click
 from uffdballoon.bench import (
     attaching,
     collapsing,
+    encodings,
     fault_latency,
     following,
     granularity,
@@ -177,6 +178,30 @@ def planner(json_to: str | None, plot_to: str | None) -> None:
     give(result, json_to, planning.rows, planning.HEADER)
     if plot_to:
         plots.draw("planner", result, plot_to)
+
+
+@bench.command("encodings")
+@json_to_option
+@plot_to_option
+@click.option(
+    "--ram",
+    "sizes",
+    type=SIZE,
+    multiple=True,
+    help="Of a guest that is simulated; 100G, 256G, 512G and 1T by default.",
+)
+def encodings_(json_to: str | None, plot_to: str | None, *, sizes: Sequence[int]) -> None:
+    """Reckon what a balloon costs on the wire.
+
+    Guests are simulated with a buddy allocator, their memory fragmented to several degrees.
+    Compares virtio's array of page numbers with a bitmap and with lists.
+
+    Example: uffdballoon bench encodings --ram 128G --ram 2T --plot encodings.png
+    """
+    result = encodings.run(sizes=sizes or encodings.DEFAULT_SIZES, progress=say)
+    give(result, json_to, encodings.rows, encodings.HEADER)
+    if plot_to:
+        plots.draw("encodings", result, plot_to)
 
 
 @bench.command("balloon")
