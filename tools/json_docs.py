@@ -25,7 +25,14 @@ from uffdballoon.model.records.events import Notice, TouchEvent
 from uffdballoon.model.records.host import DoctorReport
 from uffdballoon.model.records.maps import MapReport, WireMap
 from uffdballoon.model.records.policy import PolicyChange
-from uffdballoon.model.records.statistics import RecordedBalloon, Simulation, Statistics
+from uffdballoon.model.records.statistics import (
+    RecordedBalloon,
+    RecordedChange,
+    RecordedTrace,
+    Simulation,
+    Statistics,
+    TracedGuest,
+)
 from uffdballoon.model.records.status import Status
 from uffdballoon.model.records.target import ListedTarget, TargetFacts
 
@@ -62,6 +69,7 @@ way: `{"v": 1, "verb": "status"}`, and `{"ok": true, "result": ...}` or
 | `progress` | | [BalloonProgress](#balloonprogress) |
 | `policy` | what is to change of [PolicyInForce](#policyinforce) | [PolicyChange](#policychange) |
 | `runs` | | [RecordedBalloon](#recordedballoon) |
+| `changes` | | [RecordedTrace](#recordedtrace) |
 | `ranges` | `most`, how many are told | [BalloonRanges](#balloonranges) |
 | `map` | `recent_s` | [WireMap](#wiremap) |
 | `detach` | | [Detaching](#detaching), and then the manager ends |
@@ -95,8 +103,9 @@ _SECTIONS = (
     _Section("`map PID --json`", "", (MapReport,)),
     _Section(
         "`stats --json`",
-        "Of a PID the first, with `--simulate` the second; `--record` writes the third.",
-        (Statistics, Simulation, RecordedBalloon),
+        "Of a PID the first, with `--simulate` the second; `--record` writes the third. "
+        "`--trace` writes a line of the fourth, and then lines of the fifth.",
+        (Statistics, Simulation, RecordedBalloon, TracedGuest, RecordedChange),
     ),
     _Section("`inspect PID --json`", "", (TargetFacts,)),
     _Section("`list --json`", "A list of these.", (ListedTarget,)),
@@ -104,7 +113,7 @@ _SECTIONS = (
     _Section(
         "The control socket alone",
         "",
-        (Refusal, Released, Detaching, WireMap),
+        (Refusal, Released, Detaching, WireMap, RecordedTrace),
     ),
 )
 

@@ -349,6 +349,16 @@ void uffdb_ledger_fragments(const struct uffdb_ledger *ledger, const struct uffd
 			    const struct uffdb_range *of, uint64_t first_page,
 			    struct uffdb_fragments *out);
 
+/**
+ * uffdb_ledger_list - list the runs of a range that lies in one RAM block.
+ * @without: leave out pages that are in this one, too; or NULL
+ * @out:     room for @nr runs, in order
+ *
+ * Return: runs that were listed. Where those are @nr there may be more, behind the last.
+ */
+size_t uffdb_ledger_list(const struct uffdb_ledger *ledger, const struct uffdb_ledger *without,
+			 const struct uffdb_range *of, struct uffdb_range *out, size_t nr);
+
 /* ---- contract: what a touch means ---- */
 
 enum uffdb_role {

@@ -28,27 +28,44 @@ static void add_run(struct uffdb_fragments *out, uint64_t first, uint64_t pages)
 	}
 }
 
+/* The first run from @at to @end that is in @ledger and not in @without. */
+static bool next_run(const struct uffdb_ledger *ledger, const struct uffdb_ledger *without,
+		     uint64_t at, uint64_t end, struct uffdb_range *run)
+{
+	struct uffdb_range left_out;
+
+	while (at < end && uffdb_ledger_next(ledger, at, end, run) > 0) {
+		uint64_t run_end = run->start + run->len;
+
+		if (!without || uffdb_ledger_next(without, run->start, run_end, &left_out) <= 0)
+			return true;
+		run->len = left_out.start - run->start;
+		if (run->len)
+			return true;
+		at = left_out.start + left_out.len;
+	}
+	return false;
+}
+
 void uffdb_ledger_fragments(const struct uffdb_ledger *ledger, const struct uffdb_ledger *without,
 			    const struct uffdb_range *of, uint64_t first_page,
 			    struct uffdb_fragments *out)
 {
 	uint64_t at = of->start, end = of->start + of->len;
-	struct uffdb_range run, left_out;
+	struct uffdb_range run;
 
-	while (at < end && uffdb_ledger_next(ledger, at, end, &run) > 0) {
-		uint64_t run_end = run.start + run.len;
+	for (; next_run(ledger, without, at, end, &run); at = run.start + run.len)
+		add_run(out, first_page + (run.start - of->start) / UFFDB_PAGE,
+			run.len / UFFDB_PAGE);
+}
 
-		for (at = run.start; at < run_end;) {
-			uint64_t to = run_end, next = run_end;
+size_t uffdb_ledger_list(const struct uffdb_ledger *ledger, const struct uffdb_ledger *without,
+			 const struct uffdb_range *of, struct uffdb_range *out, size_t nr)
+{
+	uint64_t at = of->start, end = of->start + of->len;
+	size_t listed = 0;
 
-			if (without && uffdb_ledger_next(without, at, run_end, &left_out) > 0) {
-				to = left_out.start;
-				next = left_out.start + left_out.len;
-			}
-			if (to > at)
-				add_run(out, first_page + (at - of->start) / UFFDB_PAGE,
-					(to - at) / UFFDB_PAGE);
-			at = next;
-		}
-	}
+	for (; listed < nr && next_run(ledger, without, at, end, &out[listed]); listed++)
+		at = out[listed].start + out[listed].len;
+	return listed;
 }

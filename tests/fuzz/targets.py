@@ -38,6 +38,7 @@ from uffdballoon.model.records.events import read_event
 from uffdballoon.model.records.status import Status
 from uffdballoon.model.seccomp import BadProgramError, Call, Fd, answer_of, parse_program
 from uffdballoon.model.sizes import parse_address, parse_size
+from uffdballoon.model.tracing import read_trace, replay, write_trace
 from uffdballoon.vmm.qemu.answers import parse_gpa2hva, parse_mtree, parse_ramblock
 from uffdballoon.vmm.qemu.asking import collect
 from uffdballoon.vmm.qemu.balloon import (
@@ -203,6 +204,14 @@ def recording(data: bytes) -> None:
     read = Recording.parse(value)
     assert Recording.parse(json.loads(to_json(read.record()))) == read
     to_json(read.tiled(1 << 40).counts())
+
+
+@_target
+def trace(data: bytes) -> None:
+    read = read_trace(data.decode("utf-8", "replace"))
+    assert read_trace(write_trace(read)) == read
+    for part in replay(read):
+        to_json(part.fragments.counts())
 
 
 @_target

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from uffdballoon.balloon.changes import Changes
 from uffdballoon.core.fault_loop import Observing
 from uffdballoon.core.ledger import Ledger
 from uffdballoon.errors import TargetGoneError, UffdballoonError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.addresses import HvaRange
     from uffdballoon.model.job import Job
     from uffdballoon.model.records.events import Notice
-    from uffdballoon.model.records.statistics import InflateCounts
+    from uffdballoon.model.records.statistics import InflateCounts, RecordedTrace
     from uffdballoon.observe.observers import Observer
 
 _KEPT = 64  # of the last inflates
@@ -44,6 +45,7 @@ class Follower:
         self._parts = parts
         self._before = Ledger(enforcer.ledger.blocks)  # as it was when last told of
         self._now = Ledger(enforcer.ledger.blocks)  # as it is told of
+        self.changes = Changes(parts)
         self._noting: Job[None] | None = None
         self._inflates: deque[InflateCounts] = deque(maxlen=_KEPT)
         self._seen = (0, 0)  # pages given up and taken back, as last told
@@ -102,6 +104,12 @@ class Follower:
         except StopIteration:
             self._noting = None
             return None
+
+    def tracing(self, ram_bytes: int) -> Job[RecordedTrace]:
+        """Return the pages of the latest changes, of the one that is being measured, too."""
+        while (away_s := self.note()) is not None:
+            yield away_s
+        return (yield from self.changes.telling(ram_bytes))
 
     def measuring(self, pid: int, ram_bytes: int) -> Job[Statistics]:
         """Return how fragmented the balloon is, and each inflate was."""
@@ -168,4 +176,5 @@ class Follower:
         added = yield from self._now.measuring_fragments(self._parts, self._before)
         if added.pages:
             self._inflates.append(added.counts_at(time_ns))
+        yield from self.changes.noting(time_ns, self._now, self._before)
         self._now.copy_to(self._before)

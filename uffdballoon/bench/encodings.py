@@ -8,6 +8,7 @@ single pages as Linux's driver does; traces of real guests are replayed beside t
 from __future__ import annotations
 
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from uffdballoon.bench.buddy import Buddy
@@ -16,11 +17,13 @@ from uffdballoon.errors import UsageError
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.fragments import MAX_ORDER
 from uffdballoon.model.sizes import format_size
+from uffdballoon.model.tracing import replay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from uffdballoon.model.fragments import Fragments
+    from uffdballoon.model.records.statistics import RecordedTrace
 
 ENCODINGS = {
     "pfn_array": "array of 32-bit page numbers (virtio)",
@@ -86,9 +89,17 @@ def simulate(ram_bytes: int, pieces: str) -> Iterator[tuple[str, Fragments]]:
         yield HALF, buddy.fragments()
 
 
-def run(*, sizes: Sequence[int], progress: Callable[[str], None]) -> dict[str, Any]:
-    """Simulate guests of ``sizes``; return what their balloons are made of, and would cost."""
-    series = []
+def run(
+    *,
+    sizes: Sequence[int],
+    traces: Mapping[str, RecordedTrace] = MappingProxyType({}),
+    progress: Callable[[str], None],
+) -> dict[str, Any]:
+    """Simulate guests of ``sizes``; return what their balloons are made of, and would cost.
+
+    With them what ``traces`` of real ones, by name, recorded.
+    """
+    series: list[dict[str, Any]] = []
     for ram_bytes in sorted({check_size(size) for size in sizes}):
         for pieces in PIECES:
             progress(f"a guest of {format_size(ram_bytes)}, in use: {pieces}")
@@ -106,12 +117,19 @@ def run(*, sizes: Sequence[int], progress: Callable[[str], None]) -> dict[str, A
         "machine": describe_machine(),
         "in_use_share": _IN_USE,
         "series": series,
+        "recorded": [
+            _row(f"{name}, {part.name}", traced.ram_bytes, part.fragments)
+            for name, traced in traces.items()
+            for part in replay(traced)
+        ],
         "ratios": _ratios(series),
     }
 
 
 def _ratios(series: list[dict[str, Any]]) -> dict[str, float]:
     """Return what a bitmap costs, of virtio's array, in the smallest guest and the largest."""
+    if not series:
+        return {}
     ends = (series[0]["ram_bytes"], series[-1]["ram_bytes"])
     return {
         f"bitmap of array: {row['name']}": row["wire_bytes"]["bitmap"]
@@ -134,5 +152,5 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
             *(format_size(row["wire_bytes"][encoding]) for encoding in ENCODINGS),
             row["cheapest"],
         )
-        for row in result["series"]
+        for row in (*result["series"], *result["recorded"])
     ]

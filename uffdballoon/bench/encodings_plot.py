@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from uffdballoon.bench.drawing import NOBODY, OURS, THEIRS, pyplot_or_refuse, save
+from uffdballoon.bench.drawing import NOBODY, OURS, THEIRS, WIDTH_IN, pyplot_or_refuse, save
 from uffdballoon.bench.encodings import ENCODINGS, HALF, PIECES, SMALL
 from uffdballoon.model.sizes import format_size
 
@@ -24,7 +24,13 @@ _MIB = 1 << 20
 
 
 def plot_encodings(result: Mapping[str, Any], path: str) -> None:
-    """Draw a panel for each balloon and each degree of fragmentation, sizes of guests across."""
+    """Draw a panel for each balloon and each degree of fragmentation, sizes of guests across.
+
+    Where none was simulated what was recorded is drawn.
+    """
+    if not result["series"]:
+        _plot_recorded(result["recorded"], path)
+        return
     pyplot = pyplot_or_refuse()
     figure, panels = pyplot.subplots(
         2,
@@ -55,6 +61,25 @@ def plot_encodings(result: Mapping[str, Any], path: str) -> None:
         f"simulated with a buddy allocator; {share} of RAM is in use, in pieces of that size",
         fontsize=10,
     )
+    save(figure, path)
+
+
+def _plot_recorded(rows: list[Mapping[str, Any]], path: str) -> None:
+    """Draw a line of dots for each inflate and deflate."""
+    pyplot = pyplot_or_refuse()
+    height_in = min(9.0, 0.3 * len(rows) + 1.8)
+    figure, axis = pyplot.subplots(figsize=(WIDTH_IN, height_in), layout="constrained")
+    for encoding, what in ENCODINGS.items():
+        style = {"marker": "D", **_STYLES[encoding], "linestyle": ""}
+        values = [row["wire_bytes"][encoding] for row in rows]
+        axis.plot(values, range(len(rows)), label=what, markersize=5, **style)
+    axis.set_xscale("log")
+    axis.set_xlabel("bytes on the wire")
+    axis.set_yticks(range(len(rows)), [row["name"] for row in rows], fontsize=8)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.grid(alpha=0.35)
+    axis.legend(fontsize=7.5)
+    figure.suptitle("What each inflate and deflate of a trace costs, by encoding", fontsize=10)
     save(figure, path)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -34,11 +35,15 @@ from uffdballoon.cli.benching import (
 )
 from uffdballoon.cli.output import say
 from uffdballoon.cli.types import SIZE
+from uffdballoon.errors import UsageError
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.qemu import Accel
+from uffdballoon.model.tracing import read_trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from uffdballoon.model.records.statistics import RecordedTrace
 
 
 _MIN_SAMPLES = 1000
@@ -190,7 +195,16 @@ def planner(json_to: str | None, plot_to: str | None) -> None:
     multiple=True,
     help="Of a guest that is simulated; 100G, 256G, 512G and 1T by default.",
 )
-def encodings_(json_to: str | None, plot_to: str | None, *, sizes: Sequence[int]) -> None:
+@click.option(
+    "--trace",
+    "traces",
+    metavar="FILE",
+    multiple=True,
+    help="Replay what `stats PID --trace FILE` kept; others are simulated where --ram says so.",
+)
+def encodings_(
+    json_to: str | None, plot_to: str | None, *, sizes: Sequence[int], traces: Sequence[str]
+) -> None:
     """Reckon what a balloon costs on the wire.
 
     Guests are simulated with a buddy allocator, their memory fragmented to several degrees.
@@ -198,10 +212,24 @@ def encodings_(json_to: str | None, plot_to: str | None, *, sizes: Sequence[int]
 
     Example: uffdballoon bench encodings --ram 128G --ram 2T --plot encodings.png
     """
-    result = encodings.run(sizes=sizes or encodings.DEFAULT_SIZES, progress=say)
+    if not sizes and not traces:
+        sizes = encodings.DEFAULT_SIZES
+    recorded = {Path(path).name: _read_trace(path) for path in traces}
+    result = encodings.run(sizes=sizes, traces=recorded, progress=say)
     give(result, json_to, encodings.rows, encodings.HEADER)
     if plot_to:
         plots.draw("encodings", result, plot_to)
+
+
+def _read_trace(path: str) -> RecordedTrace:
+    try:
+        return read_trace(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read {path}",
+            why=getattr(error, "strerror", None) or "it is no text",
+            hint="give a file that `uffdballoon stats PID --trace FILE` wrote",
+        ) from error
 
 
 @bench.command("balloon")

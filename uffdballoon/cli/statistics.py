@@ -18,11 +18,13 @@ from uffdballoon.model.records.encoding import parse, to_json
 from uffdballoon.model.records.statistics import (
     FragmentCounts,
     RecordedBalloon,
+    RecordedTrace,
     SimulatedGuest,
     Simulation,
     Statistics,
 )
 from uffdballoon.model.sizes import format_size
+from uffdballoon.model.tracing import write_trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +41,9 @@ _LARGE = (100 << 30, 1 << 40)
 @click.command()
 @click.argument("pid", type=PID, required=False)
 @click.option("--record", "record_to", metavar="FILE", help="Keep the balloon's runs there.")
+@click.option(
+    "--trace", "trace_to", metavar="FILE", help="Keep the pages of its latest changes there."
+)
 @click.option("--simulate", metavar="FILE", help="In place of PID: larger guests like that one.")
 @click.option(
     "--ram",
@@ -49,10 +54,11 @@ _LARGE = (100 << 30, 1 << 40)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
 @click.option("--plot", "plot_to", metavar="FILE", help="Draw them there (.png, .svg).")
-def stats(
+def stats(  # noqa: PLR0913 - what is shown, and what is kept
     pid: int | None,
     *,
     record_to: str | None,
+    trace_to: str | None,
     simulate: str | None,
     sizes: Sequence[int],
     as_json: bool,
@@ -62,25 +68,28 @@ def stats(
 
     Shows the runs that the balloon is made of, and those of each inflate. Shows what it
     would cost to tell of them otherwise than page by page. --record keeps the runs;
-    --simulate tells the same of guests that are larger than the recorded one.
+    --simulate tells the same of guests that are larger than the recorded one. --trace keeps
+    the pages of each inflate and deflate, for `uffdballoon bench encodings --trace FILE`.
 
     Example: uffdballoon stats 4711 --record balloon.json, and then
     uffdballoon stats --simulate balloon.json --ram 128G --plot balloon.png
     """
-    if (pid is None) == (simulate is None) or (sizes and not simulate):
+    if (
+        (pid is None) == (simulate is None)
+        or (sizes and not simulate)
+        or ((record_to or trace_to) and simulate)
+    ):
         raise UsageError(
             "stats takes either a PID or --simulate FILE",
-            why="--ram goes with --simulate, and nothing else does without a PID",
+            why="--ram goes with --simulate; --record and --trace are of a PID",
             hint="uffdballoon stats PID, or uffdballoon stats --simulate FILE --ram 128G",
         )
     if plot_to is not None:
         plots.require()
+    found: Statistics | Simulation
     if pid is not None:
-        found: Statistics | Simulation = client.request(pid, "stats", Statistics)
-        if record_to is not None:
-            recorded = client.request(pid, "runs", RecordedBalloon)
-            _write(record_to, recorded)
-            say(f"recorded {len(recorded.runs)} runs in {record_to}")
+        found = client.request(pid, "stats", Statistics)
+        _keep(pid, record_to, trace_to)
     else:
         found = _simulated(str(simulate), sizes or _LARGE)
     pictures = _pictures(found)
@@ -89,11 +98,10 @@ def stats(
     if as_json:
         print_json(found)
         return
-    for title, fragments in pictures.items():
+    inflates = found.inflates if isinstance(found, Statistics) else ()
+    numbered = {f"inflate {number}": inflate for number, inflate in enumerate(inflates, start=1)}
+    for title, fragments in (pictures | numbered).items():
         _show(title, fragments)
-    if isinstance(found, Statistics):
-        for number, inflate in enumerate(found.inflates, start=1):
-            _show(f"inflate {number}", inflate)
 
 
 def _simulated(path: str, sizes: Sequence[int]) -> Simulation:
@@ -115,7 +123,7 @@ def _simulated(path: str, sizes: Sequence[int]) -> Simulation:
 
 
 def _pictures(found: Statistics | Simulation) -> dict[str, FragmentCounts]:
-    """Return what is shown, by its title."""
+    """Return what is drawn, by its title."""
     if isinstance(found, Statistics):
         return {"the balloon": found.balloon}
     recorded, *larger = found.guests
@@ -125,9 +133,21 @@ def _pictures(found: Statistics | Simulation) -> dict[str, FragmentCounts]:
     return pictures
 
 
-def _write(path: str, value: RecordedBalloon) -> None:
+def _keep(pid: int, record_to: str | None, trace_to: str | None) -> None:
+    if record_to is not None:
+        recorded = client.request(pid, "runs", RecordedBalloon)
+        _write(record_to, to_json(recorded) + "\n")
+        say(f"recorded {len(recorded.runs)} runs in {record_to}")
+    if trace_to is not None:
+        traced = client.request(pid, "changes", RecordedTrace)
+        _write(trace_to, write_trace(traced))
+        more = f"; {traced.left_out} before them were too much" if traced.left_out else ""
+        say(f"recorded {len(traced.changes)} changes of the balloon in {trace_to}{more}")
+
+
+def _write(path: str, text: str) -> None:
     try:
-        Path(path).write_text(to_json(value) + "\n", encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
         raise UsageError(
             f"cannot write to {path}", why=error.strerror or "", hint="give a file in a directory"

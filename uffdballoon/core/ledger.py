@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING
 
 from uffdballoon._native import ffi, lib
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 _MEASURED_BYTES = 1 << 30
 """At a time: 2 ms where every second page is ballooned."""
+_LISTED_RUNS = 2048
+"""At a time: 2 ms in Python."""
+_RANGE_BYTES = 16  # struct uffdb_range
 NOTE_OFFSET = int(lib.UFFDB_NOTE_OFFSET)
 NOTE_BYTES = int(lib.UFFDB_NOTE_BYTES)
 """Where the memfd of a ledger has room for a note of ours; zeros at first."""
@@ -128,16 +132,11 @@ class Ledger:
         out = ffi.new("struct uffdb_fragments *")
         other = without.handle if without is not None else ffi.NULL
         turn = Turn()
-        for span, gfn in parts:
-            at = span.start
-            while at < span.end:
-                end = self._run_end(HvaRange(at, span.end))
-                within = ffi.new("struct uffdb_range *", (at, end - at))
-                first = gfn + (at - span.start) // PAGE_BYTES
-                lib.uffdb_ledger_fragments(self.handle, other, within, first, out)
-                at = end
-                if turn.is_over():
-                    yield 0.0
+        for step, gfn in self._steps(parts):
+            within = ffi.new("struct uffdb_range *", (step.start, step.size_bytes))
+            lib.uffdb_ledger_fragments(self.handle, other, within, gfn, out)
+            if turn.is_over():
+                yield 0.0
         return Fragments(
             pages=int(out.pages),
             count=int(out.runs),
@@ -145,6 +144,43 @@ class Ledger:
             orders={i: int(count) for i, count in enumerate(out.orders) if count},
             span_pages=int(out.end_page - out.first_page),
         )
+
+    def listing_runs(
+        self, parts: Iterable[tuple[HvaRange, int]], without: Ledger, most: int
+    ) -> Job[array[int]]:
+        """List runs that are not in ``without``, the first ``most`` of them.
+
+        Of each its first gfn, and its pages, one after the other. ``parts`` as above.
+        """
+        found = array("Q")
+        turn = Turn()
+        for step, gfn in self._steps(parts):
+            at = step.start
+            while at < step.end and len(found) < 2 * most:
+                words, at = self._list(HvaRange(at, step.end), without)
+                for start, size_bytes in zip(words[::2], words[1::2], strict=True):
+                    found.append(gfn + (start - step.start) // PAGE_BYTES)
+                    found.append(size_bytes // PAGE_BYTES)
+                if turn.is_over():
+                    yield 0.0
+        return found[: 2 * most]
+
+    def _list(self, span: HvaRange, without: Ledger) -> tuple[array[int], Hva]:
+        """Return start and bytes of the first runs of a span, and where to go on."""
+        within = ffi.new("struct uffdb_range *", (span.start, span.size_bytes))
+        out = ffi.new("struct uffdb_range[]", _LISTED_RUNS)
+        count = lib.uffdb_ledger_list(self.handle, without.handle, within, out, _LISTED_RUNS)
+        words = array("Q", bytes(ffi.buffer(out, count * _RANGE_BYTES)))
+        return words, Hva(words[-2] + words[-1]) if count == _LISTED_RUNS else span.end
+
+    def _steps(self, parts: Iterable[tuple[HvaRange, int]]) -> Iterator[tuple[HvaRange, int]]:
+        """Cut parts into what is looked at in one step, each with its first gfn."""
+        for span, gfn in parts:
+            at = span.start
+            while at < span.end:
+                end = self._run_end(HvaRange(at, span.end))
+                yield HvaRange(at, end), gfn + (at - span.start) // PAGE_BYTES
+                at = end
 
     def _run_end(self, span: HvaRange) -> Hva:
         """Return where to end a step in a range: some way in it, and within no run."""

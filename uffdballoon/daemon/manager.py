@@ -97,6 +97,7 @@ class Manager:
             "progress": lambda _: session.balloon_progress(),
             "stats": lambda _: session.measuring(),
             "runs": self._runs,
+            "changes": lambda _: session.tracing(),
             "ranges": lambda asked: listing(session.attached, requests.most_of(asked)),
             "verify": lambda _: session.verifying(),
             "map": self._map,

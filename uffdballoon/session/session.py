@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from uffdballoon.model.records.balloon import BalloonProgress, Verification
     from uffdballoon.model.records.changes import ChangeReport
     from uffdballoon.model.records.events import Event, Notice
-    from uffdballoon.model.records.statistics import Statistics
+    from uffdballoon.model.records.statistics import RecordedTrace, Statistics
     from uffdballoon.model.records.status import Held, Status, UffdMethod
     from uffdballoon.session.options import SessionOptions
     from uffdballoon.target.process import Target
@@ -234,6 +234,10 @@ class Session:
     def measuring(self) -> Job[Statistics]:
         """Return how fragmented the balloon is, and each inflate was; a part in a step."""
         return self.attached.follower.measuring(self.target.pid, self.layout.ram_bytes)
+
+    def tracing(self) -> Job[RecordedTrace]:
+        """Return the pages of the latest inflates and deflates; a part in a step."""
+        return self.attached.follower.tracing(self.layout.ram_bytes)
 
     def block_map(self, recent_s: float) -> BlockMap:
         """Take a picture of the guest's memory, for those who have no loop; see mapping()."""

@@ -49,6 +49,35 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedChange:
+    """What the balloon gained and lost until it was quiet again; a line of `stats --trace`."""
+
+    time_ns: Annotated[int, doc("when it was quiet, ns since 1970")]
+    inflated: Annotated[
+        tuple[tuple[int, int], ...], doc("first page and pages of each run, sorted")
+    ]
+    deflated: Annotated[tuple[tuple[int, int], ...], doc("the same of what was taken back")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedTrace:
+    """The latest changes of the balloon, of 262,144 runs in all at most."""
+
+    ram_bytes: Annotated[int, doc("bytes of guest memory")]
+    left_out: Annotated[int, doc("changes before them that were too much to be kept")]
+    changes: Annotated[tuple[RecordedChange, ...], doc("the oldest first")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedGuest:
+    """The first line of what `stats --trace` writes; the others are changes."""
+
+    format: Annotated[str, doc("`uffdballoon trace 1`")]
+    ram_bytes: Annotated[int, doc("bytes of guest memory")]
+    left_out: Annotated[int, doc("changes before them that were too much to be kept")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedGuest:
     """A guest that is the recorded one, over and over."""
 

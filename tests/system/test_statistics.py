@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What a known pattern of a guest's own balloon comes to, run by run and byte by byte."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.command import attached, refused, run
+from tests.support.marks import REAL_QEMU
+from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
+from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
+from uffdballoon.model.tracing import FORMAT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = REAL_QEMU
+
+RAM_BYTES = 192 << 20
+OWNED = GpaRange.of(32 << 20, 1 << 20)
+SEED = 0x57A7
+_PATIENCE_S = 60.0
+# Each is one buffer of the queue, so that the balloon does not rest within it.
+SINGLE = GpaRange.of(64 << 20, 100 * PAGE_BYTES)  # at every second page
+SINGLE_GFN = SINGLE.start // PAGE_BYTES
+WHOLE = GpaRange.of((72 << 20) + 5 * PAGE_BYTES, 251 * PAGE_BYTES)  # up to a 256th
+WHOLE_GFN = WHOLE.start // PAGE_BYTES
+BACK = GpaRange.of(WHOLE.start, 30 * PAGE_BYTES)
+
+
+@pytest.fixture(params=[Accel.KVM, Accel.TCG], ids=lambda accel: accel.value)
+def guest(request: pytest.FixtureRequest, start_qemu: Callable[[QemuOptions], Qemu]) -> Qemu:
+    qemu = start_qemu(QemuOptions(accel=request.param, memory=Memory(size_bytes=RAM_BYTES)))
+    qemu.guest.fill(OWNED, SEED)
+    return qemu
+
+
+def _stats_with(qemu: Qemu, inflates: int) -> dict[str, Any]:
+    """Return what `stats` tells once so many inflates were measured."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        told = run("stats", qemu.pid, "--json")
+        assert told.returncode == 0, told.stderr
+        found: dict[str, Any] = json.loads(told.stdout)
+        if len(found["inflates"]) >= inflates:
+            return found
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _trace_with(qemu: Qemu, changes: int, path: Path) -> list[dict[str, Any]]:
+    """Return the lines of `stats --trace` once there are so many changes."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        told = run("stats", qemu.pid, "--trace", path)
+        assert told.returncode == 0, told.stderr
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if len(lines) > changes:
+            return lines
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _replayed(path: Path, tmp_path: Path) -> dict[str, dict[str, Any]]:
+    result, plot = tmp_path / "result.json", tmp_path / "plot.png"
+    done = run("bench", "encodings", "--trace", path, "--json", result, "--plot", plot)
+    assert done.returncode == 0, done.stderr
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    found = json.loads(result.read_text())
+    assert found["series"] == []
+    return {row["name"]: row for row in found["recorded"]}
+
+
+def test_a_known_pattern_is_told_exactly_and_kept_and_replayed(guest: Qemu, tmp_path: Path) -> None:
+    path, plot = tmp_path / "trace.jsonl", tmp_path / "stats.png"
+    with attached(guest):
+        guest.guest.balloon_inflate(SINGLE, stride_bytes=2 * PAGE_BYTES)
+        _stats_with(guest, 1)
+        guest.guest.balloon_inflate(WHOLE)
+        single, whole = _stats_with(guest, 2)["inflates"]
+        assert single | {"time_ns": 0} == {
+            "pages": 100,
+            "runs": 100,
+            "run_lengths": {"1": 100},
+            "orders": {"0": 100},
+            "span_pages": 199,
+            "wire_bytes": {
+                "pfn_array": 400,
+                "bitmap": 25,
+                "range_list": 1600,
+                "order_list": 800,
+            },
+            "messages": 1,
+            "time_ns": 0,
+        }
+        assert whole | {"time_ns": 0} == {
+            "pages": 251,
+            "runs": 1,
+            "run_lengths": {"128": 1},
+            "orders": dict.fromkeys("0134567", 1),  # 5, 6-7, 8-15 and so on to 128-255
+            "span_pages": 251,
+            "wire_bytes": {"pfn_array": 1004, "bitmap": 32, "range_list": 16, "order_list": 56},
+            "messages": 1,
+            "time_ns": 0,
+        }
+        guest.guest.balloon_deflate(BACK)
+        header, *changes = _trace_with(guest, 3, path)
+        stats = json.loads(run("stats", guest.pid, "--json", "--plot", plot).stdout)
+    assert header == {"format": FORMAT, "ram_bytes": stats["ram_bytes"], "left_out": 0}
+    assert [(change["inflated"], change["deflated"]) for change in changes] == [
+        ([[SINGLE_GFN + 2 * i, 1] for i in range(100)], []),
+        ([[WHOLE_GFN, 251]], []),
+        ([], [[WHOLE_GFN, 30]]),
+    ]
+    assert (stats["balloon"]["pages"], stats["balloon"]["runs"]) == (321, 101)
+    assert plot.stat().st_size > 0
+    rows = _replayed(path, tmp_path)
+    assert list(rows) == [
+        f"trace.jsonl, {what}" for what in ("inflate 1", "inflate 2", "deflate 1")
+    ]
+    for row, told in zip(rows.values(), (single, whole), strict=False):
+        assert {key: row[key] for key in ("pages", "runs", "orders", "run_lengths")} == {
+            key: told[key] for key in ("pages", "runs", "orders", "run_lengths")
+        }
+    assert rows["trace.jsonl, deflate 1"]["wire_bytes"]["pfn_array"] == 120
+    assert guest.guest.verify(OWNED, SEED).bad_lines == 0
+
+
+def test_files_that_are_no_trace_and_places_that_are_none_are_refused(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"format": "uffdballoon balloon 1"}\n')
+    assert "line 1" in refused(2, "bench", "encodings", "--trace", bad)
+    bad.write_bytes(b"\xff\xfe")
+    refused(2, "bench", "encodings", "--trace", bad)
+    refused(2, "bench", "encodings", "--trace", tmp_path / "none")
+    refused(2, "stats", "--simulate", bad, "--trace", tmp_path / "trace.jsonl")
