@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.command import attached, refused, run
 from tests.support.marks import REAL_QEMU
+from uffdballoon.lab.linux_qemu import LinuxQemu
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.tracing import FORMAT
@@ -18,6 +19,8 @@ from uffdballoon.model.tracing import FORMAT
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from uffdballoon.lab.qemu_process import QemuProcess
 
 pytestmark = REAL_QEMU
 
@@ -30,6 +33,12 @@ SINGLE = GpaRange.of(64 << 20, 100 * PAGE_BYTES)  # at every second page
 SINGLE_GFN = SINGLE.start // PAGE_BYTES
 WHOLE = GpaRange.of((72 << 20) + 5 * PAGE_BYTES, 251 * PAGE_BYTES)  # up to a 256th
 WHOLE_GFN = WHOLE.start // PAGE_BYTES
+# Files of a page each, of which every second one is removed again: half of their pages are free.
+_FILL = (
+    "mkdir -p /t && mount -t tmpfs -o size=400m,nr_inodes=0 none /t && cd /t && busybox awk "
+    """'BEGIN { for (i = 0; i < 65536; i++) { f = "/t/" i; print "x" > f; close(f) } }' && """
+    "ls | busybox grep '[02468]$' | busybox xargs rm"
+)
 BACK = GpaRange.of(WHOLE.start, 30 * PAGE_BYTES)
 
 
@@ -40,7 +49,7 @@ def guest(request: pytest.FixtureRequest, start_qemu: Callable[[QemuOptions], Qe
     return qemu
 
 
-def _stats_with(qemu: Qemu, inflates: int) -> dict[str, Any]:
+def _stats_with(qemu: QemuProcess, inflates: int) -> dict[str, Any]:
     """Return what `stats` tells once so many inflates were measured."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -53,7 +62,7 @@ def _stats_with(qemu: Qemu, inflates: int) -> dict[str, Any]:
         time.sleep(0.05)
 
 
-def _trace_with(qemu: Qemu, changes: int, path: Path) -> list[dict[str, Any]]:
+def _trace_with(qemu: QemuProcess, changes: int, path: Path) -> list[dict[str, Any]]:
     """Return the lines of `stats --trace` once there are so many changes."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
@@ -129,6 +138,26 @@ def test_a_known_pattern_is_told_exactly_and_kept_and_replayed(guest: Qemu, tmp_
         }
     assert rows["trace.jsonl, deflate 1"]["wire_bytes"]["pfn_array"] == 120
     assert guest.guest.verify(OWNED, SEED).bad_lines == 0
+
+
+@pytest.mark.needs_linux_guest
+def test_a_real_driver_takes_single_pages_first_wherever_they_are(tmp_path: Path) -> None:
+    """What `bench encodings` simulates: the smallest blocks that are free go first."""
+    path = tmp_path / "trace.jsonl"
+    wanted = 8192  # pages; of single ones there are four times as many
+    with LinuxQemu(QemuOptions(memory=Memory(size_bytes=1 << 30))) as qemu:
+        qemu.guest.check(_FILL, _PATIENCE_S)
+        with attached(qemu):
+            left = (1 << 30) - wanted * PAGE_BYTES
+            asked = run("set", qemu.pid, "--balloon", left)
+            assert asked.returncode == 0, asked.stderr
+            stats = _stats_with(qemu, 1)
+            _, *changes = _trace_with(qemu, 1, path)
+    runs = [one for change in changes for one in change["inflated"]]
+    assert sum(pages for _, pages in runs) == stats["balloon"]["pages"] == wanted
+    assert sum(1 for _, pages in runs if pages == 1) > wanted * 3 // 4
+    wire = stats["balloon"]["wire_bytes"]
+    assert wire["bitmap"] < wire["pfn_array"] < wire["order_list"] < wire["range_list"]
 
 
 def test_files_that_are_no_trace_and_places_that_are_none_are_refused(tmp_path: Path) -> None:
