@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The four observers behind one interface.
+"""The five observers behind one interface.
 
 An observer prepares what the C library then follows by itself: a trace, events,
 or the page tables.
@@ -17,9 +17,18 @@ from uffdballoon.model.ram import Backing
 from uffdballoon.target.backing import fds_of_block
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from uffdballoon.model.ram import RamBlock
+
+
+class LogOfBalloon(Protocol):
+    """A file that the VMM writes a line to for each page that its balloon takes or gives back."""
+
+    fd: int
+
+    def close(self) -> None:
+        """Have the VMM write where it wrote before."""
 
 
 class Observer(Protocol):
@@ -93,6 +102,35 @@ class TraceObserver(DirectObserver):
 
     def close(self) -> None:
         self._trace.close()
+
+
+class MonitorObserver(DirectObserver):
+    """Reads what QEMU itself tells of each page, before it discards it and answers the guest.
+
+    It need not tell of what the guest gave up before.
+    """
+
+    kind = ObserverKind.MONITOR
+    observing = Observing.TRACE
+
+    def __init__(
+        self, open_log: Callable[[], LogOfBalloon], ram: Sequence[tuple[int, int, int]]
+    ) -> None:
+        """Begin to read; ``ram`` is (gpa, hva, bytes) each. Raises what ``open_log`` raises."""
+        self._log = open_log()
+        try:
+            self.trace = self._trace = Trace.of_log(self._log.fd, ram)
+        except BaseException:
+            self._log.close()
+            raise
+
+    @property
+    def how(self) -> str:
+        return self._trace.source
+
+    def close(self) -> None:
+        self._trace.close()
+        self._log.close()
 
 
 class EventObserver(DirectObserver):

@@ -156,7 +156,8 @@ def _where_it_goes(target: Target) -> tuple[int, str]:
 
 def log_option(cmdline: tuple[str, ...]) -> str | None:
     """Return what -D has on a command line."""
-    paths = [option.text for option in parse_options(cmdline[1:]) if option.name == "D"]
+    options = parse_options(cmdline[1:])
+    paths = [option.text for option in options if option.name == "D" and option.text]
     return paths[-1] if paths else None
 
 
