@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -184,3 +186,47 @@ def test_a_monitor_that_hangs_up_is_connected_to_again_to_give_the_log_back(
         connection.close()
     assert states_of(guest) == ["disabled", "disabled"]
     assert write_a_line(guest, 100) in log_of(guest, logging)
+
+
+@contextlib.contextmanager
+def daemonized(directory: Path, *arguments: str) -> Iterator[int]:
+    """Run a QEMU that went into the background: its standard error is its log, or nothing."""
+    pid_file = directory / "pid"
+    words = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-S"]
+    words += ["-m", "64", "-device", "virtio-balloon-pci", "-daemonize", "-pidfile", str(pid_file)]
+    words += ["-qmp", f"unix:{directory}/qmp,server=on,wait=off", *arguments]
+    subprocess.run(words, check=True)
+    pid = int(pid_file.read_text())
+    pidfd = os.pidfd_open(pid)
+    try:
+        yield pid
+    finally:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+
+
+@pytest.mark.parametrize("has_log", [False, True])
+def test_a_qemu_in_the_background_has_its_log_or_none_again(
+    tmp_path: Path,
+    has_log: bool,  # noqa: FBT001 - a parameter of a test
+) -> None:
+    file = tmp_path / "qemu.log"
+    with (
+        daemonized(tmp_path, *(("-D", str(file)) if has_log else ())) as pid,
+        Target.open(pid) as target,
+        Injector(target) as injector,
+        Monitor.connect(str(tmp_path / "qmp"), pid=pid) as monitor,
+    ):
+        monitor.execute("trace-event-set-state", {"name": _MARK, "enable": True})
+        before = target.fds()
+        for megabytes in (50, 40):
+            monitor.execute("balloon", {"value": megabytes << 20})
+            log = BalloonLog(monitor, injector, trust_seccomp=False, progress=print)
+            monitor.execute("balloon", {"value": megabytes - 1 << 20})
+            assert os.pread(log.fd, 1 << 16, 0).count(_MARK.encode()) == 1
+            log.close()
+            monitor.execute("balloon", {"value": megabytes - 2 << 20})
+            assert target.fds() == before
+        if has_log:
+            sizes = re.findall(r"target: 0x([0-9a-f]+)", file.read_text())
+            assert [int(size, 16) >> 20 for size in sizes] == [50, 48, 40, 38]
