@@ -177,6 +177,31 @@ def test_a_file_that_qemu_cannot_open_leaves_the_log_as_it_was(
     assert states_of(guest) == ["disabled", "disabled"]
 
 
+def test_a_qemu_in_the_background_that_cannot_open_the_file_keeps_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "qemu.log"
+    real = Monitor.hmp
+
+    def hmp(self: Monitor, line: str) -> str:
+        return real(self, line.replace("logfile /proc/self/fd/", "logfile /proc/no/such/"))
+
+    with (
+        daemonized(tmp_path, "-D", str(file)) as pid,
+        Target.open(pid) as target,
+        Injector(target) as injector,
+        Monitor.connect(str(tmp_path / "qmp"), pid=pid) as monitor,
+    ):
+        before = target.fds()
+        monkeypatch.setattr(Monitor, "hmp", hmp)
+        with pytest.raises(UnsupportedError, match="does not open the file"):
+            BalloonLog(monitor, injector, trust_seccomp=False, progress=print)
+        assert target.fds() == before
+        monitor.execute("trace-event-set-state", {"name": _MARK, "enable": True})
+        monitor.execute("balloon", {"value": 50 << 20})
+        assert _MARK in file.read_text()
+
+
 def test_a_monitor_that_hangs_up_is_connected_to_again_to_give_the_log_back(
     guest: Qemu, logging: Path | None
 ) -> None:

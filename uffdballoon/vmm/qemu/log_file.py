@@ -87,12 +87,12 @@ class DivertedLog:
 
     def _set_back_what_closed(self) -> None:
         """QEMU closes one log before it opens the next: let it open nothing, and replace that."""
-        before = set(self._target.fds())
+        before = self._target.fds()
         self._monitor.hmp(f"logfile {os.devnull}")
         opened = {
             number
             for number, link in self._target.fds().items()
-            if number not in before and link == os.devnull
+            if link == os.devnull != before.get(number)
         }
         self._put_former_in(opened)
 
