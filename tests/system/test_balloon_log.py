@@ -17,6 +17,12 @@ import pytest
 
 from tests.support.marks import REAL_QEMU
 from uffdballoon.errors import UnsupportedError
+from uffdballoon.host.privileges import (
+    Capability,
+    enter_sandbox,
+    held_capabilities,
+    keep_capabilities,
+)
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.target.injector import Injector
@@ -211,6 +217,25 @@ def test_a_monitor_that_hangs_up_is_connected_to_again_to_give_the_log_back(
         connection.close()
     assert states_of(guest) == ["disabled", "disabled"]
     assert write_a_line(guest, 100) in log_of(guest, logging)
+
+
+def test_a_manager_that_gave_its_privileges_up_gives_another_users_log_back(
+    start_qemu: Callable[[QemuOptions], Qemu],
+) -> None:
+    guest = start_qemu(QemuOptions(accel=Accel.TCG, run_as=65534))
+    child = os.fork()
+    if child == 0:
+        with diverted(guest) as log:
+            injector = log._log._injector
+            target = injector.target
+            held = held_capabilities() & {Capability.SYS_PTRACE, Capability.SYS_NICE}
+            keep_capabilities(held)
+            enter_sandbox(target.pid, injector.tid, target.pidfd, may_connect=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert states_of(guest) == ["disabled", "disabled"]
+    assert write_a_line(guest, 100) in guest.log
+    assert not any(log_file.NAME in link for link in fds_of(guest))
 
 
 @contextlib.contextmanager

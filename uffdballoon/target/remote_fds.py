@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uffdballoon.errors import InjectionError
+from uffdballoon.errors import InjectionError, TargetGoneError, UffdballoonError
+from uffdballoon.host.process import duplicate_fd
 from uffdballoon.target.arch import x86_64 as arch
 from uffdballoon.target.injected_calls import OPENING_LOG
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from uffdballoon.target.injector import Injector, RemoteThread
     from uffdballoon.target.process import Target
 
@@ -22,6 +26,45 @@ def fds_of_file(target: Target, fd: int) -> set[int]:
     """Return the target's fds that are open on the file that our ``fd`` is open on."""
     wanted, place = os.fstat(fd), Path(f"/proc/{target.pid}/fd")
     return {number for number in target.fds() if _is_same(place / str(number), wanted)}
+
+
+class FdNumbers:
+    """The target's fds, for whoever may not look into its /proc/PID/fd any more; close it."""
+
+    def __init__(self, target: Target) -> None:
+        """Open it while that may be; raise OSError."""
+        self._target = target
+        self._directory = os.open(
+            f"/proc/{target.pid}/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        )
+
+    def close(self) -> None:
+        if self._directory >= 0:
+            os.close(self._directory)
+            self._directory = -1
+
+    def all(self) -> set[int]:
+        """Return the numbers; raise TargetGoneError."""
+        try:
+            return {int(name) for name in os.listdir(self._directory)}  # noqa: PTH208 - by its fd
+        except OSError as error:
+            raise TargetGoneError.of(self._target.pid) from error
+
+    def of_file(self, fd: int, among: Iterable[int]) -> set[int]:
+        """Return those among some that are open on the file that our ``fd`` is open on."""
+        return {number for number in among if self._is_same(number, fd)}
+
+    def _is_same(self, number: int, fd: int) -> bool:
+        try:
+            theirs = duplicate_fd(self._target.pidfd, number, pid=self._target.pid)
+        except UffdballoonError as error:
+            if error.errno == errno.EBADF:
+                return False  # closed meanwhile
+            raise
+        try:
+            return os.path.sameopenfile(theirs, fd)
+        finally:
+            os.close(theirs)
 
 
 def is_written_to(target: Target, number: int) -> bool:

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 
 from uffdballoon.errors import QmpError, UffdballoonError, UnsupportedError
 from uffdballoon.host.process import duplicate_fd
-from uffdballoon.target.remote_fds import fds_of_file, is_written_to, open_and_replace, replace_fd
+from uffdballoon.target.remote_fds import (
+    FdNumbers,
+    fds_of_file,
+    is_written_to,
+    open_and_replace,
+    replace_fd,
+)
 from uffdballoon.vmm.qemu.options import parse_options
 
 if TYPE_CHECKING:
@@ -46,11 +52,14 @@ class DivertedLog:
         self._injector = injector
         self._target = injector.target
         self._fd = fd
+        self._places: set[int] = set()
         self._former, self._path = _where_it_goes(self._target)
+        self._numbers = FdNumbers(self._target)
         try:
             self._divert()
         except BaseException:
             with contextlib.suppress(UffdballoonError):
+                self._places = fds_of_file(self._target, fd)
                 self.restore()
             self.close()
             raise
@@ -58,19 +67,22 @@ class DivertedLog:
     def restore(self) -> None:
         """Give the log back, unless somebody has set another meanwhile.
 
-        Raises QmpError, and what replace_fd() raises.
+        What it takes of /proc is open already: a manager that has given its privileges up may do
+        it. Raises QmpError, and what replace_fd() raises.
         """
-        self._put_former_in(fds_of_file(self._target, self._fd))
+        self._put_former_in(self._numbers.of_file(self._fd, self._places))
 
     def close(self) -> None:
         """Let go of what was noted."""
         if self._former >= 0:
             os.close(self._former)
             self._former = -1
+        self._numbers.close()
 
     def _divert(self) -> None:
         said = self._have_opened(self._fd)
-        if not fds_of_file(self._target, self._fd):
+        self._places = fds_of_file(self._target, self._fd)
+        if not self._places:
             self._set_back_what_closed()
             raise UnsupportedError(
                 "observer monitor cannot be had",
@@ -82,7 +94,7 @@ class DivertedLog:
 
     def _have_opened(self, fd: int) -> str:
         """Have a file of ours be the log; return what QEMU has against it."""
-        with _Given(self._monitor, self._target, fd) as number:
+        with _Given(self._monitor, self._numbers, fd) as number:
             return self._monitor.hmp(f"logfile /proc/self/fd/{number}").strip()
 
     def _set_back_what_closed(self) -> None:
@@ -103,7 +115,7 @@ class DivertedLog:
             for place in places:
                 open_and_replace(self._injector, self._path, place, otherwise=_STDERR)
             return
-        with _Given(self._monitor, self._target, self._former) as number:
+        with _Given(self._monitor, self._numbers, self._former) as number:
             for place in places:
                 replace_fd(self._injector, number, place)
 
@@ -116,22 +128,21 @@ def was_left_diverted(target: Target) -> bool:
 class _Given:
     """A file of ours that QEMU has for a while; a context that tells QEMU's number of it."""
 
-    def __init__(self, monitor: Monitor, target: Target, fd: int) -> None:
+    def __init__(self, monitor: Monitor, numbers: FdNumbers, fd: int) -> None:
         self._monitor = monitor
-        self._target = target
+        self._numbers = numbers
         self._fd = fd
 
     def __enter__(self) -> int:
-        before = fds_of_file(self._target, self._fd)
+        before = self._numbers.all()
         self._monitor.execute_with_file("getfd", {"fdname": _GIVEN}, self._fd)
-        came = fds_of_file(self._target, self._fd) - before
+        came = self._numbers.of_file(self._fd, self._numbers.all() - before)
         if not came:
             self.__exit__()
             raise QmpError(
                 "QEMU has not taken a file",
                 why="it is not among its fds",
                 hint="is its limit of open files reached?",
-                pid=self._target.pid,
             )
         return max(came)
 
