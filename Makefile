@@ -147,7 +147,7 @@ analyze: | system-packages ## Have gcc look for faults on every path of the C li
 	$(call cmake,build/analyze,-DUFFDB_ANALYZE=ON -DUFFDB_TESTS=OFF)
 
 # Those that need nothing of the host: valgrind 3.19 knows neither userfaultfd(2) nor pidfd_open(2).
-PURE_TESTS := contract decisions ledger parking planner records version
+PURE_TESTS := contract decisions ledger log_lines parking planner records version
 
 .PHONY: valgrind
 valgrind: build-native ## Run those C tests under valgrind that it can run

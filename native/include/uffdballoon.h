@@ -413,7 +413,7 @@ void uffdb_contract_reset(struct uffdb_contract *contract, uint64_t now_ns);
  */
 uint32_t uffdb_contract_judge(struct uffdb_contract *contract, const struct uffdb_judged *touch);
 
-/* ---- trace: the system calls by which the target's balloon device discards and takes back ---- */
+/* ---- trace: what the target's balloon device gives up and takes back, as others record it ---- */
 
 /**
  * uffdb_tracefs_open - open the root of a tracefs.
@@ -437,6 +437,14 @@ enum uffdb_trace_by {
 	UFFDB_TRACE_BY_ANY, /* BPF, or perf where that cannot be had */
 	UFFDB_TRACE_BY_BPF,
 	UFFDB_TRACE_BY_PERF,
+	UFFDB_TRACE_BY_LOG, /* QEMU's own trace events; needs no privilege; never chosen by ANY */
+};
+
+/* A stretch of guest memory: where a line's guest address is in the target. */
+struct uffdb_traced_ram {
+	uint64_t gpa;
+	uint64_t hva;
+	uint64_t len;
 };
 
 struct uffdb_trace_config {
@@ -447,6 +455,17 @@ struct uffdb_trace_config {
 	uint64_t ring_bytes; /* in all; rounded up to a power of two, by perf for each CPU */
 	const struct uffdb_traced_file *files;
 	size_t nr_files;
+	/*
+	 * By a log alone. The file is one that QEMU writes its log to and nobody else reads: holes
+	 * are punched into what was read. It must be one that holes can be punched into, open for
+	 * reading and writing; the fd stays the caller's. @actual_pages: what the balloon device
+	 * counts as given up, in pages of 4 KiB, when QEMU begins to log; what was given up before
+	 * is not told of.
+	 */
+	int log_fd;
+	const struct uffdb_traced_ram *ram;
+	size_t nr_ram;
+	uint64_t actual_pages;
 };
 
 struct uffdb_trace;
@@ -459,7 +478,8 @@ struct uffdb_trace;
  *
  * Return: 0; -EACCES, -EPERM without CAP_PERFMON (by BPF: and CAP_BPF); -EMFILE;
  *         -ESRCH; -E2BIG when others use up the tracepoint; -EOPNOTSUPP by BPF
- *         outside of the initial pid namespace.
+ *         outside of the initial pid namespace. By a log: -EBADF; -EACCES for a
+ *         file that is not open for both; -EOPNOTSUPP for one without holes.
  */
 int uffdb_trace_create(const struct uffdb_trace_config *config, struct uffdb_trace **out);
 void uffdb_trace_destroy(struct uffdb_trace *trace);
@@ -472,7 +492,7 @@ void uffdb_trace_destroy(struct uffdb_trace *trace);
  *
  * As long as anybody holds them, what the target does is recorded.
  *
- * Return: how many; 0 for a trace by perf, which ends with its process.
+ * Return: how many; 0 for a trace by perf or by a log, which ends with its process.
  */
 size_t uffdb_trace_fds(const struct uffdb_trace *trace, int *out);
 
@@ -486,7 +506,7 @@ int uffdb_trace_go_on(const struct uffdb_trace_config *config, const int *fds,
 		      struct uffdb_trace **out);
 
 /**
- * uffdb_trace_source - "bpf" or "perf".
+ * uffdb_trace_source - "bpf", "perf" or "log".
  * @bpf_error: why it is not BPF, -errno; 0 when it is, or nobody asked for it
  */
 const char *uffdb_trace_source(const struct uffdb_trace *trace, int *bpf_error);
@@ -640,6 +660,7 @@ struct uffdb_stats {
 	uint64_t lost_records;	   /* of the trace, as far as they were counted */
 	uint64_t resyncs;	   /* losses after which no page of before is held to `told` */
 	uint64_t doubtful;	   /* touches granted for that */
+	uint64_t given_twice;	   /* pages that were in the balloon already; by a log alone */
 	uint64_t late;		   /* pages that were written in the gap before their window */
 	uint64_t late_reads;	   /* that were read in it: zeros; protected from then on */
 	uint64_t zapped_again; /* pages of zeros: filled in it beside a touched one, or lent to a

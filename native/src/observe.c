@@ -74,14 +74,25 @@ void uffdb_observe_certainty(struct uffdb_engine *engine, uint64_t hva, uint64_t
 		uffdb_ledger_clear(engine->observer->doubtful, hva, len);
 }
 
+/* Of these no touch can be held against the guest, for they may have been taken back. */
+static void doubt(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
+{
+	if (engine->contract.terms.kind != UFFDB_CONTRACT_TOLD)
+		return;
+	uffdb_ledger_set(engine->observer->doubtful, hva, len);
+	engine->observer->doubt = true;
+}
+
 static int64_t take_given(struct uffdb_engine *engine, const struct uffdb_change *given)
 {
 	struct uffdb_observer *observer = engine->observer;
+	/* A log of an idle guest may be as old as its last drain: no delay is measured by that. */
+	uint64_t known_ns = given->toggle ? observer->drain_ns : given->time_ns;
 	int64_t pages = uffdb_ledger_set(engine->ledger, given->hva, given->len);
 
 	uffdb_observe_certainty(engine, given->hva, given->len);
 	uffdb_ledger_clear(observer->suspected, given->hva, given->len);
-	uffdb_windows_note_inflate(engine->windows, given->hva, given->time_ns);
+	uffdb_windows_note_inflate(engine->windows, given->hva, known_ns);
 	protect_if_filled(engine, given);
 	return pages;
 }
@@ -131,11 +142,6 @@ void uffdb_observe_refusal(struct uffdb_engine *engine, const struct uffdb_range
 	uffdb_count(&engine->observer->refused, pages > 0 ? (uint64_t)pages : 0);
 }
 
-static bool is_told(const struct uffdb_engine *engine)
-{
-	return engine->contract.terms.kind == UFFDB_CONTRACT_TOLD;
-}
-
 /*
  * Records are missing, deflates perhaps among them. Of what is ballooned by the
  * ledger no page can be held to `told`, until it is given up anew; and what is
@@ -149,16 +155,17 @@ static void on_lost(struct uffdb_engine *engine, uint64_t records)
 
 	uffdb_count(&observer->lost, records);
 	uffdb_count(&observer->resyncs, 1);
+	if (observer->toggles)
+		uffdb_toggles_lost(observer->toggles);
 	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
-	for (size_t i = 0; is_told(engine) && i < nr; i++) {
+	for (size_t i = 0; i < nr; i++) {
 		uint64_t at = blocks[i].hva, end = at + blocks[i].size;
 		struct uffdb_range run;
 
 		while (uffdb_ledger_next(engine->ledger, at, end, &run) > 0) {
-			uffdb_ledger_set(observer->doubtful, run.start, run.len);
+			doubt(engine, run.start, run.len);
 			at = run.start + run.len;
 		}
-		observer->doubt = true;
 	}
 	atomic_store(&observer->look_everywhere, true);
 }
@@ -196,6 +203,137 @@ static void on_willneed(struct uffdb_engine *engine, const struct uffdb_change *
 		on_deflate(engine, taken);
 }
 
+/*
+ * A page of a huge RAM block is given up in pieces. Once all of them are in the driver's balloon
+ * its memory could be given back (QEMU does not, virtio_balloon_inflate_page()): until somebody
+ * does, they are counted there and change nothing here.
+ */
+static bool is_piece(const struct uffdb_engine *engine, uint64_t hva)
+{
+	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, hva);
+
+	return !block || uffdb_block_page(block) != UFFDB_PAGE;
+}
+
+static uint32_t span_ms(const struct uffdb_observer *observer, uint64_t time_ns)
+{
+	uint64_t span = (observer->drain_ns - time_ns) / UFFDB_NS_PER_MS + 1;
+
+	return span < UINT32_MAX ? (uint32_t)span : UINT32_MAX;
+}
+
+static void on_toggle(struct uffdb_engine *engine, const struct uffdb_traced *record)
+{
+	struct uffdb_observer *observer = engine->observer;
+	struct uffdb_toggles *toggles = observer->toggles;
+	struct uffdb_change change = {
+		.time_ns = record->time_ns,
+		.hva = record->hva,
+		.len = record->len,
+		.toggle = true,
+		.span_ms = span_ms(observer, record->time_ns),
+	};
+
+	if (!uffdb_ledger_block(engine->ledger, change.hva))
+		return;
+	if (!uffdb_toggles_begin(toggles))
+		uffdb_count(&observer->resyncs, 1);
+	change.inflate =
+		uffdb_toggles_flip(toggles, change.hva, uffdb_is_doubtful(engine, change.hva));
+	if (is_piece(engine, change.hva))
+		return;
+	if (!change.inflate) {
+		on_deflate(engine, &change);
+		return;
+	}
+	on_inflate(engine, &change);
+	if (!uffdb_toggles_is_certain(toggles))
+		doubt(engine, change.hva, change.len);
+}
+
+struct counting {
+	struct uffdb_engine *engine;
+	struct uffdb_change change;
+	bool resynced;
+};
+
+/* It was taken for a deflate: the page comes in again. */
+static void put_back(struct counting *counting, bool certain)
+{
+	struct uffdb_engine *engine = counting->engine;
+	int64_t pages;
+
+	counting->change.inflate = true;
+	pages = take_given(engine, &counting->change);
+	remember(engine->observer, &counting->change);
+	uffdb_count(&engine->observer->deflated, pages > 0 ? -(uint64_t)pages : 0);
+	if (!certain)
+		doubt(engine, counting->change.hva, counting->change.len);
+}
+
+/* It was taken for an inflate: the page is the guest's. */
+static void take_out(struct counting *counting)
+{
+	struct uffdb_engine *engine = counting->engine;
+	int64_t pages;
+
+	counting->change.inflate = false;
+	pages = give_taken(engine, &counting->change);
+	remember(engine->observer, &counting->change);
+	uffdb_count(&engine->observer->inflated, pages > 0 ? -(uint64_t)pages : 0);
+}
+
+static void on_meaning(void *argument, const struct uffdb_toggle *toggle, uint32_t meaning,
+		       bool certain)
+{
+	struct counting *counting = argument;
+	struct uffdb_engine *engine = counting->engine;
+
+	if (is_piece(engine, toggle->hva))
+		return;
+	counting->change.hva = toggle->hva;
+	switch (meaning) {
+	case UFFDB_TOGGLE_RIGHT:
+		if (toggle->in && certain)
+			uffdb_observe_certainty(engine, toggle->hva, UFFDB_PAGE);
+		break;
+	case UFFDB_TOGGLE_GIVEN_TWICE:
+		uffdb_count(&engine->observer->given_twice, 1);
+		put_back(counting, certain);
+		break;
+	case UFFDB_TOGGLE_IN:
+		counting->resynced = true;
+		put_back(counting, certain);
+		break;
+	case UFFDB_TOGGLE_OUT:
+		counting->resynced = true;
+		take_out(counting);
+		break;
+	default:
+		if (toggle->in && uffdb_ledger_test(engine->ledger, toggle->hva) > 0)
+			doubt(engine, toggle->hva, UFFDB_PAGE);
+		break;
+	}
+}
+
+static void on_count(struct uffdb_engine *engine, const struct uffdb_traced *record)
+{
+	struct uffdb_observer *observer = engine->observer;
+	struct counting counting = {
+		.engine = engine,
+		.change =
+			{
+				.time_ns = record->time_ns,
+				.len = UFFDB_PAGE,
+				.toggle = true,
+				.span_ms = span_ms(observer, record->time_ns),
+			},
+	};
+
+	uffdb_toggles_count(observer->toggles, record->hva, record->len, on_meaning, &counting);
+	uffdb_count(&observer->resyncs, counting.resynced);
+}
+
 /* Drained after a reset that it came before: the balloon of then is gone. */
 static bool is_past(const struct uffdb_engine *engine, const struct uffdb_traced *record)
 {
@@ -212,14 +350,23 @@ static void on_record(void *argument, const struct uffdb_traced *record)
 		.inflate = record->kind == UFFDB_TRACED_DISCARD,
 	};
 
-	if (is_past(engine, record))
+	if (is_past(engine, record)) {
+		if (record->kind == UFFDB_TRACED_TOGGLE)
+			uffdb_toggles_lost(engine->observer->toggles);
 		return;
+	}
 	switch (record->kind) {
 	case UFFDB_TRACED_DISCARD:
 		on_discard(engine, &change);
 		break;
 	case UFFDB_TRACED_WILLNEED:
 		on_willneed(engine, &change);
+		break;
+	case UFFDB_TRACED_TOGGLE:
+		on_toggle(engine, record);
+		break;
+	case UFFDB_TRACED_ACTUAL:
+		on_count(engine, record);
 		break;
 	default:
 		on_lost(engine, record->len);
@@ -231,6 +378,8 @@ void uffdb_observe(struct uffdb_engine *engine)
 {
 	struct uffdb_observer *observer = engine->observer;
 
+	if (observer->toggles)
+		observer->drain_ns = uffdb_now_ns(CLOCK_MONOTONIC);
 	if (observer->trace)
 		uffdb_count(&observer->traced,
 			    uffdb_trace_drain(observer->trace, on_record, engine));
@@ -274,6 +423,26 @@ bool uffdb_is_doubtful(const struct uffdb_engine *engine, uint64_t hva)
 	return engine->observer->doubt && uffdb_ledger_test(engine->observer->doubtful, hva) > 0;
 }
 
+/* Can it have come after a reset, which it is not sure to have done? */
+static bool is_on_both_sides(const struct uffdb_change *change, uint64_t at_ns)
+{
+	return change->toggle && change->time_ns <= at_ns &&
+	       change->time_ns + change->span_ms * UFFDB_NS_PER_MS > at_ns;
+}
+
+/* What is not certain to have come later was the old balloon's; if it wasn't, toggles mislead. */
+static void reset_toggles(struct uffdb_observer *observer, uint64_t from, uint64_t at_ns)
+{
+	bool sure = true;
+
+	if (!observer->toggles)
+		return;
+	for (; at_ns && from < observer->nr_history; from++)
+		if (is_on_both_sides(&observer->history[from % UFFDB_HISTORY], at_ns))
+			sure = false;
+	uffdb_toggles_reset(observer->toggles, sure);
+}
+
 /* After a reset, with an empty ledger: what came later than @at_ns holds. */
 void uffdb_observe_again(struct uffdb_engine *engine, uint64_t at_ns)
 {
@@ -290,11 +459,14 @@ void uffdb_observe_again(struct uffdb_engine *engine, uint64_t at_ns)
 		uffdb_ledger_clear(observer->suspected, blocks[i].hva, blocks[i].size);
 	}
 	observer->doubt = false;
+	reset_toggles(observer, from, at_ns);
 	for (; at_ns && from < observer->nr_history; from++) {
 		const struct uffdb_change *change = &observer->history[from % UFFDB_HISTORY];
 
 		if (change->time_ns <= at_ns)
 			continue;
+		if (change->toggle)
+			uffdb_toggles_again(observer->toggles, change->hva, change->inflate);
 		if (change->inflate)
 			take_given(engine, change);
 		else
@@ -316,6 +488,11 @@ int uffdb_observer_create(struct uffdb_engine *engine)
 	observer->history = calloc(UFFDB_HISTORY, sizeof(*observer->history));
 	if (!observer->history)
 		return -ENOMEM;
+	if (observer->trace && observer->trace->config.by == UFFDB_TRACE_BY_LOG) {
+		error = uffdb_toggles_create(engine->ledger, &observer->toggles);
+		if (error)
+			return error;
+	}
 	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
 	error = uffdb_ledger_create(blocks, nr, &observer->doubtful);
 	if (!error)
@@ -332,6 +509,7 @@ void uffdb_observer_destroy(struct uffdb_observer *observer)
 	uffdb_ledger_destroy(observer->seen);
 	uffdb_ledger_destroy(observer->suspected);
 	uffdb_ledger_destroy(observer->doubtful);
+	uffdb_toggles_destroy(observer->toggles);
 	free(observer->history);
 	free(observer);
 }

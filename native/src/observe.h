@@ -4,6 +4,7 @@
 #define UFFDB_OBSERVE_H
 
 #include "engine.h"
+#include "toggles.h"
 #include "trace.h"
 
 #define UFFDB_HISTORY 65536 /* changes that a reset may have come before */
@@ -13,10 +14,14 @@ struct uffdb_change {
 	uint64_t hva;
 	uint64_t len;
 	bool inflate;
+	bool toggle;	  /* it was not told which */
+	uint32_t span_ms; /* it came in so long from @time_ns, rounded up; 0: at that time */
 };
 
 struct uffdb_observer {
-	struct uffdb_trace *trace; /* or NULL */
+	struct uffdb_trace *trace;     /* or NULL */
+	struct uffdb_toggles *toggles; /* of a trace by a log, or NULL */
+	uint64_t drain_ns;	       /* when the drain began, where there are toggles */
 	struct uffdb_change *history;
 	uint64_t nr_history; /* ever; the last UFFDB_HISTORY are there */
 
@@ -35,7 +40,7 @@ struct uffdb_observer {
 	uint64_t last_hva, run_pages; /* of the inflates as they come */
 	_Atomic uint64_t arrivals[UFFDB_ORDERS];
 	_Atomic uint64_t traced, inflated, deflated, reported_bytes, refused, lost, resyncs, doubts;
-	_Atomic uint64_t late, late_reads, arm_ns_max;
+	_Atomic uint64_t given_twice, late, late_reads, arm_ns_max;
 };
 
 int uffdb_observer_create(struct uffdb_engine *engine);

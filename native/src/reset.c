@@ -30,6 +30,9 @@ static void empty_balloon(struct uffdb_engine *engine, uint64_t at_ns)
 	const struct uffdb_block *blocks;
 	size_t nr;
 
+	/* What a log says before its next drain is dated from this one: no reset comes between. */
+	if (engine->observer && engine->observer->toggles)
+		uffdb_observe(engine);
 	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
 	for (size_t i = 0; i < nr; i++) {
 		uffdb_ledger_clear(engine->ledger, blocks[i].hva, blocks[i].size);

@@ -83,7 +83,7 @@ static const struct rule RULES[] = {
 	ANY(clock_nanosleep), ANY(clock_getres), ANY(gettimeofday), ANY(time), ANY(poll),
 	ANY(ppoll), ANY(select), ANY(pselect6), ANY(epoll_create1), ANY(epoll_ctl),
 	ANY(epoll_pwait), ANY(eventfd2), ANY(timerfd_create), ANY(timerfd_settime),
-	ANY(timerfd_gettime),
+	ANY(timerfd_gettime), ANY(inotify_add_watch), ANY(inotify_rm_watch),
 	/* The control socket, and a monitor that is connected. */
 	WHEN(socketpair, 0, WHOLE, AF_UNIX),
 	ANY(accept), ANY(accept4), ANY(sendto), ANY(recvfrom), ANY(sendmsg), ANY(recvmsg),

@@ -17,6 +17,7 @@ static void add_observed(const struct uffdb_observer *observer, struct uffdb_sta
 	stats->lost_records = observer->lost;
 	stats->resyncs = observer->resyncs;
 	stats->doubtful = observer->doubts;
+	stats->given_twice = observer->given_twice;
 	stats->late = observer->late;
 	stats->late_reads = observer->late_reads;
 	stats->arm_ns_max = observer->arm_ns_max;

@@ -13,10 +13,13 @@ int uffdb_trace_init(struct uffdb_trace *trace, const struct uffdb_trace_source 
 	trace->source = source;
 	trace->config = *config;
 	trace->files = calloc(config->nr_files + 1, sizeof(*trace->files));
-	if (!trace->files)
+	trace->ram = calloc(config->nr_ram + 1, sizeof(*trace->ram));
+	if (!trace->files || !trace->ram)
 		return -ENOMEM;
 	if (config->nr_files)
 		memcpy(trace->files, config->files, config->nr_files * sizeof(*trace->files));
+	if (config->nr_ram)
+		memcpy(trace->ram, config->ram, config->nr_ram * sizeof(*trace->ram));
 	return 0;
 }
 
@@ -25,6 +28,7 @@ void uffdb_trace_destroy(struct uffdb_trace *trace)
 	if (!trace)
 		return;
 	free(trace->files);
+	free(trace->ram);
 	trace->source->destroy(trace);
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the target's balloon device does, as its system calls tell. trace_choice.c chooses where
- * the records come from: trace_bpf.c or trace_perf.c.
+ * What the target's balloon device does, as its system calls tell, or its own log. trace_choice.c
+ * chooses where the records come from: trace_bpf.c, trace_perf.c or trace_log.c.
  */
 #ifndef UFFDB_TRACE_H
 #define UFFDB_TRACE_H
@@ -12,10 +12,17 @@ enum uffdb_traced_kind {
 	UFFDB_TRACED_DISCARD,  /* MADV_DONTNEED, MADV_REMOVE or a hole punched */
 	UFFDB_TRACED_WILLNEED, /* MADV_WILLNEED: QEMU's balloon_deflate_page() */
 	UFFDB_TRACED_LOST,     /* @len records are not here */
+	/* By a log alone. */
+	UFFDB_TRACED_TOGGLE, /* a page of 4 KiB that was given up, or was taken back: either */
+	UFFDB_TRACED_ACTUAL, /* the driver says that @len pages are in its balloon; before: @hva */
 };
 
 struct uffdb_traced {
-	uint64_t time_ns; /* CLOCK_MONOTONIC; never too late, by BPF as early as the last tick */
+	/*
+	 * CLOCK_MONOTONIC; never too late. By BPF it may be as early as the last tick, by a log as
+	 * the last drain: trace_log.c.
+	 */
+	uint64_t time_ns;
 	uint64_t hva;
 	uint64_t len;
 	uint32_t kind;
@@ -36,8 +43,9 @@ uint64_t uffdb_trace_drain(struct uffdb_trace *trace, uffdb_traced_fn *take, voi
 struct uffdb_trace {
 	const struct uffdb_trace_source *source;
 	struct uffdb_trace_config config;
-	struct uffdb_traced_file *files; /* a copy of the config's */
-	int bpf_error;			 /* why it is not BPF; 0 when nobody tried */
+	struct uffdb_traced_file *files; /* copies of the config's */
+	struct uffdb_traced_ram *ram;
+	int bpf_error; /* why it is not BPF; 0 when nobody tried */
 };
 
 struct uffdb_trace_source {
@@ -51,6 +59,7 @@ struct uffdb_trace_source {
 
 int uffdb_trace_create_bpf(const struct uffdb_trace_config *config, struct uffdb_trace **out);
 int uffdb_trace_create_perf(const struct uffdb_trace_config *config, struct uffdb_trace **out);
+int uffdb_trace_create_log(const struct uffdb_trace_config *config, struct uffdb_trace **out);
 
 /* trace.c: what every source has; uffdb_trace_destroy() releases it. */
 int uffdb_trace_init(struct uffdb_trace *trace, const struct uffdb_trace_source *source,

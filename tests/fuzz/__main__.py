@@ -21,7 +21,7 @@ from tests.fuzz.targets import TARGETS
 _ROOT = Path(__file__).resolve().parents[2]
 _SEEDS = Path(__file__).with_name("corpus")
 _WORK = _ROOT / "build" / "fuzz"
-_C_TARGETS = ("records",)
+_C_TARGETS = ("records", "log_lines")
 _LONGEST_BYTES = 4098
 _SLOWEST_S = 10
 _DONE = re.compile(r"Done (\d+) runs in (\d+) second")
