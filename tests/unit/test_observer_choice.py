@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 
 from uffdballoon.errors import PermissionDeniedError, QmpError, UnsupportedError, UsageError
+from uffdballoon.host.trace import TracedRam
 from uffdballoon.host.uffd import Feature
 from uffdballoon.model.addresses import Gpa, Hva
 from uffdballoon.model.observing import ObserverKind
@@ -36,6 +37,7 @@ class PlayedLog:
     """A log of QEMU's that is given back by close()."""
 
     fd = 17
+    actual_pages = 3
 
     def __init__(self) -> None:
         self.closed = 0
@@ -48,18 +50,18 @@ class PlayedTrace:
     """A host on which no system call can be traced, and a log can be read, or not."""
 
     source = "log"
-    asked: tuple[int, Sequence[tuple[int, int, int]]]
+    asked: tuple[int, int, Sequence[TracedRam], int]
     log_refusal: Exception | None = None
 
     def __init__(self, *_: object, **__: object) -> None:
         raise PermissionDeniedError("cannot trace")
 
     @classmethod
-    def of_log(cls, fd: int, ram: Sequence[tuple[int, int, int]]) -> Self:
+    def of_log(cls, pid: int, fd: int, ram: Sequence[TracedRam], *, actual_pages: int) -> Self:
         if cls.log_refusal is not None:
             raise cls.log_refusal
         made = object.__new__(cls)
-        cls.asked = (fd, ram)
+        cls.asked = (pid, fd, ram, actual_pages)
         return made
 
     def close(self) -> None:
@@ -98,7 +100,8 @@ def test_the_log_is_read_where_nothing_can_be_traced_and_serves_told(
     assert chosen.why.startswith("trace not: cannot trace")
     assert chosen.observer.how == "log"
     assert chosen.observer.missed
-    assert trace.asked == (17, [(0, 1 << 40, 4 << 20), (4 << 30, (1 << 40) + (4 << 20), 4 << 20)])
+    low, high = (TracedRam(0, 1 << 40, 4 << 20), TracedRam(4 << 30, (1 << 40) + (4 << 20), 4 << 20))
+    assert trace.asked == (1, 17, [low, high], 3)
     chosen.observer.close()
     assert log.closed == 1
 

@@ -145,8 +145,7 @@ def _monitor_observer(circumstances: Circumstances) -> MonitorObserver:
             hint="use another observer",
             pid=circumstances.pid,
         )
-    ram = [(segment.gpa, segment.hva, segment.size_bytes) for segment in circumstances.segments]
-    return MonitorObserver(circumstances.open_log, ram)
+    return MonitorObserver(circumstances.pid, circumstances.open_log, circumstances.segments)
 
 
 def no_monitor_error(pid: int) -> UsageError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from uffdballoon.core.fault_loop import Observing
-from uffdballoon.host.trace import Trace
+from uffdballoon.host.trace import Trace, TracedRam
 from uffdballoon.host.uffd import Feature
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.ram import Backing
@@ -19,13 +19,17 @@ from uffdballoon.target.backing import fds_of_block
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from uffdballoon.model.ram import RamBlock
+    from uffdballoon.model.ram import RamBlock, Segment
 
 
 class LogOfBalloon(Protocol):
-    """A file that the VMM writes a line to for each page that its balloon takes or gives back."""
+    """A file that the VMM writes a line to for each page that its balloon takes or gives back.
+
+    ``actual_pages`` were in the balloon, by its driver's word, when that began.
+    """
 
     fd: int
+    actual_pages: int
 
     def close(self) -> None:
         """Have the VMM write where it wrote before."""
@@ -114,12 +118,15 @@ class MonitorObserver(DirectObserver):
     observing = Observing.TRACE
 
     def __init__(
-        self, open_log: Callable[[], LogOfBalloon], ram: Sequence[tuple[int, int, int]]
+        self, pid: int, open_log: Callable[[], LogOfBalloon], segments: Sequence[Segment]
     ) -> None:
-        """Begin to read; ``ram`` is (gpa, hva, bytes) each. Raises what ``open_log`` raises."""
+        """Begin to read; raise what ``open_log`` and Trace.of_log() raise."""
+        ram = [TracedRam(segment.gpa, segment.hva, segment.size_bytes) for segment in segments]
         self._log = open_log()
         try:
-            self.trace = self._trace = Trace.of_log(self._log.fd, ram)
+            self.trace = self._trace = Trace.of_log(
+                pid, self._log.fd, ram, actual_pages=self._log.actual_pages
+            )
         except BaseException:
             self._log.close()
             raise

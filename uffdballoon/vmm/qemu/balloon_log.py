@@ -7,11 +7,14 @@ import contextlib
 import os
 from typing import TYPE_CHECKING
 
-from uffdballoon.errors import QmpError, TargetGoneError, UffdballoonError
+from uffdballoon.errors import QmpError, TargetGoneError, UffdballoonError, UnsupportedError
 from uffdballoon.host.bounded_file import open_bounded_file
+from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.target.seccomp import LOG, look_at_filters
+from uffdballoon.vmm.qemu.balloon import actual_bytes
 from uffdballoon.vmm.qemu.log_events import BalloonEvents
 from uffdballoon.vmm.qemu.log_file import NAME, DivertedLog, was_left_diverted
+from uffdballoon.vmm.qemu.ram_watch import ram_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +29,8 @@ _RECONNECT_S = 1.0
 
 class BalloonLog:
     """The trace events of the balloon go to the file ``fd`` until close(), and all else there.
+
+    ``actual_pages`` are in the balloon, by the driver's word, when they begin to.
 
     A manager that is killed leaves QEMU with the file, which stays as small; the next one puts
     back what was before.
@@ -61,6 +66,7 @@ class BalloonLog:
             undo.callback(self._give_back)
             if left:
                 progress("the log of QEMU went to a manager that was killed; it is given back")
+            self.actual_pages = _ballooned_bytes(monitor) // PAGE_BYTES
             self._events.begin()
             self._undo = undo.pop_all()
 
@@ -86,3 +92,16 @@ class BalloonLog:
                 "(`logfile PATH` of its monitor sets one; the next `--observer monitor` gives it "
                 "back)"
             )
+
+
+def _ballooned_bytes(monitor: Monitor) -> int:
+    """Ask for the driver's count, which QEMU subtracts from the RAM (virtio_balloon_stat())."""
+    whole_bytes, left_bytes = ram_bytes(monitor), actual_bytes(monitor)
+    if whole_bytes is None or left_bytes is None:
+        raise UnsupportedError(
+            "observer monitor cannot be had",
+            why="QEMU does not say how much is in the balloon (query-balloon): has the guest a "
+            "balloon device?",
+            hint="use another observer",
+        )
+    return whole_bytes - left_bytes
