@@ -258,7 +258,7 @@ struct counting {
 };
 
 /* It was taken for a deflate: the page comes in again. */
-static void put_back(struct counting *counting, bool certain)
+static void undo_deflate(struct counting *counting, bool certain)
 {
 	struct uffdb_engine *engine = counting->engine;
 	int64_t pages;
@@ -272,7 +272,7 @@ static void put_back(struct counting *counting, bool certain)
 }
 
 /* It was taken for an inflate: the page is the guest's. */
-static void take_out(struct counting *counting)
+static void undo_inflate(struct counting *counting)
 {
 	struct uffdb_engine *engine = counting->engine;
 	int64_t pages;
@@ -299,15 +299,15 @@ static void on_meaning(void *argument, const struct uffdb_toggle *toggle, uint32
 		break;
 	case UFFDB_TOGGLE_GIVEN_TWICE:
 		uffdb_count(&engine->observer->given_twice, 1);
-		put_back(counting, certain);
+		undo_deflate(counting, certain);
 		break;
 	case UFFDB_TOGGLE_IN:
 		counting->resynced = true;
-		put_back(counting, certain);
+		undo_deflate(counting, certain);
 		break;
 	case UFFDB_TOGGLE_OUT:
 		counting->resynced = true;
-		take_out(counting);
+		undo_inflate(counting);
 		break;
 	default:
 		if (toggle->in && uffdb_ledger_test(engine->ledger, toggle->hva) > 0)

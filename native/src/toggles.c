@@ -90,6 +90,16 @@ static void empty_batch(struct uffdb_toggles *toggles)
 	toggles->torn = toggles->counted = toggles->settled = false;
 }
 
+static void empty_driver(struct uffdb_toggles *toggles)
+{
+	const struct uffdb_block *blocks;
+	size_t nr;
+
+	blocks = uffdb_ledger_blocks(toggles->driver, &nr);
+	for (size_t i = 0; i < nr; i++)
+		uffdb_ledger_clear(toggles->driver, blocks[i].hva, blocks[i].size);
+}
+
 bool uffdb_toggles_begin(struct uffdb_toggles *toggles)
 {
 	bool explained = !toggles->counted || toggles->settled;
@@ -110,7 +120,7 @@ static void put(struct uffdb_toggles *toggles, uint64_t hva, bool in)
 		uffdb_ledger_clear(toggles->driver, hva, UFFDB_PAGE);
 }
 
-static void note(struct uffdb_toggles *toggles, struct uffdb_toggle toggle)
+static void note_toggle(struct uffdb_toggles *toggles, struct uffdb_toggle toggle)
 {
 	put(toggles, toggle.hva, toggle.in);
 	toggles->batch[toggles->nr++ % UFFDB_TOGGLES] = toggle;
@@ -121,13 +131,13 @@ bool uffdb_toggles_flip(struct uffdb_toggles *toggles, uint64_t hva, bool doubtf
 {
 	bool in = uffdb_ledger_test(toggles->driver, hva) <= 0;
 
-	note(toggles, (struct uffdb_toggle){hva, in, doubtful});
+	note_toggle(toggles, (struct uffdb_toggle){hva, in, doubtful});
 	return in;
 }
 
 void uffdb_toggles_again(struct uffdb_toggles *toggles, uint64_t hva, bool in)
 {
-	note(toggles, (struct uffdb_toggle){hva, in, false});
+	note_toggle(toggles, (struct uffdb_toggle){hva, in, false});
 }
 
 bool uffdb_toggles_is_certain(const struct uffdb_toggles *toggles)
@@ -199,7 +209,10 @@ static void take_count_alone(struct uffdb_toggles *toggles, uint64_t before, uin
 		toggles->base_is_known = true;
 		toggles->torn = false;
 	}
-	toggles->sure = toggles->sure || (!before && !count);
+	if (!before && !count) {
+		empty_driver(toggles);
+		toggles->sure = true;
+	}
 }
 
 void uffdb_toggles_count(struct uffdb_toggles *toggles, uint64_t before, uint64_t count,
@@ -225,6 +238,8 @@ void uffdb_toggles_count(struct uffdb_toggles *toggles, uint64_t before, uint64_
 	explanation = explain(toggles, (int64_t)(count - toggles->base), &certain);
 	toggles->settled = explanation != NONE;
 	settle_all(toggles, explanation, certain, each, argument);
+	if (certain && !count)
+		empty_driver(toggles);
 	if (certain && (!toggles->base || !count))
 		toggles->sure = true;
 }
@@ -239,12 +254,7 @@ void uffdb_toggles_lost(struct uffdb_toggles *toggles)
 
 void uffdb_toggles_reset(struct uffdb_toggles *toggles, bool sure)
 {
-	const struct uffdb_block *blocks;
-	size_t nr;
-
-	blocks = uffdb_ledger_blocks(toggles->driver, &nr);
-	for (size_t i = 0; i < nr; i++)
-		uffdb_ledger_clear(toggles->driver, blocks[i].hva, blocks[i].size);
+	empty_driver(toggles);
 	empty_batch(toggles);
 	toggles->base = 0;
 	toggles->base_is_known = true;

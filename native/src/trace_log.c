@@ -60,7 +60,7 @@ struct taking {
 	uint64_t taken;
 };
 
-static void hand_over(struct taking *taking, uint32_t kind, uint64_t hva, uint64_t len)
+static void pass_on(struct taking *taking, uint32_t kind, uint64_t hva, uint64_t len)
 {
 	const struct uffdb_traced record = {
 		.time_ns = taking->log->since, .hva = hva, .len = len, .kind = kind};
@@ -70,7 +70,7 @@ static void hand_over(struct taking *taking, uint32_t kind, uint64_t hva, uint64
 }
 
 /* A page of no RAM of ours changes nothing. */
-static void hand_over_page(struct taking *taking, uint64_t gpa)
+static void pass_on_page(struct taking *taking, uint64_t gpa)
 {
 	const struct uffdb_trace *trace = &taking->log->trace;
 
@@ -79,7 +79,7 @@ static void hand_over_page(struct taking *taking, uint64_t gpa)
 
 		if (gpa < ram->gpa || gpa - ram->gpa >= ram->len)
 			continue;
-		hand_over(taking, UFFDB_TRACED_TOGGLE, ram->hva + (gpa - ram->gpa), UFFDB_PAGE);
+		pass_on(taking, UFFDB_TRACED_TOGGLE, ram->hva + (gpa - ram->gpa), UFFDB_PAGE);
 		return;
 	}
 }
@@ -89,13 +89,13 @@ static void take_line(struct taking *taking, const char *text, size_t len)
 	struct uffdb_log_line line = uffdb_log_line_of(text, len);
 
 	if (line.torn)
-		hand_over(taking, UFFDB_TRACED_LOST, 0, 1);
+		pass_on(taking, UFFDB_TRACED_LOST, 0, 1);
 	if (line.kind == UFFDB_LOG_PAGE)
-		hand_over_page(taking, line.gpa);
+		pass_on_page(taking, line.gpa);
 	else if (line.kind == UFFDB_LOG_ACTUAL)
-		hand_over(taking, UFFDB_TRACED_ACTUAL, line.before, line.pages);
+		pass_on(taking, UFFDB_TRACED_ACTUAL, line.before, line.pages);
 	else if (line.kind == UFFDB_LOG_BROKEN)
-		hand_over(taking, UFFDB_TRACED_LOST, 0, 1);
+		pass_on(taking, UFFDB_TRACED_LOST, 0, 1);
 }
 
 /* Take the whole lines of what is in the buffer, and keep the rest at its beginning. */
@@ -106,7 +106,7 @@ static void take_lines(struct taking *taking)
 
 	while ((newline = memchr(at, '\n', (size_t)(end - at)))) {
 		if (log->skips)
-			hand_over(taking, UFFDB_TRACED_LOST, 0, 1);
+			pass_on(taking, UFFDB_TRACED_LOST, 0, 1);
 		else
 			take_line(taking, at, (size_t)(newline - at));
 		log->skips = false;
@@ -133,7 +133,7 @@ static void skip_hole(struct taking *taking, uint64_t from)
 	log->hole = log->at & ~(UFFDB_PAGE - 1);
 	log->held = 0;
 	log->skips = false;
-	hand_over(taking, UFFDB_TRACED_LOST, 0, 0);
+	pass_on(taking, UFFDB_TRACED_LOST, 0, 0);
 }
 
 /* What is written has no zeros. */
@@ -208,7 +208,7 @@ static void look_for_room(struct taking *taking)
 	if (full) {
 		read_what_is_there(taking);
 		if (grew || !log->was_full)
-			hand_over(taking, UFFDB_TRACED_LOST, 0, 0);
+			pass_on(taking, UFFDB_TRACED_LOST, 0, 0);
 	}
 	punch(log, full ? 0 : PUNCH_STEP);
 	log->was_full = full;
@@ -222,8 +222,8 @@ static uint64_t log_drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *a
 	uint64_t now = uffdb_now_ns(CLOCK_MONOTONIC);
 
 	if (!log->begun)
-		hand_over(&taking, UFFDB_TRACED_ACTUAL, of->config.actual_pages,
-			  of->config.actual_pages);
+		pass_on(&taking, UFFDB_TRACED_ACTUAL, of->config.actual_pages,
+			of->config.actual_pages);
 	log->begun = true;
 	read_what_is_there(&taking);
 	if (log->bounded || log->at != log->drained)

@@ -36,6 +36,7 @@ def observed_of(stats: LoopStats) -> Observed:
         lost_records=stats.lost_records,
         resyncs=stats.resyncs,
         doubtful_touches=stats.doubtful,
+        given_twice_pages=stats.given_twice,
         late_touches=stats.late,
         late_read_pages=stats.late_reads,
         zapped_again_pages=stats.zapped_again,

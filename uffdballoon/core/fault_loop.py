@@ -177,6 +177,7 @@ class LoopStats:
     lost_records: int
     resyncs: int
     doubtful: int
+    given_twice: int
     late: int
     late_reads: int
     zapped_again: int

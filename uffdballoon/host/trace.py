@@ -49,8 +49,17 @@ class TracedFile:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class TracedRam:
+    """A stretch of guest memory, as the guest addresses it and as the target does."""
+
+    gpa: int
+    hva: int
+    size_bytes: int
+
+
 class TracedBy(enum.IntEnum):
-    """What writes the records, enum uffdb_trace_by."""
+    """What writes the records, enum uffdb_trace_by; a log is Trace.of_log()'s."""
 
     ANY = lib.UFFDB_TRACE_BY_ANY
     BPF = lib.UFFDB_TRACE_BY_BPF
@@ -94,6 +103,39 @@ class Trace:
         if not self.goes_on:
             _create(config, out)
         self.handle: Any = ffi.gc(out[0], lib.uffdb_trace_destroy)  # None once it is closed
+
+    @classmethod
+    def of_log(cls, pid: int, log_fd: int, ram: Sequence[TracedRam], *, actual_pages: int) -> Self:
+        """Read what QEMU logs of its balloon device into a file that nobody else needs.
+
+        ``log_fd`` is open for reading and writing, of a memfd or on a tmpfs, and may be closed
+        after this; what was read of the file is taken out of it. ``actual_pages`` is what the
+        balloon device counts, in pages of 4 KiB, when QEMU begins to log.
+
+        Raises UffdballoonError for a file that no holes can be punched into.
+        """
+        rows = ffi.new("struct uffdb_traced_ram[]", [(r.gpa, r.hva, r.size_bytes) for r in ram])
+        config = ffi.new(
+            "struct uffdb_trace_config *",
+            {
+                "pid": pid,
+                "by": lib.UFFDB_TRACE_BY_LOG,
+                "log_fd": log_fd,
+                "ram": rows,
+                "nr_ram": len(ram),
+                "actual_pages": actual_pages,
+            },
+        )
+        out = ffi.new("struct uffdb_trace **")
+        check(
+            lib.uffdb_trace_create(config, out),
+            f"cannot read what process {pid} logs of its balloon device",
+            pid=pid,
+        )
+        trace = cls.__new__(cls)
+        trace.goes_on = False
+        trace.handle = ffi.gc(out[0], lib.uffdb_trace_destroy)
+        return trace
 
     def __enter__(self) -> Self:
         return self

@@ -38,6 +38,9 @@ class Observed:
     lost_records: Annotated[int, doc("records of the trace that were lost")]
     resyncs: Annotated[int, doc("losses after which memory was looked at instead")]
     doubtful_touches: Annotated[int, doc("touches that were granted for that")]
+    given_twice_pages: Annotated[
+        int, doc("pages that it gave up though they were in the balloon already, where QEMU logs")
+    ]
     late_touches: Annotated[int, doc("pages that were written before their trap was there")]
     late_read_pages: Annotated[int, doc("pages that were read before their trap was there: zeros")]
     zapped_again_pages: Annotated[
