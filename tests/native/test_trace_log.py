@@ -4,21 +4,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from uffdballoon.errors import UffdballoonError
 from uffdballoon.host.trace import Trace, TracedRam
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 _RAM = [TracedRam(gpa=0, hva=0x7F0000000000, size_bytes=1 << 20)]
 
 
 def _open_fds() -> set[str]:
-    return set(os.listdir("/proc/self/fd"))
+    return {fd.name for fd in Path("/proc/self/fd").iterdir()}
 
 
 def test_a_log_is_read_without_privileges_and_let_go() -> None:
