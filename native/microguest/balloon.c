@@ -108,9 +108,9 @@ int balloon_change(enum balloon_queue number, uint64_t gpa, uint64_t pages, uint
 		const uint32_t batch = (uint32_t)(left < together ? left : together);
 
 		send_batch(number, gpa, batch, stride);
+		count(number, batch); /* after each, as Linux does */
 		gpa += batch * stride;
 		left -= batch;
 	}
-	count(number, (uint32_t)pages);
 	return 0;
 }

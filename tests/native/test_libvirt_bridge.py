@@ -19,7 +19,7 @@ from uffdballoon.vmm.qemu.monitor import Monitor
 from uffdballoon.vmm.qemu.peer import BRIDGES, reach
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _PATIENCE_S = 20.0
 _RESET = {"timestamp": {"seconds": 1, "microseconds": 2}, "event": "RESET", "data": {"a": 1}}
@@ -31,6 +31,7 @@ class Played:
     def __init__(self) -> None:
         self.is_away = False
         self.asked: list[dict[str, Any]] = []
+        self.files: list[int] = []
         self.connected = threading.Semaphore(0)
         self.answers = threading.Event()
         self.answers.set()
@@ -40,8 +41,9 @@ class Played:
             raise QmpError("it is away")
         self.connected.release()
 
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, command: dict[str, Any], files: Sequence[int] = ()) -> dict[str, Any]:
         self.asked.append(command)
+        self.files += [os.dup(fd) for fd in files]
         self.answers.wait(_PATIENCE_S)
         if command["execute"] == "refused":
             return {"error": {"class": "GenericError", "desc": "no"}}
@@ -108,6 +110,23 @@ def test_a_command_goes_without_its_id_and_the_answer_comes_with_it(
     with pytest.raises(QmpError, match="no"):
         monitor.execute("refused")
     assert running.link.asked[0] == {"execute": "stop", "arguments": {"now": True}}
+
+
+def test_a_file_goes_with_the_command_that_takes_it(running: Running, monitor: Monitor) -> None:
+    file = os.memfd_create("given")
+    monitor.execute("one")
+    assert monitor.execute_with_file("getfd", {"fdname": "given"}, file) == "getfd"
+    assert monitor.execute("another") == "another"
+    (given,) = running.link.files
+    assert os.path.samestat(os.fstat(given), os.fstat(file))
+    assert [asked["execute"] for asked in running.link.asked] == [
+        "one",
+        "query-status",
+        "getfd",
+        "another",
+    ]
+    os.close(given)
+    os.close(file)
 
 
 def test_an_event_comes_as_qemu_writes_it(running: Running) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import time
@@ -18,7 +19,11 @@ from tests.support.marks import REAL_QEMU
 from tests.support.resources import resources_of
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.touch import Access
+from uffdballoon.target.injector import Injector
 from uffdballoon.target.process import Target
+from uffdballoon.vmm.qemu.balloon_log import BalloonLog
+from uffdballoon.vmm.qemu.log_file import NAME as NAME_OF_LOG
+from uffdballoon.vmm.qemu.monitor import Monitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -167,6 +172,22 @@ def test_a_domain_has_its_monitor_by_libvirt_with_no_option(libvirt: Libvirt) ->
         assert manager.wait(_PATIENCE_S) == 0
     wait_until_no_bridge_is_left(libvirt.pid)
     assert libvirt.guest.verify(BALLOON, SEED).bad_lines == 0
+
+
+def test_qemu_tells_of_each_page_by_libvirt_and_has_its_log_back(libvirt: Libvirt) -> None:
+    with Target.open(libvirt.pid) as target, Injector(target) as injector:
+        before = target.fds()[2]
+        with Monitor.connect(libvirt.uri, pid=libvirt.pid) as monitor:
+            log = BalloonLog(monitor, injector, trust_seccomp=False, progress=print)
+            libvirt.guest.balloon_inflate(BALLOON)
+            told = os.pread(log.fd, 1 << 20, 0)
+            log.close()
+        assert told.count(b"virtio_balloon_handle_output ") == BALLOON.size_bytes // PAGE_BYTES
+        assert b"virtio_balloon_set_config " in told
+        links = list(target.fds().values())
+        assert links.count(before) >= 2  # its standard error, and its log
+        assert not any(NAME_OF_LOG in link for link in links)
+    assert "running" in libvirt.virsh("domstate", NAME)
 
 
 def test_a_reset_by_libvirt_is_known_before_a_touch_is_punished(libvirt: Libvirt) -> None:

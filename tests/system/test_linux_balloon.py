@@ -35,6 +35,7 @@ DIMM_BYTES = 128 << 20
 SPARED_BYTES = 32 << 20  # less than the kernel itself takes
 LEFT_BYTES = RAM_BYTES - BALLOON_BYTES
 _PATIENCE_S = 90.0
+EXACT = pytest.mark.parametrize("kind", [ObserverKind.TRACE, ObserverKind.MONITOR])
 CAP = Terms(kind=ContractKind.CAP, floor_bytes=0)
 
 
@@ -84,10 +85,11 @@ def check_agreement(session: Session, ballooned_bytes: int) -> None:
     assert session.status().touches.violations == 0
 
 
+@EXACT
 def test_a_driver_that_is_unloaded_gives_all_back_and_loaded_again_is_followed(
-    linux: LinuxQemu,
+    kind: ObserverKind, linux: LinuxQemu
 ) -> None:
-    with attach(linux) as session:
+    with attach(linux, observer=kind) as session:
         reach(session, LEFT_BYTES)
         check_agreement(session, BALLOON_BYTES)
         linux.guest.unload_balloon_driver()
@@ -101,8 +103,11 @@ def test_a_driver_that_is_unloaded_gives_all_back_and_loaded_again_is_followed(
         check_agreement(session, 0)
 
 
-def test_a_reset_in_the_middle_of_an_inflate_is_survived(linux: LinuxQemu) -> None:
-    with attach(linux) as session:
+@EXACT
+def test_a_reset_in_the_middle_of_an_inflate_is_survived(
+    kind: ObserverKind, linux: LinuxQemu
+) -> None:
+    with attach(linux, observer=kind) as session:
         session.ask_balloon(LEFT_BYTES)
         serve_until(session, lambda: session.status().ballooned_bytes > 0)
         linux.monitor.execute("system_reset")
@@ -227,6 +232,18 @@ def test_free_page_reports_are_no_inflates(linux: LinuxQemu) -> None:
         assert session.status().ballooned_bytes == 0
         linux.guest.check(f"guestwork hog {BALLOON_BYTES}")
         reach(session, LEFT_BYTES)
+        check_agreement(session, BALLOON_BYTES)
+        reach(session, RAM_BYTES)
+        check_agreement(session, 0)
+
+
+def test_free_page_reports_are_not_told_by_the_monitor(linux: LinuxQemu) -> None:
+    with attach(linux, observer=ObserverKind.MONITOR) as session:
+        linux.guest.check(f"guestwork hog {BALLOON_BYTES}")
+        reach(session, LEFT_BYTES)
+        work = linux.guest.check(f"guestwork memory {BALLOON_BYTES} 5 0")
+        assert "bad=0" in work
+        session.settle()
         check_agreement(session, BALLOON_BYTES)
         reach(session, RAM_BYTES)
         check_agreement(session, 0)

@@ -38,7 +38,7 @@ class Played:
         self.hear: Callable[..., None] | None = None
         self.commands: list[dict[str, Any]] = []
         self.closed = 0
-        self._files: list[int] = []
+        self.given: list[int] = []
 
     def open(self, uri: str) -> Played:
         assert uri == _URI
@@ -69,9 +69,9 @@ class Played:
     def qemuMonitorCommandWithFiles(  # noqa: N802
         self, _domain: str, text: str, files: list[int], _flags: int
     ) -> tuple[str, list[int]]:
-        self._files = [os.dup(fd) for fd in files if self.is_this_process]
+        self.given = [os.dup(fd) for fd in files if self.is_this_process]
         self.commands.append(json.loads(text))
-        fd = self._files[0] if self._files else 0
+        fd = self.given[0] if self.given else 0
         return json.dumps({"return": {"fd": fd, "fdset-id": 1}, "id": "libvirt-1"}), []
 
     def qemuMonitorCommand(self, _domain: str, text: str, _flags: int) -> str:  # noqa: N802
@@ -79,7 +79,7 @@ class Played:
         command = json.loads(text)
         self.commands.append(command)
         if command["execute"] == "remove-fd":
-            for fd in self._files:
+            for fd in self.given:
                 os.close(fd)
         return json.dumps({"return": {}, "id": "libvirt-2"})
 
@@ -151,6 +151,20 @@ def test_an_answer_has_no_id_of_libvirts_and_a_refusal_is_an_answer(played: Play
     played.refuses = "cannot acquire state change lock"
     answer = link.ask({"execute": "query-status"})
     assert "cannot acquire state change lock" in answer["error"]["desc"]
+
+
+def test_a_file_is_given_to_qemu_with_its_command(played: Played) -> None:
+    link = _link(played).link
+    link.connect()
+    before = _count_fds()
+    file = os.memfd_create("given")
+    assert link.ask({"execute": "getfd"}, [file]) == {
+        "return": {"fd": played.given[0], "fdset-id": 1}
+    }
+    assert os.path.samestat(os.fstat(played.given[0]), os.fstat(file))
+    os.close(file)
+    link.ask({"execute": "remove-fd"})
+    assert _count_fds() == before
 
 
 def test_an_event_is_told_as_qemu_does(played: Played) -> None:

@@ -28,6 +28,7 @@ _POLL_S = 0.005
 _PATIENCE_S = 300.0
 _OPTIONS = {
     "trace": ("--observer", "trace"),
+    "monitor": ("--observer", "monitor"),
     "event": ("--observer", "event", "--contract", "cap", "--floor", "0"),
     "scan": ("--observer", "scan", "--contract", "cap", "--floor", "0"),
 }

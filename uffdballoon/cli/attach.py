@@ -107,7 +107,7 @@ _NS_PER_US = 1000
     type=click.Choice(["auto", *(kind.value for kind in ObserverKind)]),
     default="auto",
     show_default=True,
-    help="What tells which pages the guest's driver gives up; told needs trace or direct.",
+    help="What tells which pages the guest's driver gives up; told needs trace, monitor or direct.",
 )
 @click.option(
     "--uffd",

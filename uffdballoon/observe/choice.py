@@ -9,25 +9,29 @@ from typing import TYPE_CHECKING
 
 from uffdballoon.errors import (
     PermissionDeniedError,
+    QmpError,
     UnsupportedError,
     UsageError,
 )
+from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.terms import ContractKind
 from uffdballoon.observe.observers import (
     DirectObserver,
     EventObserver,
+    LogOfBalloon,
+    MonitorObserver,
     Observer,
     ScanObserver,
     TraceObserver,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from uffdballoon.host.uffd import Feature
-    from uffdballoon.model.ram import RamBlock
+    from uffdballoon.model.ram import RamBlock, Segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +40,8 @@ class Circumstances:
 
     ``has_device`` and ``reports_free_pages`` (virtio 1.2, 5.5.6.7) are of the
     balloon device; None where nobody could be asked. ``kept_trace`` are the fds
-    of one that a keeper held, closed unless they are gone on with.
+    of one that a keeper held, closed unless they are gone on with. ``open_log`` has the VMM tell
+    of each page; None without a monitor.
     """
 
     pid: int
@@ -45,6 +50,8 @@ class Circumstances:
     contract: ContractKind
     has_device: bool | None
     reports_free_pages: bool | None
+    segments: Sequence[Segment] = ()
+    open_log: Callable[[], LogOfBalloon] | None = None
     kept_trace: Sequence[int] = ()
 
 
@@ -57,8 +64,8 @@ class Chosen:
 def choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen:
     """Set an observer up; None for the best that works.
 
-    Raises UsageError for one that cannot serve the contract, UnsupportedError
-    and PermissionDeniedError for one that cannot be had.
+    Raises UsageError for one that cannot serve the contract, UnsupportedError,
+    PermissionDeniedError and QmpError for one that cannot be had.
     """
     chosen = _choose(wanted, circumstances)
     if chosen.observer.kind is not ObserverKind.TRACE:
@@ -78,7 +85,7 @@ def _choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen
         try:
             refuse_unless_it_serves(kind, circumstances)
             observer = _set_up(kind, circumstances)
-        except (UsageError, UnsupportedError, PermissionDeniedError) as refusal:
+        except (UsageError, UnsupportedError, PermissionDeniedError, QmpError) as refusal:
             refusals.append(f"{kind.value} not: {refusal}")
             continue
         return Chosen(observer, "; ".join(refusals) or "it tells every page, in and out")
@@ -95,7 +102,7 @@ def refuse_unless_it_serves(kind: ObserverKind, circumstances: Circumstances) ->
             f"observer {kind.value} cannot serve the contract told",
             why="it sees what the guest gives up, and not what it takes back: "
             "an honest guest's touches would be violations",
-            hint="use --observer trace, or --contract cap --floor SIZE",
+            hint="use --observer trace or monitor, or --contract cap --floor SIZE",
         )
     if circumstances.reports_free_pages and any(
         block.backing is Backing.HUGETLBFS for block in circumstances.blocks
@@ -113,6 +120,8 @@ def refuse_unless_it_serves(kind: ObserverKind, circumstances: Circumstances) ->
 def _set_up(kind: ObserverKind, circumstances: Circumstances) -> Observer:
     if kind is ObserverKind.TRACE:
         return TraceObserver(circumstances.pid, circumstances.blocks, circumstances.kept_trace)
+    if kind is ObserverKind.MONITOR:
+        return _monitor_observer(circumstances)
     if kind is ObserverKind.EVENT:
         lacking = EventObserver.wanted & ~circumstances.features
         if lacking:
@@ -123,3 +132,27 @@ def _set_up(kind: ObserverKind, circumstances: Circumstances) -> Observer:
             )
         return EventObserver()
     return ScanObserver() if kind is ObserverKind.SCAN else DirectObserver()
+
+
+def _monitor_observer(circumstances: Circumstances) -> MonitorObserver:
+    if circumstances.open_log is None:
+        raise no_monitor_error(circumstances.pid)
+    if any(block.page_bytes > PAGE_BYTES for block in circumstances.blocks):
+        raise UnsupportedError(
+            "observer monitor cannot be had",
+            why="the guest's RAM is of huge pages (hugetlbfs), which QEMU tells of by pieces of "
+            "4 KiB",
+            hint="use another observer",
+            pid=circumstances.pid,
+        )
+    return MonitorObserver(circumstances.pid, circumstances.open_log, circumstances.segments)
+
+
+def no_monitor_error(pid: int) -> UsageError:
+    return UsageError(
+        "observer monitor needs the monitor",
+        why="QEMU is asked by QMP to tell of each page, and no socket of it was given, or another "
+        "client has it",
+        hint="give --qmp PATH, or use another observer",
+        pid=pid,
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The four observers behind one interface.
+"""The five observers behind one interface.
 
 An observer prepares what the C library then follows by itself: a trace, events,
 or the page tables.
@@ -10,16 +10,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from uffdballoon.core.fault_loop import Observing
-from uffdballoon.host.trace import Trace
+from uffdballoon.host.trace import Trace, TracedRam
 from uffdballoon.host.uffd import Feature
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.ram import Backing
 from uffdballoon.target.backing import fds_of_block
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from uffdballoon.model.ram import RamBlock
+    from uffdballoon.model.ram import RamBlock, Segment
+
+
+class LogOfBalloon(Protocol):
+    """A file that the VMM writes a line to for each page that its balloon takes or gives back.
+
+    ``actual_pages`` were in the balloon, by its driver's word, when that began.
+    """
+
+    fd: int
+    actual_pages: int
+
+    def close(self) -> None:
+        """Have the VMM write where it wrote before."""
 
 
 class Observer(Protocol):
@@ -93,6 +106,38 @@ class TraceObserver(DirectObserver):
 
     def close(self) -> None:
         self._trace.close()
+
+
+class MonitorObserver(DirectObserver):
+    """Reads what QEMU itself tells of each page, before it discards it and answers the guest.
+
+    It need not tell of what the guest gave up before.
+    """
+
+    kind = ObserverKind.MONITOR
+    observing = Observing.TRACE
+
+    def __init__(
+        self, pid: int, open_log: Callable[[], LogOfBalloon], segments: Sequence[Segment]
+    ) -> None:
+        """Begin to read; raise what ``open_log`` and Trace.of_log() raise."""
+        ram = [TracedRam(segment.gpa, segment.hva, segment.size_bytes) for segment in segments]
+        self._log = open_log()
+        try:
+            self.trace = self._trace = Trace.of_log(
+                pid, self._log.fd, ram, actual_pages=self._log.actual_pages
+            )
+        except BaseException:
+            self._log.close()
+            raise
+
+    @property
+    def how(self) -> str:
+        return self._trace.source
+
+    def close(self) -> None:
+        self._trace.close()
+        self._log.close()
 
 
 class EventObserver(DirectObserver):

@@ -39,6 +39,7 @@ from uffdballoon.session.vcpus import Vcpus
 from uffdballoon.target.claim import Claim
 from uffdballoon.target.process import Target
 from uffdballoon.target.readiness import refuse_unless_ready
+from uffdballoon.vmm.qemu.balloon_log import BalloonLog
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import Machine
 from uffdballoon.vmm.qemu.naming import names_of
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
     from uffdballoon.core.keeper import Keeping
     from uffdballoon.host.uffd import Userfaultfd
-    from uffdballoon.observe.observers import Observer
+    from uffdballoon.observe.observers import LogOfBalloon, Observer
     from uffdballoon.session.options import SessionOptions
     from uffdballoon.vmm.qemu.facts import MonitorFacts
 
@@ -76,11 +77,11 @@ class Attachment:
             facts = self._know_the_guest(undo)
             self._judge_the_guest()
             self.known = known = query_features()
+            self.injector = undo.enter_context(borrow_a_thread(self.target, progress))
             self.observer = self._choose_observer()
             undo.callback(self.observer.close)
             if options.leaves_monitor:
                 self._leave_monitor(facts)
-            self.injector = undo.enter_context(borrow_a_thread(self.target, progress))
             obtained = obtain(self.injector, self.layout.blocks, options, progress)
             uffd = undo.enter_context(obtained.uffd)
             self.uffd_method = obtained.method
@@ -219,7 +220,22 @@ class Attachment:
             contract=options.terms.kind,
             has_device=self.machine.has_device,
             reports_free_pages=self.machine.reports_free_pages,
+            segments=self.layout.segments,
+            open_log=self._open_log if self._keeps_monitor else None,
             kept_trace=options.held.trace if options.held else (),
+        )
+
+    @property
+    def _keeps_monitor(self) -> bool:
+        return self.machine.monitor is not None and not self.options.leaves_monitor
+
+    def _open_log(self) -> LogOfBalloon:
+        assert self.machine.monitor is not None
+        return BalloonLog(
+            self.machine.monitor,
+            self.injector,
+            trust_seccomp=self.options.trust_seccomp,
+            progress=self._progress,
         )
 
     def _choose_observer(self) -> Observer:

@@ -14,6 +14,8 @@ from uffdballoon.errors import (
 )
 from uffdballoon.host.uffd import Feature, query_features
 from uffdballoon.model.ladder import RungKind
+from uffdballoon.model.observing import ObserverKind
+from uffdballoon.observe.choice import no_monitor_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +29,8 @@ def refuse_what_cannot_be(options: SessionOptions) -> None:
     """Raise UsageError or UnsupportedError for options that need what is not there."""
     refuse_pause(options.policy, has_monitor=options.kept_monitor is not None)
     refuse_poison(options.policy, query_features)
+    if options.observer is ObserverKind.MONITOR and options.kept_monitor is None:
+        raise no_monitor_error(options.pid)
     if options.fragmentation is not None and options.kept_monitor is None:
         raise UsageError(
             "a limit of broken blocks needs the monitor",
@@ -81,6 +85,8 @@ def refuse_powerless_kill(policy: Policy, target: Target) -> None:
 def needs_monitor(options: SessionOptions) -> bool:
     """Tell whether an attach is to be refused when another client holds the monitor."""
     if options.policy.has(RungKind.PAUSE) or options.fragmentation is not None:
+        return True
+    if options.observer is ObserverKind.MONITOR:
         return True
     # A QEMU that waits for a touch does not answer whoever takes over.
     asked = options.kept_monitor is not None and options.held is None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Every system call that is run in the target, with what is known of its arguments before.
 
-`obtain` and the zap of private memory make them; what they pass has to be what is listed here,
-since the target's seccomp filters are asked about these.
+`obtain`, `remote_fds` and the zap of private memory make them; what they pass has to be what is
+listed here, since the target's seccomp filters are asked about these.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ SOCKET_ARGS = (
     0,
 )
 RECVMSG_FLAGS = socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
+AT_FDCWD = -100  # linux/fcntl.h
+OPENING_LOG = (AT_FDCWD, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY)
 PIDFD_SELF = -10001  # PIDFD_SELF_THREAD_GROUP, linux/pidfd.h; not on older kernels
 
 _FD = Fd()
@@ -42,6 +44,11 @@ OBTAINING: Final[Mapping[str, tuple[Call, ...]]] = {
         _CLOSE,
     ),
 }
+REPLACING_FD = (
+    Call("dup3(2)", arch.DUP3, (_FD, _FD, 0)),
+    Call("openat(2)", arch.OPENAT, (OPENING_LOG[0], _ANY, OPENING_LOG[1])),
+    _CLOSE,
+)
 RESTART = Call("restart_syscall(2)", arch.RESTART_SYSCALL, (_ANY,) * 6)
 ALWAYS = (
     # The way back of a thread that is let go in the middle.

@@ -33,7 +33,14 @@ from uffdballoon.model.seccomp import (
     parse_program,
 )
 from uffdballoon.target.arch import x86_64 as arch
-from uffdballoon.target.injected_calls import ALWAYS, OBTAINING, RESTART, ZAP_AT_ONCE, ZAP_EACH
+from uffdballoon.target.injected_calls import (
+    ALWAYS,
+    OBTAINING,
+    REPLACING_FD,
+    RESTART,
+    ZAP_AT_ONCE,
+    ZAP_EACH,
+)
 from uffdballoon.target.ptrace import SeizedThread, seize
 from uffdballoon.target.readiness import has_exited
 
@@ -49,10 +56,12 @@ _MAX_FILTERS = 1 << 15  # kernel: MAX_INSNS_PER_PATH, of at least one instructio
 Method = Literal["direct", "passed"]
 METHODS: tuple[Method, ...] = ("direct", "passed")
 ZAPS = "zap"
+LOG = "log"
 _WHAT = {
     "direct": "process {} gives no userfaultfd by `direct`",
     "passed": "process {} takes no userfaultfd by `passed`",
     ZAPS: "memory of process {} cannot be zapped",
+    LOG: "the log of process {} could not be given back",
 }
 
 
@@ -75,7 +84,7 @@ class Permits:
         return method not in self.refusals
 
     def refuse(self, what: str, pid: int) -> None:
-        """Raise PermissionDeniedError when ``what``, a method or a zap, is not permitted."""
+        """Raise PermissionDeniedError when ``what``, a method or one of these, is not permitted."""
         refusal = self.refusals.get(what)
         if refusal is not None:
             raise refusal.error(_WHAT[what].format(pid), pid, self._hint(what))
@@ -179,7 +188,7 @@ def permits_of(threads: Sequence[Sequence[Program]]) -> Permits:
         return None
 
     refusals: dict[str, Refusal] = {}
-    for what, calls in (*OBTAINING.items(), (ZAPS, ZAP_EACH)):
+    for what, calls in (*OBTAINING.items(), (ZAPS, ZAP_EACH), (LOG, REPLACING_FD)):
         refused = refusal(*calls, *ALWAYS)
         if refused is not None:
             refusals[what] = refused

@@ -21,16 +21,28 @@ import struct
 import sys
 import threading
 import time
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from uffdballoon.errors import QmpError, UffdballoonError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 ORPHAN_S = 60.0  # a client tries again every few seconds
 _AGAIN_S = 1.0
 _CHUNK_BYTES = 64 << 10
 _MOST_BYTES = 1 << 20  # of a command
+_MOST_FILES = 4  # with a command
 _RESTART = b"\xff"  # see qmp.py
 _VERSION = {"qemu": {"major": 0, "minor": 0, "micro": 0}, "package": "by libvirt"}
+
+
+class Work(NamedTuple):
+    """A command as it came, and the fds that came with it, which are ours."""
+
+    client: Client
+    line: bytes
+    files: list[int]
 
 
 class Linked(Protocol):
@@ -38,7 +50,7 @@ class Linked(Protocol):
 
     def connect(self) -> None: ...
 
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]: ...
+    def ask(self, command: dict[str, Any], files: Sequence[int] = ()) -> dict[str, Any]: ...
 
 
 class Client:
@@ -56,14 +68,23 @@ class Client:
         with self._writing, contextlib.suppress(OSError):
             self.socket.sendall(line)
 
-    def read(self) -> list[bytes] | None:
-        """Return the commands that came; None when it hung up."""
+    def read(self) -> list[Work] | None:
+        """Return the commands that came; None when it hung up.
+
+        What fds are sent with ends a read of the socket (unix(7)), so that its last line is the
+        command that takes them.
+        """
         try:
-            data = self.socket.recv(_CHUNK_BYTES)
+            data, files, _, _ = socket.recv_fds(self.socket, _CHUNK_BYTES, _MOST_FILES)
         except OSError:
             return None
         *lines, self._rest = (self._rest + data).rpartition(_RESTART)[2].split(b"\n")
-        return lines if data and len(self._rest) <= _MOST_BYTES else None
+        if not data or len(self._rest) > _MOST_BYTES or (files and not lines):
+            _close_all(files)
+            return None
+        return [Work(self, line, []) for line in lines[:-1]] + [
+            Work(self, line, files) for line in lines[-1:]
+        ]
 
     def hang_up(self) -> None:
         """End it from our side; whoever reads it sees the end."""
@@ -85,7 +106,7 @@ class Bridge:
         self._ends = ends
         self._client: Client | None = None
         self._linked = True
-        self._work: queue.SimpleQueue[tuple[Client, bytes] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
 
     def start(self, link: Linked) -> None:
         """Begin to ask a link that is connected."""
@@ -135,11 +156,13 @@ class Bridge:
         self._client = client
 
     def _serve(self, client: Client) -> bool:
-        lines = client.read()
-        for line in lines or ():
-            if line.strip():
-                self._work.put((client, line))
-        return lines is not None
+        commands = client.read()
+        for work in commands or ():
+            if work.line.strip():
+                self._work.put(work)
+            else:
+                _close_all(work.files)
+        return commands is not None
 
     def _ask(self, link: Linked) -> None:
         while True:
@@ -147,8 +170,8 @@ class Bridge:
             if work is None:
                 self._link_again(link)
             else:
-                client, line = work
-                client.say(_answer(link, line))
+                work.client.say(_answer(link, work))
+                _close_all(work.files)
 
     def _link_again(self, link: Linked) -> None:
         self._hang_up()
@@ -167,16 +190,21 @@ class Bridge:
             client.hang_up()
 
 
-def _answer(link: Linked, line: bytes) -> dict[str, Any]:
+def _close_all(files: Sequence[int]) -> None:
+    for fd in files:
+        os.close(fd)
+
+
+def _answer(link: Linked, work: Work) -> dict[str, Any]:
     try:
-        command = json.loads(line)
+        command = json.loads(work.line)
     except ValueError:
         command = None
     if not isinstance(command, dict):
         return {"error": {"class": "GenericError", "desc": "that is no command"}}
     number = command.pop("id", None)
     negotiates = command.get("execute") == "qmp_capabilities"
-    answer = {"return": {}} if negotiates else link.ask(command)
+    answer = {"return": {}} if negotiates else link.ask(command, work.files)
     return answer if number is None else answer | {"id": number}
 
 

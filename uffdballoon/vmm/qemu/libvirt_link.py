@@ -19,7 +19,7 @@ import libvirt_qemu
 from uffdballoon.errors import QmpError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _KEEPALIVE_S = 5
 _KEEPALIVES = 3
@@ -82,15 +82,16 @@ class Link:
             with contextlib.suppress(libvirt.libvirtError):
                 connection.close()
 
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, command: dict[str, Any], files: Sequence[int] = ()) -> dict[str, Any]:
         """Have QEMU run a QMP command without an id; return its answer, a refusal as well.
 
-        What libvirt refuses is an answer, too: {"error": {"class", "desc"}}.
+        ``files`` are fds that go with it. What libvirt refuses is an answer, too:
+        {"error": {"class", "desc"}}.
         """
         if self._domain is None:
             return _refusal("libvirt is not connected")
         try:
-            text = libvirt_qemu.qemuMonitorCommand(self._domain, json.dumps(command), 0)
+            text = self._run(json.dumps(command), files)
             answer = json.loads(text)
         except (libvirt.libvirtError, ValueError) as error:
             return _refusal(f"libvirt: {error}")
@@ -98,6 +99,12 @@ class Link:
             return _refusal("libvirt: an answer that is no object")
         answer.pop("id", None)  # of libvirt's own
         return answer
+
+    def _run(self, command: str, files: Sequence[int]) -> str:
+        if not files:
+            return str(libvirt_qemu.qemuMonitorCommand(self._domain, command, 0))
+        text, _ = libvirt_qemu.qemuMonitorCommandWithFiles(self._domain, command, list(files), 0)
+        return str(text)
 
     def _hear(self, *told: Any) -> None:  # noqa: ANN401 - as the binding calls it
         _, _, event, seconds, microseconds, details, _ = told

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import TYPE_CHECKING, Any, Self
 
 from uffdballoon.core.relay import Relay
@@ -13,8 +15,6 @@ from uffdballoon.vmm.qemu.peer import busy_error, path_of_peer, reach, unreachab
 from uffdballoon.vmm.qemu.qmp import DEFAULT_TIMEOUT_S, QmpConnection
 
 if TYPE_CHECKING:
-    import socket
-
     from uffdballoon.vmm.qemu.qmp import Pending
 
 
@@ -100,6 +100,18 @@ class Monitor:
     ) -> Any:  # noqa: ANN401 - what a command returns is its own
         """Run a QMP command and return its result; raise QmpError."""
         return self._connection.execute(command, arguments, timeout_s=timeout_s)
+
+    def execute_with_file(self, command: str, arguments: dict[str, object], fd: int) -> Any:  # noqa: ANN401
+        """Run a QMP command that takes an fd, as getfd and add-fd do; raise QmpError.
+
+        It goes past the relay, which hands on bytes and no fds.
+        """
+
+        def send(line: bytes) -> None:
+            with socket.socket(fileno=os.dup(self.relay.monitor_fd)) as connection:
+                socket.send_fds(connection, [line], [fd])
+
+        return self._connection.execute_by(send, command, arguments)
 
     def submit(self, command: str, arguments: dict[str, object] | None = None) -> Pending:
         """Send a command whose answer is waited for later, if at all; raise QmpError."""

@@ -174,15 +174,42 @@ class QmpConnection:
             raise self.lost_error(command)
         if len(self._pending) >= _MOST_UNANSWERED or len(self._unsent) > _MOST_UNSENT_BYTES:
             raise refused(command, "too much waits for QEMU", "QEMU is busy or stopped: try again")
+        line, pending = self._message(command, arguments)
+        self._unsent += line
+        self._flush()
+        return pending
+
+    def execute_by(
+        self,
+        send: Callable[[bytes], None],
+        command: str,
+        arguments: dict[str, object],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Any:  # noqa: ANN401 - what a command returns is its own
+        """Run a command whose line goes to QEMU by another way; raise QmpError.
+
+        Nothing of ours is on the usual way then: QEMU has answered what was sent before.
+        """
+        self.execute("query-status", timeout_s=timeout_s)
+        line, pending = self._message(command, arguments)
+        try:
+            send(line)
+            return pending.result(timeout_s)
+        except OSError as error:
+            raise refused(command, str(error.strerror), "is QEMU still running?") from error
+        finally:
+            self._forget(pending)
+
+    def _message(self, command: str, arguments: dict[str, object] | None) -> tuple[bytes, Pending]:
+        """Return a command's line, and what its answer will settle."""
         pending = Pending(self, command)
         number = f"{self._prefix}-{next(self._numbers)}"
         message: dict[str, object] = {"execute": command, "id": number}
         if arguments is not None:
             message["arguments"] = arguments
-        self._unsent += to_line(message)
         self._pending[number] = pending
-        self._flush()
-        return pending
+        return to_line(message), pending
 
     def receive(self) -> None:
         """Read what is there, and send on what could not be sent; never wait."""

@@ -47,14 +47,17 @@ class RamWatch:
         return news
 
     def _ask(self) -> int | None:
-        if self._monitor is None:
-            return None
-        try:
-            with understanding("query-memory-size-summary"):
-                told = self._monitor.execute("query-memory-size-summary")
-                return int(told["base-memory"]) + int(told.get("plugged-memory", 0))
-        except QmpError:
-            return None
+        return None if self._monitor is None else ram_bytes(self._monitor)
+
+
+def ram_bytes(monitor: Answers) -> int | None:
+    """Return how much RAM there is, with what was plugged in; None when nobody can say."""
+    try:
+        with understanding("query-memory-size-summary"):
+            told = monitor.execute("query-memory-size-summary")
+            return int(told["base-memory"]) + int(told.get("plugged-memory", 0))
+    except QmpError:
+        return None
 
 
 def _news_of(change_bytes: int, step_bytes: int) -> Notice:
