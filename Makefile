@@ -62,11 +62,20 @@ uffdballoon/bench/_bench.pyi: native/bench/bench.h
 $(STUBS): $(BINDING) | $(DEPENDENCIES)
 	$(BIN)/python $(BINDING) $(filter %.h,$^) --stub $@
 
+# Every worker, and every command that a test runs, imports the same modules; where the environment
+# forbids Python to keep what it compiled, each would compile them for itself.
+WARM := build/warm
+$(WARM): $(BUILT) $(shell find uffdballoon tests tools examples -name '*.py') | build-native
+	@$(BIN)/python -m compileall -q uffdballoon tests tools examples
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --collect-only -qq >$@.log || \
+		{ cat $@.log; false; }
+	@touch $@
+
 # Tests mostly wait, for a guest that boots or for nothing to happen: three at a time keep a CPU busy.
 WORKERS ?= $(shell expr $(JOBS) \* 3)
 
 .PHONY: test
-test: build build-native ## Run every test, the C library's among them
+test: build build-native $(WARM) ## Run every test, the C library's among them
 	@echo "Every test: about 8 minutes on two CPUs that have nothing else to do."
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 

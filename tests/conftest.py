@@ -29,7 +29,7 @@ _LEFT_BEHIND = pytest.StashKey[list[str]]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Put right what a killed run has left, and look at the host, before there are workers."""
-    if _is_worker(session.config):
+    if _is_worker(session.config) or session.config.option.collectonly:
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     for line in HOST.put_right():
@@ -68,7 +68,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run when a process, a hugepage, a tuning or a mount outlives it."""
     if _is_worker(session.config):
         return
-    session.config.stash[_LEFT_BEHIND] = session.config.stash[_BEFORE].differences()
+    before = session.config.stash.get(_BEFORE, None)
+    session.config.stash[_LEFT_BEHIND] = before.differences() if before else []
     if session.config.stash[_LEFT_BEHIND]:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
