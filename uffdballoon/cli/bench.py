@@ -157,9 +157,16 @@ def refill_(json_to: str | None, plot_to: str | None, *, rounds: int, size: int)
 @json_to_option
 @plot_to_option
 @rounds_option(zapping.DEFAULT_ROUNDS)
-def zap(json_to: str | None, plot_to: str | None, *, rounds: int) -> None:
+@click.option(
+    "--size",
+    type=SIZE,
+    default="1G",
+    show_default=True,
+    help="Of the memory, in whole blocks of 2 MiB.",
+)
+def zap(json_to: str | None, plot_to: str | None, *, rounds: int, size: int) -> None:
     """Time a zap from outside, against one from inside."""
-    result = zapping.run(rounds=rounds, progress=say)
+    result = zapping.run(rounds=rounds, size_bytes=whole_blocks(size), progress=say)
     give(result, json_to, zapping.rows, zapping.HEADER)
     if plot_to:
         plots.draw("zap", result, plot_to)
