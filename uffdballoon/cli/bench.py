@@ -34,6 +34,7 @@ from uffdballoon.cli.benching import (
 from uffdballoon.cli.output import say
 from uffdballoon.cli.types import SIZE
 from uffdballoon.lab.host_state import HOST
+from uffdballoon.lab.left_behind import tell_left_behind
 from uffdballoon.lab.qemu import Accel
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _MIN_SAMPLES = 1000
 @click.group()
 def bench() -> None:
     """Measure on this machine; ratios travel, absolute times do not."""
-    for line in HOST.put_right():
+    for line in [*HOST.put_right(), *tell_left_behind()]:
         say(line)
 
 
