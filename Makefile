@@ -62,11 +62,20 @@ uffdballoon/bench/_bench.pyi: native/bench/bench.h
 $(STUBS): $(BINDING) | $(DEPENDENCIES)
 	$(BIN)/python $(BINDING) $(filter %.h,$^) --stub $@
 
+# Every worker, and every command that a test runs, imports the same modules; where the environment
+# forbids Python to keep what it compiled, each would compile them for itself.
+WARM := build/warm
+$(WARM): $(BUILT) $(shell find uffdballoon tests tools examples -name '*.py') | build-native
+	@$(BIN)/python -m compileall -q uffdballoon tests tools examples
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --collect-only -qq >$@.log || \
+		{ cat $@.log; false; }
+	@touch $@
+
 # Tests mostly wait, for a guest that boots or for nothing to happen: three at a time keep a CPU busy.
 WORKERS ?= $(shell expr $(JOBS) \* 3)
 
 .PHONY: test
-test: build build-native ## Run every test, the C library's among them
+test: build build-native $(WARM) ## Run every test, the C library's among them
 	@echo "Every test: about 8 minutes on two CPUs that have nothing else to do."
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
@@ -222,21 +231,26 @@ package: build ## Run the wheel with the lowest versions, and on every Python
 pythons: wheel ## Run the wheel on the Pythons from 3.11 that this machine has
 	tools/try-wheel $(BIN)/python $(PINS) dist/*.whl
 
-# The pinned pip reaches into an environment that has none of its own. What else has to be built
-# is built by the pinned setuptools.
+# The pinned pip reaches into an environment that has none of its own. It is built there with the
+# lowest versions as well, of the sdist. What else has to be built is built by the pinned setuptools.
 LOWEST := build/lowest
 .PHONY: lowest
-lowest: wheel ## Run the wheel with the lowest versions of what it depends on
+lowest: wheel ## Build and run it with the lowest versions of what it depends on
 	rm -rf $(LOWEST)
 	@mkdir -p $(LOWEST)
 	$(BIN)/python -m venv --without-pip $(LOWEST)/venv
 	$(BIN)/python tools/dependencies.py --lowest >$(LOWEST)/constraints.txt
-	$(PIP) --python $(LOWEST)/venv/bin/python install --build-constraint $(PINS) \
-		--constraint $(LOWEST)/constraints.txt dist/*.whl
+	{ $(BIN)/python tools/dependencies.py --build --lowest && grep ^setuptools== $(PINS); } \
+		>$(LOWEST)/build-constraints.txt
+	$(PIP) --python $(LOWEST)/venv/bin/python install \
+		--build-constraint $(LOWEST)/build-constraints.txt \
+		--constraint $(LOWEST)/constraints.txt "$$(echo dist/*.tar.gz)[plots]"
 	$(LOWEST)/venv/bin/python tools/dependencies.py --check
 	@# From elsewhere, so that nothing of the checkout is found.
 	cd / && $(CURDIR)/$(LOWEST)/venv/bin/uffdballoon doctor
 	cd / && $(CURDIR)/$(LOWEST)/venv/bin/uffdballoon scenario run touch-after-inflate --quick
+	cd / && $(CURDIR)/$(LOWEST)/venv/bin/uffdballoon bench zap --rounds 1 --size 2M \
+		--plot $(CURDIR)/$(LOWEST)/zap.png
 
 .PHONY: demo
 demo: build ## Show the whole of it on a real QEMU

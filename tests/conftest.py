@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.leftovers import HostState
 from tests.support.prerequisites import PREREQUISITES, demand
-from tests.support.side_by_side import assign_workers, the_host
+from tests.support.side_by_side import Host, assign_workers, is_alone
 from uffdballoon.lab.host_state import HOST
+from uffdballoon.lab.left_behind import tell_left_behind
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -22,6 +23,7 @@ settings.register_profile(
 )
 settings.load_profile("any-machine")
 
+_THE_HOST = Host()
 _BEFORE = pytest.StashKey[HostState]()
 _LEFT_BEHIND = pytest.StashKey[list[str]]()
 
@@ -29,12 +31,13 @@ _LEFT_BEHIND = pytest.StashKey[list[str]]()
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Put right what a killed run has left, and look at the host, before there are workers."""
-    if _is_worker(session.config):
+    if _is_worker(session.config) or session.config.option.collectonly:
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    for line in HOST.put_right():
+    put_right = [f"put right: {line}" for line in HOST.put_right()]
+    for line in [*put_right, *(f"left by a killed run: {line}" for line in tell_left_behind())]:
         if reporter is not None:
-            reporter.write_line(f"put right: {line}")
+            reporter.write_line(line)
     session.config.stash[_BEFORE] = HostState()
 
 
@@ -50,8 +53,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    with the_host(alone=item.get_closest_marker("alone") is not None):
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    then_alone = nextitem is not None and is_alone(nextitem)
+    with _THE_HOST.had(alone=is_alone(item), then_alone=then_alone):
         return (yield)
 
 
@@ -68,7 +74,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run when a process, a hugepage, a tuning or a mount outlives it."""
     if _is_worker(session.config):
         return
-    session.config.stash[_LEFT_BEHIND] = session.config.stash[_BEFORE].differences()
+    before = session.config.stash.get(_BEFORE, None)
+    session.config.stash[_LEFT_BEHIND] = before.differences() if before else []
     if session.config.stash[_LEFT_BEHIND]:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

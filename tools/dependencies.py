@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""What pyproject.toml says of runtime dependencies: ``tools/dependencies.py [--lowest | --check]``.
+"""What pyproject.toml says of dependencies: ``dependencies.py [--build] [--lowest | --check]``.
 
-Prints them as pip reads them; with --lowest as constraints to the lowest versions allowed. With
---check the Python that runs this must have those versions and an uffdballoon of its own: exits
-with 1 when it does not. It needs the standard library only, since it runs in bare environments.
+Prints those at runtime and of the extra ``plots`` as pip reads them, or with --build those that
+building takes; with --lowest as constraints to the lowest versions allowed. With --check the Python
+that runs this must have those versions and an uffdballoon of its own: exits with 1 when it does
+not. It needs the standard library only, since it runs in bare environments.
 """
 
 from __future__ import annotations
@@ -35,14 +36,18 @@ def is_same_version(one: str, other: str) -> bool:
     return _TRAILING_ZEROS.sub("", one) == _TRAILING_ZEROS.sub("", other)
 
 
-def _declared() -> list[str]:
-    project = tomllib.loads(_PYPROJECT.read_text(encoding="utf-8"))["project"]
-    return list(project["dependencies"])
+def _declared(*, to_build: bool) -> list[str]:
+    """Return what is required; of the extras libvirt's is left out, which few hosts can build."""
+    pyproject = tomllib.loads(_PYPROJECT.read_text(encoding="utf-8"))
+    if to_build:
+        return list(pyproject["build-system"]["requires"])
+    project = pyproject["project"]
+    return [*project["dependencies"], *project["optional-dependencies"]["plots"]]
 
 
 def _faults() -> list[str]:
     faults = []
-    for name, lowest in map(lowest_version, _declared()):
+    for name, lowest in map(lowest_version, _declared(to_build=False)):
         installed = importlib.metadata.version(name)
         print(f"{name} {installed}")
         if not is_same_version(installed, lowest):
@@ -59,12 +64,15 @@ def main() -> int:
     asked = parser.add_mutually_exclusive_group()
     asked.add_argument("--lowest", action="store_true")
     asked.add_argument("--check", action="store_true")
+    parser.add_argument("--build", action="store_true")
     options = parser.parse_args()
+    if options.build and options.check:
+        parser.error("what was built with is installed nowhere")
     if options.check:
         faults = _faults()
         print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
         return 1 if faults else 0
-    for requirement in _declared():
+    for requirement in _declared(to_build=options.build):
         print("{}=={}".format(*lowest_version(requirement)) if options.lowest else requirement)
     return 0
 

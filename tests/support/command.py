@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from uffdballoon.daemon import client
 from uffdballoon.daemon.runtime import socket_path
+from uffdballoon.errors import UffdballoonError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -56,6 +58,16 @@ class Command:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
+    def _answers(self, pid: int) -> bool:
+        """Tell whether a manager tells its status; by a command only where we are not its user."""
+        if self.prefix or self.environment:
+            return self.run("status", pid).returncode == 0
+        try:
+            client.status(pid)
+        except UffdballoonError:
+            return False
+        return True
+
     @contextlib.contextmanager
     def attached(self, pid: int, *arguments: object) -> Iterator[subprocess.Popen[str]]:
         """Run a manager of process ``pid``, and wait until it enforces."""
@@ -69,9 +81,10 @@ class Command:
         )
         try:
             deadline = time.monotonic() + _PATIENCE_S
-            while self.run("status", pid).returncode:
+            while not self._answers(pid):
                 assert manager.poll() is None, manager.communicate()
                 assert time.monotonic() < deadline, "it does not answer"
+                time.sleep(0.005)
             yield manager
         finally:
             manager.kill()

@@ -77,7 +77,8 @@ def test_fault_latency_in_a_guest(tmp_path: Path) -> None:
 
 
 def test_zap_compares_with_the_process_itself(tmp_path: Path) -> None:
-    measured = _bench(tmp_path, "zap", "--rounds", 1)
+    measured = _bench(tmp_path, "zap", "--rounds", 1, "--size", "32M")
+    assert measured["size_bytes"] == 32 << 20
     assert {row["name"] for row in measured["series"]} == {
         "uffdballoon",
         "madvise",
@@ -190,6 +191,7 @@ def test_json_may_go_to_standard_output_and_bad_input_is_refused(tmp_path: Path)
     done = run("bench", "refill", "--rounds", 1, "--size", "2M", "--json", "-")
     assert json.loads(done.stdout)["series"]
     refused(2, "bench", "refill", "--size", "1M")
+    refused(2, "bench", "zap", "--size", "1M")
     refused(2, "bench", "refill", "--json", tmp_path / "no" / "such" / "place")
 
 

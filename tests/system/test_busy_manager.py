@@ -115,11 +115,11 @@ def test_a_storm_reaches_who_reads_and_holds_up_nobody(qemu: Qemu) -> None:
             while not storm.is_there(0.02):
                 client.status(qemu.pid)
                 asked += 1
-                if asked == 3:
+                if asked == 1:
                     leaver.__exit__(None, None, None)
             assert storm.wait().count == touches
             reader.wait()
-            assert asked > 3
+            assert asked
             status = client.status(qemu.pid)
         assert reader.accounted == touches == status.touches.violations
         sequences = [event.sequence for event in reader.seen]

@@ -16,6 +16,7 @@ from tests.support.command import run
 from tests.support.holding import wait_until
 from uffdballoon.lab.host_state import HOST, POOL
 from uffdballoon.lab.hugepages import HugePagePool
+from uffdballoon.lab.left_behind import tell_left_behind
 from uffdballoon.lab.thp import ThpTunings
 
 if TYPE_CHECKING:
@@ -35,6 +36,16 @@ from uffdballoon.lab.hugepages import HugePagePool
 from uffdballoon.lab.thp import ThpTunings
 with HugePagePool({_PAGES}), ThpTunings({{"{_TUNING}": "4321"}}), HOST.hugetlbfs(Path(sys.argv[1])):
     print("changed", flush=True)
+    sys.stdin.read()
+"""
+
+_START = """
+import sys
+from uffdballoon.lab.confinement import Confinement
+from uffdballoon.lab.qemu import Memory, Qemu, QemuOptions
+confined = Confinement(memory_limit_bytes=512 << 20)
+with Qemu(QemuOptions(memory=Memory(size_bytes=64 << 20), confinement=confined)) as qemu:
+    print(qemu.pid, flush=True)
     sys.stdin.read()
 """
 
@@ -143,3 +154,28 @@ def test_who_stays_keeps_what_it_has_when_the_first_one_ends(tmp_path: Path) -> 
             other.stdin.close()
             assert other.wait() == 0
     assert _Host.now() == before
+
+
+@pytest.mark.needs_qemu
+def test_a_qemu_and_its_cgroup_that_a_killed_run_left_are_told() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _START], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        qemu = psutil.Process(int(other.stdout.readline()))
+        assert tell_left_behind() == [], "whoever started it is there"
+        for child in psutil.Process(other.pid).children():
+            if child != qemu:
+                child.kill()  # that would end QEMU
+        other.kill()
+    left = tell_left_behind()
+    assert len(left) == 2
+    told = f"process {qemu.pid} (qemu-system-x86_64) still runs, which process {other.pid} started"
+    assert left[0].startswith(told)
+    assert left[1].endswith(f"stays, which process {other.pid} left: Device or resource busy")
+    assert qemu.is_running(), "it is somebody else's to end"
+    qemu.kill()
+    wait_until(lambda: not qemu.is_running())
+    done = run("bench", "planner", "--help")
+    assert f"-{other.pid} is removed, which process {other.pid} left" in done.stderr
+    assert tell_left_behind() == []

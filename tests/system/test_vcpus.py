@@ -139,6 +139,8 @@ def test_an_attach_without_a_monitor_takes_up_what_is_plugged_in(
             cpu for cpu in qemu.monitor.execute("query-hotpluggable-cpus") if "qom-path" not in cpu
         ]
         qemu.monitor.execute("device_add", driver=slot["type"], id="late", **slot["props"])
-        session.keep_up()
+        deadline = time.monotonic() + _PATIENCE_S
+        while len(session.vcpus) < 2:  # its thread shows what it does once it has a CPU
+            assert time.monotonic() < deadline
+            session.keep_up()
         assert session.vcpus == told_by_monitor(qemu)
-        assert len(session.vcpus) == 2

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -44,6 +46,18 @@ def test_a_requirement_without_a_plain_lower_bound_is_refused(requirement: str) 
 )
 def test_zeros_at_the_end_make_no_other_version(one: str, other: str, *, same: bool) -> None:
     assert is_same_version(one, other) is same
+
+
+def test_lowest_versions_are_known_of_what_runs_builds_and_draws() -> None:
+    for option in ((), ("--build",)):
+        done = subprocess.run(
+            [sys.executable, _ROOT / "tools" / "dependencies.py", "--lowest", *option],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        names = {line.partition("==")[0] for line in done.stdout.splitlines()}
+        assert names >= ({"scikit-build-core", "cffi"} if option else {"click", "matplotlib"})
 
 
 def test_everything_that_pyproject_names_is_pinned() -> None:

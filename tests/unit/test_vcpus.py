@@ -61,6 +61,11 @@ def test_who_never_rests_is_the_one_that_is_lacking() -> None:
     assert conclude(states | {104: ON_A_CPU}) == {}, "it may be either"
 
 
+def test_all_are_seen_whoever_else_is_on_a_cpu() -> None:
+    states = {MAIN: IN_POLL, 101: in_guest(9), 102: in_guest(11), 104: ON_A_CPU}
+    assert conclude(states) == {101: 0, 102: 1}
+
+
 def test_the_time_in_a_guest_tells_it_as_well() -> None:
     busy = ThreadState("running", is_worker=False, guest_time=7)
     was_in_poll = {101: IN_POLL, 102: in_guest(11)}

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from uffdballoon.model.addresses import HvaRange
 
-_SIZE_BYTES = 1 << 30  # 512 MiB of every second page
 DEFAULT_ROUNDS = 5
 _GIB = 1 << 30
 _SHAPES = (
@@ -72,17 +71,17 @@ def _ours(
     return time.monotonic_ns() - began_ns, max(report.stops_ns, default=0)
 
 
-def run(*, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Zap 256 MiB in several shapes; return pages/s and GiB/s, ours and the process's own."""
+def run(*, rounds: int, size_bytes: int, progress: Callable[[str], None]) -> dict[str, Any]:
+    """Zap memory in several shapes; return pages/s and GiB/s, ours and the process's own."""
     series = []
-    for name, backing, size_bytes, stride_bytes in _SHAPES:
+    for name, backing, piece_bytes, stride_bytes in _SHAPES:
         progress(name)
         with (
-            Toucher(backing, _SIZE_BYTES, 1) as toucher,
+            Toucher(backing, size_bytes, 1) as toucher,
             Target.open(toucher.pid, any_process=True) as target,
             Injector(target, _idle_thread(target)) as injector,
         ):
-            ranges = _ranges(toucher.span, size_bytes, stride_bytes)
+            ranges = _ranges(toucher.span, piece_bytes, stride_bytes)
             took: dict[str, list[int]] = {}
             stops_ns: list[int] = []
             for number in range(rounds + 1):
@@ -92,7 +91,7 @@ def run(*, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
                 if backing != "memfd":
                     for how in ("madvise", "process_madvise"):
                         toucher.fill()
-                        measured[how] = toucher.zap_by(how, size_bytes, stride_bytes)
+                        measured[how] = toucher.zap_by(how, piece_bytes, stride_bytes)
                 if number:
                     stops_ns.append(stop_ns)
                     for how, value in measured.items():
@@ -110,7 +109,12 @@ def run(*, rounds: int, progress: Callable[[str], None]) -> dict[str, Any]:
                     "longest_stop_us": max(stops_ns) // 1000 if how == "uffdballoon" else None,
                 }
             )
-    return {"machine": describe_machine(), "series": series, "ratios": _ratios(series)}
+    return {
+        "machine": describe_machine(),
+        "size_bytes": size_bytes,
+        "series": series,
+        "ratios": _ratios(series),
+    }
 
 
 def _ratios(series: list[dict[str, Any]]) -> dict[str, float]:

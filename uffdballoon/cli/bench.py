@@ -37,6 +37,7 @@ from uffdballoon.cli.output import say
 from uffdballoon.cli.types import SIZE
 from uffdballoon.errors import UsageError
 from uffdballoon.lab.host_state import HOST
+from uffdballoon.lab.left_behind import tell_left_behind
 from uffdballoon.lab.qemu import Accel
 from uffdballoon.model.tracing import read_trace
 
@@ -52,7 +53,7 @@ _MIN_SAMPLES = 1000
 @click.group()
 def bench() -> None:
     """Measure on this machine; ratios travel, absolute times do not."""
-    for line in HOST.put_right():
+    for line in [*HOST.put_right(), *tell_left_behind()]:
         say(line)
 
 
@@ -163,9 +164,16 @@ def refill_(json_to: str | None, plot_to: str | None, *, rounds: int, size: int)
 @json_to_option
 @plot_to_option
 @rounds_option(zapping.DEFAULT_ROUNDS)
-def zap(json_to: str | None, plot_to: str | None, *, rounds: int) -> None:
+@click.option(
+    "--size",
+    type=SIZE,
+    default="1G",
+    show_default=True,
+    help="Of the memory, in whole blocks of 2 MiB.",
+)
+def zap(json_to: str | None, plot_to: str | None, *, rounds: int, size: int) -> None:
     """Time a zap from outside, against one from inside."""
-    result = zapping.run(rounds=rounds, progress=say)
+    result = zapping.run(rounds=rounds, size_bytes=whole_blocks(size), progress=say)
     give(result, json_to, zapping.rows, zapping.HEADER)
     if plot_to:
         plots.draw("zap", result, plot_to)

@@ -7,9 +7,6 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from uffdballoon.model.records.encoding import to_json
 
@@ -29,6 +26,11 @@ def print_json(value: object) -> None:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table on a terminal, and tab-separated columns elsewhere."""
+    # Most verbs print none, and an eighth of the time in which they start was for these.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
     console = Console()
     if not console.is_terminal:
         for row in [header, *rows] if any(header) else rows:

@@ -8,6 +8,7 @@ import click
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.errors import ExitCode
 from uffdballoon.lab.host_state import HOST
+from uffdballoon.lab.left_behind import tell_left_behind
 from uffdballoon.lab.qemu import Accel
 from uffdballoon.scenarios import catalogue
 from uffdballoon.scenarios.stage import default_accel
@@ -50,7 +51,7 @@ def run(name: str, *, accel: str | None, quick: bool) -> int:
     """
     chosen = catalogue.find(name)
     wanted = Accel(accel) if accel else chosen.accel or default_accel()
-    for line in HOST.put_right():
+    for line in [*HOST.put_right(), *tell_left_behind()]:
         say(line)
     why = catalogue.play(chosen, wanted, click.echo, quick=quick)
     if why is None:

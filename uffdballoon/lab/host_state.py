@@ -113,9 +113,9 @@ class Host:
     def _holding(self) -> Iterator[Holder]:
         """Give a holder, and put back what was changed for it."""
         pid = os.getpid()
-        started_ticks = _started_ticks(pid)
-        assert started_ticks is not None
-        holder = Holder(pid, started_ticks, uuid.uuid4().hex)
+        ticks = started_ticks(pid)
+        assert ticks is not None
+        holder = Holder(pid, ticks, uuid.uuid4().hex)
         with self._start_guardian(holder) as guardian:
             try:
                 yield holder
@@ -361,10 +361,10 @@ HOST = Host()
 
 
 def _is_dead(holder: Holder) -> bool:
-    return _started_ticks(holder.pid) != holder.started_ticks
+    return started_ticks(holder.pid) != holder.started_ticks
 
 
-def _started_ticks(pid: int) -> int | None:
+def started_ticks(pid: int) -> int | None:
     """Return when a process started, after the boot (proc(5)); None when there is none alive."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")

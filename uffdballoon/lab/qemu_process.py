@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from uffdballoon.errors import LabError, QmpError
 from uffdballoon.lab.confinement import make_memory_cgroup, remove_cgroup
+from uffdballoon.lab.left_behind import owned_environment
 from uffdballoon.lab.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ class QemuProcess(abc.ABC):
     def _confine(self, command: list[str]) -> list[str]:
         confinement = self.options.confinement
         if confinement.memory_limit_bytes is not None:
-            name = self.directory.name
+            name = f"{self.directory.name}-{os.getpid()}"
             self._cgroup = make_memory_cgroup(name, confinement.memory_limit_bytes)
         return confinement.wrap(command, self._cgroup)
 
@@ -176,6 +177,7 @@ class QemuProcess(abc.ABC):
                     stdout=log,
                     stderr=log,
                     pass_fds=inherited,
+                    env=owned_environment(),
                     user=uid,
                     group=uid,
                     extra_groups=None if uid is None else _kvm_groups(),

@@ -127,6 +127,9 @@ class Watch:
         system call. It is told by its time in a guest, where the kernel accounts it, and by
         never being seen anywhere else. QEMU makes the threads in the order of the numbers.
         """
+        missing = self._missing()
+        if not missing:
+            return self._found  # whoever else is on a CPU
         busy = [
             tid
             for tid, state in states.items()
@@ -135,7 +138,6 @@ class Watch:
             and tid != self._main
             and (state.guest_time > 0 or tid not in self._others)
         ]
-        missing = self._missing()
         if len(busy) != len(missing):
             return {}
         return self._found | dict(zip(sorted(busy), missing, strict=True))
