@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 @click.option("--contract", type=click.Choice(["told", "cap"]), help="told drops all floors.")
 @click.option("--floor", type=SIZE, help="Under cap: what stays in the balloon.")
 @click.option(
+    "--limit", type=SIZE, help="Under cap: what the guest may have of its RAM, in place of a floor."
+)
+@click.option(
     "--node-floor",
     "node_floors",
     type=NODE_SIZE,
@@ -55,6 +58,7 @@ def policy(  # noqa: PLR0913 - an option each
     *,
     contract: str | None,
     floor: int | None,
+    limit: int | None,
     node_floors: tuple[tuple[int, int], ...],
     grace_ns: int | None,
     grace_bytes: int | None,
@@ -75,12 +79,13 @@ def policy(  # noqa: PLR0913 - an option each
         policy=None if ladder is None else str(ladder),
         contract=contract,
         floor_bytes=floor,
+        limit_bytes=limit,
         node_floors=node_floors,
         boot_grace_ns=grace_ns,
         boot_grace_bytes=grace_bytes,
         without_monitor=without_monitor,
     )
-    given = (ladder, contract, floor, grace_ns, grace_bytes) != (None,) * 5
+    given = (ladder, contract, floor, limit, grace_ns, grace_bytes) != (None,) * 6
     if as_json:
         print_json(change)
     elif given or node_floors or without_monitor:

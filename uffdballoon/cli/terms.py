@@ -39,6 +39,7 @@ def limit_of(
 def terms_change(
     contract: str | None,
     floor: int | None,
+    limit: int | None,
     node_floors: tuple[tuple[int, int], ...],
     grace_ns: int | None,
     grace_bytes: int | None,
@@ -47,6 +48,7 @@ def terms_change(
     return TermsChange(
         kind=ContractKind(contract) if contract is not None else None,
         floor_bytes=floor,
+        limit_bytes=limit,
         grace_ns=grace_ns,
         grace_bytes=grace_bytes,
         node_floors=node_floors,

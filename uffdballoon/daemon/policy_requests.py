@@ -27,6 +27,7 @@ def wish_of(message: Mapping[str, Any]) -> PolicyWish:
         terms=TermsChange(
             kind=_contract_of(contract) if contract is not None else None,
             floor_bytes=_number_of(message, "floor_bytes"),
+            limit_bytes=_number_of(message, "limit_bytes"),
             grace_ns=_number_of(message, "boot_grace_ns"),
             grace_bytes=_number_of(message, "boot_grace_bytes"),
             node_floors=_node_floors_of(message),

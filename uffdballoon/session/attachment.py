@@ -8,6 +8,7 @@ enforcer holds the guest to what it gave up. What is undone at the end is undone
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from uffdballoon.balloon.enforcer import Enforcer
@@ -125,7 +126,8 @@ class Attachment:
                 options.fragmentation,
                 self.machine.stop_balloon,
             )
-            self.nodes = GuestNodes(options.pid, self.layout, self.enforcer.ledger, options.terms)
+            terms = self.options.terms
+            self.nodes = GuestNodes(options.pid, self.layout, self.enforcer.ledger, terms)
             self._tell_unseen(facts)
             for lack in self.enforcer.lacks:
                 progress(lack)
@@ -171,6 +173,7 @@ class Attachment:
             )
         facts = self.machine.facts()
         self.layout = discover(options.pid, self.target.cmdline, facts)
+        self.options = options = replace(options, terms=options.terms.within(self.layout.ram_bytes))
         refuse_unknown_nodes(self.layout, options.terms, options.fragmentation)
         self.vcpus = Vcpus(self.target, self.machine, facts.vcpu_tids if facts else None)
         self._progress(

@@ -48,6 +48,15 @@ class Driver:
         self._guard.go_on()
         return self._with_ballooned(asked)
 
+    def leave(self, floor_bytes: int) -> BalloonProgress | None:
+        """Ask it to have that much in the balloon; None where there is nobody to be asked.
+
+        Raises as ask() does.
+        """
+        if not self._machine.has_device:
+            return None
+        return self.ask(self._ram_bytes() - floor_bytes)
+
     def progress(self) -> BalloonProgress:
         """Return how far the guest has come to what it was asked for last."""
         return self._with_ballooned(self._machine.balloon_progress())

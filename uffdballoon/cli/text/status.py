@@ -210,7 +210,9 @@ def _contract(contract: ContractStatus) -> str:
     if contract.kind is ContractKind.TOLD:
         return "told"
     grace = ", in its boot grace" if contract.in_grace else ""
-    return f"cap, floor {format_size(contract.floor_bytes)} ({_kept(contract)}{grace})"
+    limit = contract.limit_bytes
+    leaves = "" if limit is None else f", limit {format_size(limit)}"
+    return f"cap, floor {format_size(contract.floor_bytes)} ({_kept(contract)}{grace}){leaves}"
 
 
 def _kept(floor: ContractStatus | NodeStatus) -> str:
