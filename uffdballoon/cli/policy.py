@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     "--limit", type=SIZE, help="Under cap: what the guest may have of its RAM, in place of a floor."
 )
 @click.option(
+    "--count-reported/--no-count-reported",
+    default=None,
+    help="Under cap: from now on what is reported free is in the balloon, or is not.",
+)
+@click.option(
     "--node-floor",
     "node_floors",
     type=NODE_SIZE,
@@ -59,6 +64,7 @@ def policy(  # noqa: PLR0913 - an option each
     contract: str | None,
     floor: int | None,
     limit: int | None,
+    count_reported: bool | None,
     node_floors: tuple[tuple[int, int], ...],
     grace_ns: int | None,
     grace_bytes: int | None,
@@ -80,12 +86,14 @@ def policy(  # noqa: PLR0913 - an option each
         contract=contract,
         floor_bytes=floor,
         limit_bytes=limit,
+        count_reported=count_reported,
         node_floors=node_floors,
         boot_grace_ns=grace_ns,
         boot_grace_bytes=grace_bytes,
         without_monitor=without_monitor,
     )
-    given = (ladder, contract, floor, limit, grace_ns, grace_bytes) != (None,) * 6
+    options = (contract, floor, limit, count_reported, grace_ns, grace_bytes)
+    given = (ladder, *options) != (None,) * 7
     if as_json:
         print_json(change)
     elif given or node_floors or without_monitor:

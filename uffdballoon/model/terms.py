@@ -33,7 +33,8 @@ class Terms:
     both are 0. ``node_floors`` are (NUMA node of the guest, bytes) that stay in the
     balloon of that node, besides the floor of all. ``limit_bytes`` is what the guest may have
     of its RAM, which is another word for the floor, once its RAM is known: see within(); None
-    where the floor was given as such.
+    where the floor was given as such. With ``count_reported`` what free page reporting gives
+    back is in the balloon.
     """
 
     kind: ContractKind = ContractKind.TOLD
@@ -42,6 +43,7 @@ class Terms:
     grace_bytes: int = 0
     node_floors: tuple[tuple[int, int], ...] = ()
     limit_bytes: int | None = None
+    count_reported: bool = False
 
     def within(self, ram_bytes: int) -> Terms:
         """Return terms whose floor is what the limit leaves of that much RAM.
@@ -80,6 +82,7 @@ class TermsChange:
     grace_bytes: int | None = None
     node_floors: tuple[tuple[int, int], ...] = ()
     limit_bytes: int | None = None
+    count_reported: bool | None = None
 
     def applied_to(self, terms: Terms) -> Terms:
         """Return the new terms; raise UsageError where this makes none.
@@ -89,9 +92,9 @@ class TermsChange:
         kind = self.kind or terms.kind
         limits = (self.floor_bytes, self.limit_bytes, self.grace_ns, self.grace_bytes)
         if kind is ContractKind.TOLD:
-            if self.node_floors or limits != (None,) * len(limits):
+            if self.node_floors or self.count_reported or limits != (None,) * len(limits):
                 raise UsageError(
-                    "a floor, a limit and a boot grace go with --contract cap",
+                    "a floor, a limit, counted reports and a boot grace go with --contract cap",
                     why="under told a page leaves the balloon by being deflated, and by nothing "
                     "else",
                     hint="leave them out, or add --contract cap",
@@ -122,6 +125,9 @@ class TermsChange:
             limit_bytes=_either(self.limit_bytes, terms.limit_bytes)
             if self.floor_bytes is None
             else None,
+            count_reported=terms.count_reported
+            if self.count_reported is None
+            else self.count_reported,
         )
 
 

@@ -222,6 +222,7 @@ class Attachment:
             contract=options.terms.kind,
             has_device=self.machine.has_device,
             reports_free_pages=self.machine.reports_free_pages,
+            count_reported=options.terms.count_reported,
             kept_trace=options.held.trace if options.held else (),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.records.balloon import (
     BalloonAccount,
     BalloonProgress,
@@ -24,6 +25,7 @@ class Driver:
         self._layout = attached.layout
         self._ledger = attached.enforcer.ledger
         self._guard = attached.guard
+        self._loop = attached.enforcer.loop
 
     def ask(self, target_bytes: int) -> BalloonProgress:
         """Ask it to leave the guest that much memory; return progress().
@@ -62,8 +64,12 @@ class Driver:
         return self._with_ballooned(self._machine.balloon_progress())
 
     def account(self, ballooned_bytes: int) -> BalloonAccount:
-        """Compare the ledger with what the guest says; None where nobody can be asked."""
+        """Compare the ledger with what the guest says; None where nobody can be asked.
+
+        What it reported free is in the ledger, and not in what its driver counts.
+        """
         actual = self._machine.actual_bytes()
+        ballooned_bytes -= self._loop.stats().reported_pages * PAGE_BYTES
         ram_bytes = self._ram_bytes()
         return BalloonAccount(
             actual_bytes=actual,

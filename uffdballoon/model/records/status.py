@@ -50,6 +50,9 @@ class ContractStatus:
     limit_bytes: Annotated[
         int | None, doc("bytes of its RAM that the floor leaves the guest; null: it has no floor")
     ]
+    count_reported: Annotated[
+        bool, doc("whether what free page reporting gives back is in the balloon")
+    ]
     in_grace: Annotated[bool, doc("whether the guest is in its boot grace")]
     grace_left_s: Annotated[
         float | UnsetType, doc("s until it ends; in a grace that time limits")
