@@ -490,6 +490,94 @@ static void what_was_reported_is_inflated_and_deflated(void)
 	end(&observed);
 }
 
+#define GREEDY	    4
+#define GREEDY_SIZE (16 * HUGE)
+
+struct greedy {
+	pthread_t thread;
+	uint8_t *memory;
+	uint64_t index;
+	_Atomic bool done;
+};
+
+/* Every thread touches its pages of every block. */
+static void *take_all(void *argument)
+{
+	struct greedy *greedy = argument;
+
+	for (uint64_t page = greedy->index; page < GREEDY_SIZE / PAGE; page += GREEDY)
+		memset(greedy->memory + page * PAGE, (int)(page % 251 + 1), PAGE);
+	greedy->done = true;
+	return NULL;
+}
+
+static void await_all_held(const struct setup *setup, struct greedy *greedy)
+{
+	uint64_t waiting, left;
+
+	do {
+		usleep(1000);
+		left = 0;
+		waiting = stats_of(setup).parked;
+		for (int i = 0; i < GREEDY; i++)
+			left += !greedy[i].done;
+		CHECK(uffdb_ledger_pages(setup->ledger) * PAGE >= 5 * HUGE);
+	} while (!waiting || waiting < left);
+}
+
+static void let_all_finish(struct setup *setup, struct greedy *greedy)
+{
+	CHECK(uffdb_engine_set_policy(setup->engine, NULL, 0, &counting) >= 0);
+	for (int i = 0; i < GREEDY; i++)
+		CHECK(!pthread_join(greedy[i].thread, NULL));
+	for (uint64_t page = 0; page < GREEDY_SIZE / PAGE; page++)
+		for (uint64_t i = 0; i < PAGE; i += 64)
+			CHECK(setup->memory[page * PAGE + i] == page % 251 + 1);
+	CHECK(ballooned(setup) == 0);
+}
+
+/* With the follower at work beside the loop, which then finds the windows busy. */
+static void threads_that_take_all_they_can_stop_at_the_floor(void)
+{
+	struct greedy greedy[GREEDY];
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observed.trace = make_trace(1 << 20);
+	make_engine(setup, GREEDY_SIZE,
+		    (struct uffdb_engine_config){
+			    .terms = counting,
+			    .nr_rungs = 1,
+			    .rungs = {{.kind = UFFDB_RUNG_FREEZE}},
+			    .observing = UFFDB_OBSERVE_TRACE,
+			    .trace = observed.trace,
+			    .follow = true,
+			    .around_bytes = HUGE,
+		    });
+	CHECK(!uffdb_engine_start(setup->engine));
+	CHECK(!madvise(setup->memory, GREEDY_SIZE, MADV_HUGEPAGE));
+	for (int round = 0; round < 8; round++) {
+		struct uffdb_terms terms = counting;
+
+		terms.floor_bytes = 5 * HUGE;
+		memset(setup->memory, 1, GREEDY_SIZE);
+		report(setup, 0, GREEDY_SIZE);
+		while (stats_of(setup).armed_bytes < GREEDY_SIZE)
+			follow(setup);
+		CHECK(ballooned(setup) == GREEDY_SIZE / PAGE);
+		CHECK(uffdb_engine_set_policy(setup->engine, NULL, 0, &terms) == 0);
+		for (uint64_t i = 0; i < GREEDY; i++) {
+			greedy[i].memory = setup->memory;
+			greedy[i].index = i;
+			greedy[i].done = false;
+			CHECK(!pthread_create(&greedy[i].thread, NULL, take_all, &greedy[i]));
+		}
+		await_all_held(setup, greedy);
+		let_all_finish(setup, greedy);
+	}
+	end(&observed);
+}
+
 /* It is free again at once for whoever needs it: its window may come later. */
 static void a_report_that_is_taken_back_before_its_window_is_granted_as_a_block(void)
 {
@@ -938,6 +1026,7 @@ static void all_by_trace(void)
 	a_report_that_counts_is_granted_as_the_block_that_it_was();
 	a_report_is_granted_down_to_the_floor_and_no_further();
 	what_was_reported_is_inflated_and_deflated();
+	threads_that_take_all_they_can_stop_at_the_floor();
 	a_report_that_is_taken_back_before_its_window_is_granted_as_a_block();
 	a_refused_discard_gives_nothing_up();
 	a_discard_that_is_refused_in_a_window_is_found();
