@@ -189,8 +189,32 @@ static void on_lost(struct uffdb_engine *engine, uint64_t records)
 	atomic_store(&observer->look_everywhere, true);
 }
 
+/* Whoever was before us knew which pages were reported free; whole blocks are taken for it. */
+static void guess_reports(struct uffdb_engine *engine)
+{
+	const struct uffdb_block *blocks;
+	struct uffdb_range run;
+	size_t nr;
+
+	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t at = blocks[i].hva, end = at + blocks[i].size;
+
+		while (at < end && uffdb_ledger_next(engine->ledger, at, end, &run) > 0) {
+			uint64_t first = (run.start + UFFDB_HUGE - 1) & ~(UFFDB_HUGE - 1);
+			uint64_t last = (run.start + run.len) & ~(UFFDB_HUGE - 1);
+
+			if (first < last)
+				uffdb_ledger_set(engine->observer->reported, first, last - first);
+			at = run.start + run.len;
+		}
+	}
+}
+
 void uffdb_observe_on(struct uffdb_engine *engine, bool missed)
 {
+	if (uffdb_contract_counts_reports(&engine->contract))
+		guess_reports(engine);
 	if (missed) {
 		on_lost(engine, 0);
 		return;

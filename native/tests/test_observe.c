@@ -490,6 +490,30 @@ static void what_was_reported_is_inflated_and_deflated(void)
 	end(&observed);
 }
 
+static void who_takes_over_grants_whole_blocks_as_well(void)
+{
+	struct observed observed = {.trace = make_trace(1 << 20)};
+	struct setup *setup = &observed.setup;
+
+	make_engine(setup, SIZE,
+		    (struct uffdb_engine_config){
+			    .terms = counting,
+			    .nr_rungs = 1,
+			    .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
+			    .observing = UFFDB_OBSERVE_TRACE,
+			    .trace = observed.trace,
+		    });
+	CHECK(uffdb_ledger_set(setup->ledger, address(setup) + PAGE, 2 * HUGE) == 1024);
+	CHECK(!uffdb_engine_resume(setup->engine, false));
+	CHECK(!uffdb_engine_start(setup->engine));
+	CHECK(stats_of(setup).reported_pages == 512);
+	memset(setup->memory + HUGE, 1, HUGE);
+	CHECK(stats_of(setup).granted == 1 && stats_of(setup).regained_bytes == HUGE);
+	setup->memory[2 * HUGE] = 1;
+	CHECK(stats_of(setup).granted == 2 && ballooned(setup) == 511);
+	end(&observed);
+}
+
 #define GREEDY	    4
 #define GREEDY_SIZE (16 * HUGE)
 
@@ -1026,6 +1050,7 @@ static void all_by_trace(void)
 	a_report_that_counts_is_granted_as_the_block_that_it_was();
 	a_report_is_granted_down_to_the_floor_and_no_further();
 	what_was_reported_is_inflated_and_deflated();
+	who_takes_over_grants_whole_blocks_as_well();
 	threads_that_take_all_they_can_stop_at_the_floor();
 	a_report_that_is_taken_back_before_its_window_is_granted_as_a_block();
 	a_refused_discard_gives_nothing_up();
