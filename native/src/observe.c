@@ -277,6 +277,28 @@ static void on_willneed(struct uffdb_engine *engine, const struct uffdb_change *
 		on_deflate(engine, taken);
 }
 
+void uffdb_observe_no_reports(struct uffdb_engine *engine)
+{
+	struct uffdb_ledger *reported = engine->observer->reported;
+	const struct uffdb_block *blocks;
+	struct uffdb_range run;
+	size_t nr;
+
+	blocks = uffdb_ledger_blocks(reported, &nr);
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t at = blocks[i].hva, end = at + blocks[i].size;
+
+		for (; at < end && uffdb_ledger_next(reported, at, end, &run) > 0;
+		     at = run.start + run.len) {
+			uffdb_ledger_clear(reported, run.start, run.len);
+			uffdb_ledger_clear(engine->ledger, run.start, run.len);
+			uffdb_observe_certainty(engine, run.start, run.len);
+			uffdb_let_go(engine, run.start, run.len);
+		}
+	}
+	uffdb_windows_note_all(engine->windows);
+}
+
 /* Drained after a reset that it came before: the balloon of then is gone. */
 static bool is_past(const struct uffdb_engine *engine, const struct uffdb_traced *record)
 {

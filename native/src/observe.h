@@ -79,6 +79,8 @@ static inline bool uffdb_is_reported(const struct uffdb_engine *engine, uint64_t
 	       uffdb_ledger_count(engine->ledger, hva, len) == len / UFFDB_PAGE;
 }
 
+/* Reports count no longer: what is in the ledger for them is the guest's. */
+void uffdb_observe_no_reports(struct uffdb_engine *engine);
 bool uffdb_is_doubtful(const struct uffdb_engine *engine, uint64_t hva);
 
 #endif

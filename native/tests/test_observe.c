@@ -490,6 +490,33 @@ static void what_was_reported_is_inflated_and_deflated(void)
 	end(&observed);
 }
 
+/* Under told a touch of it would be called a violation, of a guest that promised nothing. */
+static void reports_that_count_no_longer_are_the_guests(void)
+{
+	const struct uffdb_terms told = {0};
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observe_with(&observed, 1 << 20, counting);
+	fill_with_huge_pages(setup);
+	report(setup, 0, HUGE);
+	give_up(setup, 1024);
+	follow(setup);
+	CHECK(ballooned(setup) == 513);
+	CHECK(uffdb_engine_set_policy(setup->engine, NULL, 0, &told) == 0);
+	CHECK(ballooned(setup) == 1 && stats_of(setup).reported_pages == 0);
+	setup->memory[0] = 1;
+	CHECK(stats_of(setup).violations == 0);
+	CHECK(uffdb_engine_tidy(setup->engine) >= 0);
+	CHECK(stats_of(setup).armed_bytes == HUGE);
+	setup->memory[1024 * PAGE] = 1;
+	CHECK(stats_of(setup).violations == 1);
+	report(setup, HUGE, HUGE);
+	follow(setup);
+	CHECK(ballooned(setup) == 0 && stats_of(setup).reported_bytes == 2 * HUGE);
+	end(&observed);
+}
+
 static void who_takes_over_grants_whole_blocks_as_well(void)
 {
 	struct observed observed = {.trace = make_trace(1 << 20)};
@@ -1051,6 +1078,7 @@ static void all_by_trace(void)
 	a_report_is_granted_down_to_the_floor_and_no_further();
 	what_was_reported_is_inflated_and_deflated();
 	who_takes_over_grants_whole_blocks_as_well();
+	reports_that_count_no_longer_are_the_guests();
 	threads_that_take_all_they_can_stop_at_the_floor();
 	a_report_that_is_taken_back_before_its_window_is_granted_as_a_block();
 	a_refused_discard_gives_nothing_up();

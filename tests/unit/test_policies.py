@@ -222,6 +222,10 @@ def test_terms_change_as_far_as_they_are_given() -> None:
         node_floors=((0, 8), (1, 9)),
     )
     assert SAME.applied_to(full) == full
+    counting = TermsChange(count_reported=True).applied_to(full)
+    assert counting == replace(full, count_reported=True)
+    assert SAME.applied_to(counting) == counting
+    assert TermsChange(count_reported=False).applied_to(counting) == full
     change = TermsChange(grace_bytes=0, node_floors=((1, 0), (2, 3)))
     assert change.applied_to(full) == Terms(
         kind=ContractKind.CAP, floor_bytes=5, grace_ns=6, node_floors=((0, 8), (2, 3))
@@ -267,6 +271,7 @@ def test_attaching_with_the_same_limit_goes_on_with_what_was_set(memory: int) ->
     ("change", "terms"),
     [
         (TermsChange(limit_bytes=1), TOLD),
+        (TermsChange(count_reported=True), TOLD),
         (TermsChange(limit_bytes=1, floor_bytes=1), CAP),
         (TermsChange(kind=ContractKind.CAP), TOLD),
         (TermsChange(floor_bytes=1), TOLD),
