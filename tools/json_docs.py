@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from uffdballoon.model.records.balloon import BalloonProgress, Verification
+from uffdballoon.model.records.balloon import BalloonProgress, LimitChange, Verification
 from uffdballoon.model.records.changes import (
     ChangeReport,
     Detaching,
@@ -68,6 +68,7 @@ way: `{"v": 1, "verb": "status"}`, and `{"ok": true, "result": ...}` or
 | `set` | `size`, what the guest shall have left | [BalloonProgress](#balloonprogress) |
 | `progress` | | [BalloonProgress](#balloonprogress) |
 | `policy` | what is to change of [PolicyInForce](#policyinforce) | [PolicyChange](#policychange) |
+| `limit` | `size`, what the guest may have of its RAM | [LimitChange](#limitchange) |
 | `runs` | | [RecordedBalloon](#recordedballoon) |
 | `changes` | | [RecordedTrace](#recordedtrace) |
 | `ranges` | `most`, how many are told | [BalloonRanges](#balloonranges) |
@@ -99,6 +100,7 @@ _SECTIONS = (
     ),
     _Section("`set PID --balloon SIZE --json`", "", (BalloonProgress,)),
     _Section("`policy PID --json`", "", (PolicyChange,)),
+    _Section("`limit PID SIZE --json`", "", (LimitChange,)),
     _Section("`verify PID --json`", "", (Verification,)),
     _Section("`map PID --json`", "", (MapReport,)),
     _Section(

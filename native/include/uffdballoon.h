@@ -380,8 +380,8 @@ enum uffdb_contract_kind {
 
 /* What was agreed on. */
 struct uffdb_terms {
-	uint32_t kind; /* enum uffdb_contract_kind */
-	uint32_t reserved;
+	uint32_t kind;		 /* enum uffdb_contract_kind */
+	uint32_t count_reported; /* under cap, not 0: what is reported free is in the balloon */
 	uint64_t floor_bytes;
 	uint64_t grace_ns;    /* boot grace after a reset; 0: not limited by time */
 	uint64_t grace_bytes; /* 0: not limited by bytes; both 0: no grace */
@@ -665,7 +665,9 @@ struct uffdb_stats {
 	uint64_t moves;		    /* of the fault thread to another CPU */
 	uint64_t observed_inflated; /* pages, by the guest's own balloon */
 	uint64_t observed_deflated;
-	uint64_t reported_bytes;   /* by free page reporting: they stay the guest's */
+	uint64_t reported_bytes; /* by free page reporting, ever */
+	uint64_t reported_pages; /* that are in the ledger for that, now */
+	uint64_t regained_bytes; /* of what was reported: granted again as whole blocks of 2 MiB */
 	uint64_t refused_discards; /* the kernel failed them: nothing was given up */
 	uint64_t lost_records;	   /* of the trace, as far as they were counted */
 	uint64_t resyncs;	   /* losses after which no page of before is held to `told` */

@@ -23,6 +23,12 @@ bool uffdb_answer_is_given(const struct uffdb_answerer *answerer, uint64_t hva)
 	return false;
 }
 
+void uffdb_answer_note_given(struct uffdb_answerer *answerer, const struct uffdb_range *range)
+{
+	if (answerer->nr_filled < UFFDB_BATCH)
+		answerer->filled[answerer->nr_filled++] = *range;
+}
+
 bool uffdb_answer_can_trap_zeros(const struct uffdb_answerer *answerer,
 				 const struct uffdb_block *block)
 {

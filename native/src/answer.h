@@ -41,6 +41,9 @@ bool uffdb_answer_is_given(const struct uffdb_answerer *answerer, uint64_t hva);
 bool uffdb_answer_can_trap_zeros(const struct uffdb_answerer *answerer,
 				 const struct uffdb_block *block);
 
+/* Pages were filled, or left to the kernel, and who waited there was woken. */
+void uffdb_answer_note_given(struct uffdb_answerer *answerer, const struct uffdb_range *range);
+
 /*
  * Let the thread try again: it faults anew if it must. Right after every answer
  * that could not be given, since a thread that nobody wakes waits for ever.

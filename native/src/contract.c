@@ -3,6 +3,7 @@
  * What a touch means. tests/support/contract.py is the reference; the two
  * are held against each other on generated histories.
  */
+#include "contract.h"
 #include "uffdballoon.h"
 
 void uffdb_contract_reset(struct uffdb_contract *contract, uint64_t now_ns)
@@ -42,6 +43,12 @@ static bool stays_above_its_floors(const struct uffdb_terms *terms,
 
 	return touch->ballooned_bytes >= terms->floor_bytes + touch->touched_bytes &&
 	       (!node_floor || touch->node_ballooned_bytes >= node_floor + touch->touched_bytes);
+}
+
+bool uffdb_contract_allows(const struct uffdb_contract *contract, const struct uffdb_judged *touch)
+{
+	return contract->terms.kind == UFFDB_CONTRACT_CAP &&
+	       stays_above_its_floors(&contract->terms, touch);
 }
 
 uint32_t uffdb_contract_judge(struct uffdb_contract *contract, const struct uffdb_judged *touch)

@@ -159,13 +159,24 @@ static void judge_late(struct uffdb_engine *engine, void *argument)
 	uffdb_judge_late(engine, page->start, page->len);
 }
 
+/* What was reported free as a block of 2 MiB, and is all there again, is taken back as one. */
+static uint64_t size_to_judge(const struct uffdb_engine *engine, const struct uffdb_block *block,
+			      uint64_t at, uint64_t end)
+{
+	if (at % UFFDB_HUGE || end - at < UFFDB_HUGE ||
+	    !uffdb_is_reported(engine, at, UFFDB_HUGE) ||
+	    !uffdb_is_populated(engine->config.pagemap_fd, at, at + UFFDB_HUGE))
+		return uffdb_block_page(block);
+	return UFFDB_HUGE;
+}
+
 static void judge_range(struct uffdb_engine *engine, const struct uffdb_range *range)
 {
 	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, range->start);
-	uint64_t size = uffdb_block_page(block);
+	uint64_t end = range->start + range->len, size;
 
-	for (uint64_t at = range->start; at < range->start + range->len; at += size) {
-		struct late late = {.page = {at, size}};
+	for (uint64_t at = range->start; at < end; at += size) {
+		struct late late = {.page = {at, size = size_to_judge(engine, block, at, end)}};
 		enum uffdb_contents contents = UFFDB_WRITTEN_TO;
 
 		/* What is not may be out of its window by now, and a look would fill it. */

@@ -33,7 +33,7 @@
 #define MS_PER_S  1000
 
 struct progress {
-	uint64_t inflated, deflated, resyncs;
+	uint64_t inflated, deflated, reported, resyncs;
 	int error;
 };
 
@@ -70,6 +70,7 @@ static struct progress progress_of(const struct uffdb_engine *engine)
 	if (observer) {
 		now.inflated = observer->inflated;
 		now.deflated = observer->deflated;
+		now.reported = observer->counted;
 		now.resyncs = observer->resyncs;
 	}
 	return now;
@@ -78,7 +79,7 @@ static struct progress progress_of(const struct uffdb_engine *engine)
 static bool differ(const struct progress *a, const struct progress *b)
 {
 	return a->inflated != b->inflated || a->deflated != b->deflated ||
-	       a->resyncs != b->resyncs || a->error != b->error;
+	       a->reported != b->reported || a->resyncs != b->resyncs || a->error != b->error;
 }
 
 static int until_ms(uint64_t due_ns, uint64_t now_ns)

@@ -5,6 +5,7 @@
 #include "counters.h"
 #include "drop.h"
 #include "engine.h"
+#include "gift.h"
 #include "ledger.h"
 #include "observe.h"
 #include "pagemap.h"
@@ -25,9 +26,10 @@ static bool is_stale(const struct uffdb_engine *engine, const struct uffdb_touch
 	       !uffdb_is_protected(engine->config.pagemap_fd, touch->hva);
 }
 
-static uint32_t ask_contract(struct uffdb_engine *engine, const struct uffdb_touch *touch)
+static struct uffdb_judged judged_by(const struct uffdb_engine *engine,
+				     const struct uffdb_touch *touch)
 {
-	const struct uffdb_judged judged = {
+	return (struct uffdb_judged){
 		.ballooned_bytes = uffdb_ledger_pages(engine->ledger) * UFFDB_PAGE,
 		.touched_bytes = touch->ballooned ? touch->size : 0,
 		.now_ns = touch->read_ns,
@@ -36,6 +38,11 @@ static uint32_t ask_contract(struct uffdb_engine *engine, const struct uffdb_tou
 		.node_ballooned_bytes =
 			uffdb_ledger_node_pages(engine->ledger, touch->block->node) * UFFDB_PAGE,
 	};
+}
+
+static uint32_t ask_contract(struct uffdb_engine *engine, const struct uffdb_touch *touch)
+{
+	const struct uffdb_judged judged = judged_by(engine, touch);
 	bool in_grace = engine->contract.grace.runs;
 	uint32_t verdict = uffdb_contract_judge(&engine->contract, &judged);
 
@@ -88,6 +95,16 @@ static void serve_host_reader(struct uffdb_engine *engine, struct uffdb_touch *t
 	uffdb_settle(engine, touch, 0);
 }
 
+static void grant_by_contract(struct uffdb_engine *engine, const struct uffdb_touch *touch)
+{
+	const struct uffdb_judged judged = judged_by(engine, touch);
+
+	if (uffdb_grant_as_given(engine, touch, &judged))
+		return;
+	uffdb_count(&engine->counters.granted, 1);
+	uffdb_grant_around(engine, touch);
+}
+
 static void act_on(struct uffdb_engine *engine, struct uffdb_touch *touch, uint32_t verdict)
 {
 	switch (verdict) {
@@ -95,8 +112,7 @@ static void act_on(struct uffdb_engine *engine, struct uffdb_touch *touch, uint3
 		on_violation(engine, touch);
 		break;
 	case UFFDB_GRANTED:
-		uffdb_count(&engine->counters.granted, 1);
-		uffdb_grant_around(engine, touch);
+		grant_by_contract(engine, touch);
 		break;
 	default:
 		if (touch->ballooned) {

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 
 #include "clock.h"
+#include "contract.h"
 #include "counters.h"
 #include "engine.h"
 #include "ledger.h"
@@ -35,17 +36,35 @@ static bool is_whole_page(const struct uffdb_block *block, uint64_t hva, uint64_
  * of shared memory is left alone: its protection would be a mark in the page table that looks like
  * memory that is swapped out.
  */
+static void protect_filled(struct uffdb_engine *engine, const struct uffdb_block *block,
+			   uint64_t hva, uint64_t len)
+{
+	if (block->flags & UFFDB_BLOCK_SHARED &&
+	    !uffdb_holds_memory(engine->config.pagemap_fd, hva) &&
+	    !uffdb_is_present(engine->config.pagemap_fd, hva))
+		return;
+	uffdb_uffd_writeprotect(engine->config.uffd, hva, len, true);
+}
+
 static void protect_if_filled(struct uffdb_engine *engine, const struct uffdb_change *given)
 {
 	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, given->hva);
+	uint64_t step = block->flags & UFFDB_BLOCK_SHARED ? uffdb_block_page(block) : UFFDB_HUGE;
 
 	if (given->time_ns > engine->answerer.last_fill_ns || !engine->config.write_protect)
 		return;
-	if (block->flags & UFFDB_BLOCK_SHARED &&
-	    !uffdb_holds_memory(engine->config.pagemap_fd, given->hva) &&
-	    !uffdb_is_present(engine->config.pagemap_fd, given->hva))
-		return;
-	uffdb_uffd_writeprotect(engine->config.uffd, given->hva, given->len, true);
+	for (uint64_t at = given->hva, end = at + given->len; at < end; at += step)
+		protect_filled(engine, block, at, step < end - at ? step : end - at);
+}
+
+/* Each block that it reaches into. */
+static void ask_for_windows(struct uffdb_engine *engine, const struct uffdb_change *given,
+			    uint64_t known_ns)
+{
+	const uint64_t end = given->hva + given->len;
+
+	for (uint64_t at = given->hva; at < end; at = (at / UFFDB_HUGE + 1) * UFFDB_HUGE)
+		uffdb_windows_note_inflate(engine->windows, at, known_ns);
 }
 
 static void remember(struct uffdb_observer *observer, const struct uffdb_change *change)
@@ -92,7 +111,9 @@ static int64_t take_given(struct uffdb_engine *engine, const struct uffdb_change
 
 	uffdb_observe_certainty(engine, given->hva, given->len);
 	uffdb_ledger_clear(observer->suspected, given->hva, given->len);
-	uffdb_windows_note_inflate(engine->windows, given->hva, known_ns);
+	if (given->reported && pages > 0)
+		uffdb_ledger_set(observer->reported, given->hva, given->len);
+	ask_for_windows(engine, given, known_ns);
 	protect_if_filled(engine, given);
 	return pages;
 }
@@ -101,6 +122,7 @@ static int64_t give_taken(struct uffdb_engine *engine, const struct uffdb_change
 {
 	int64_t pages = uffdb_ledger_clear(engine->ledger, taken->hva, taken->len);
 
+	uffdb_forget_reports(engine, taken->hva, taken->len);
 	uffdb_observe_certainty(engine, taken->hva, taken->len);
 	if (pages > 0)
 		uffdb_windows_note_change(engine->windows, taken->hva);
@@ -110,7 +132,12 @@ static int64_t give_taken(struct uffdb_engine *engine, const struct uffdb_change
 
 static void on_inflate(struct uffdb_engine *engine, const struct uffdb_change *given)
 {
-	int64_t pages = take_given(engine, given);
+	/* The driver puts into the balloon what is free, and may have been reported so. */
+	int64_t known =
+		uffdb_ledger_pages(engine->observer->reported)
+			? uffdb_ledger_clear(engine->observer->reported, given->hva, given->len)
+			: 0;
+	int64_t pages = take_given(engine, given) + known;
 
 	remember(engine->observer, given);
 	if (pages > 0) {
@@ -170,8 +197,32 @@ static void on_lost(struct uffdb_engine *engine, uint64_t records)
 	atomic_store(&observer->look_everywhere, true);
 }
 
+/* Whoever was before us knew which pages were reported free; whole blocks are taken for it. */
+static void guess_reports(struct uffdb_engine *engine)
+{
+	const struct uffdb_block *blocks;
+	struct uffdb_range run;
+	size_t nr;
+
+	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t at = blocks[i].hva, end = at + blocks[i].size;
+
+		while (at < end && uffdb_ledger_next(engine->ledger, at, end, &run) > 0) {
+			uint64_t first = (run.start + UFFDB_HUGE - 1) & ~(UFFDB_HUGE - 1);
+			uint64_t last = (run.start + run.len) & ~(UFFDB_HUGE - 1);
+
+			if (first < last)
+				uffdb_ledger_set(engine->observer->reported, first, last - first);
+			at = run.start + run.len;
+		}
+	}
+}
+
 void uffdb_observe_on(struct uffdb_engine *engine, bool missed)
 {
+	if (uffdb_contract_counts_reports(&engine->contract))
+		guess_reports(engine);
 	if (missed) {
 		on_lost(engine, 0);
 		return;
@@ -181,18 +232,49 @@ void uffdb_observe_on(struct uffdb_engine *engine, bool missed)
 	atomic_store(&engine->observer->look_everywhere, true);
 }
 
+/* What is in the balloon already is no free page: it is our own zap that is seen. */
+static void on_report(struct uffdb_engine *engine, const struct uffdb_block *block,
+		      const struct uffdb_change *given)
+{
+	struct uffdb_change report = *given;
+	uint64_t most = block->hva + block->size - given->hva;
+
+	report.len = given->len < most ? given->len : most;
+	if (!uffdb_contract_counts_reports(&engine->contract)) {
+		if (uffdb_ledger_test(engine->ledger, report.hva) <= 0)
+			uffdb_count(&engine->observer->reported_bytes, report.len);
+		return;
+	}
+	report.reported = true;
+	if (take_given(engine, &report) > 0) {
+		remember(engine->observer, &report);
+		uffdb_count(&engine->observer->reported_bytes, report.len);
+		uffdb_count(&engine->observer->counted, report.len);
+	}
+}
+
+/* Linux gives up 4 KiB at a time: an inflate is never all of a huge page of the host's. */
+static bool is_report(const struct uffdb_engine *engine, const struct uffdb_block *block,
+		      const struct uffdb_change *given)
+{
+	uint64_t page = uffdb_block_page(block);
+
+	if (given->len % page || given->hva % page)
+		return false;
+	return given->len > page || (block->flags & UFFDB_BLOCK_HUGETLB &&
+				     uffdb_contract_counts_reports(&engine->contract));
+}
+
 static void on_discard(struct uffdb_engine *engine, const struct uffdb_change *given)
 {
 	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, given->hva);
 
 	if (!block)
 		return;
-	/* What is in the balloon already is no free page: it is our own zap that is seen. */
-	if (is_whole_page(block, given->hva, given->len))
+	if (is_report(engine, block, given))
+		on_report(engine, block, given);
+	else if (is_whole_page(block, given->hva, given->len))
 		on_inflate(engine, given);
-	else if (given->len > uffdb_block_page(block) &&
-		 uffdb_ledger_test(engine->ledger, given->hva) <= 0)
-		uffdb_count(&engine->observer->reported_bytes, given->len);
 }
 
 static void on_willneed(struct uffdb_engine *engine, const struct uffdb_change *taken)
@@ -334,6 +416,28 @@ static void on_count(struct uffdb_engine *engine, const struct uffdb_traced *rec
 	uffdb_count(&observer->resyncs, counting.resynced);
 }
 
+void uffdb_observe_no_reports(struct uffdb_engine *engine)
+{
+	struct uffdb_ledger *reported = engine->observer->reported;
+	const struct uffdb_block *blocks;
+	struct uffdb_range run;
+	size_t nr;
+
+	blocks = uffdb_ledger_blocks(reported, &nr);
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t at = blocks[i].hva, end = at + blocks[i].size;
+
+		for (; at < end && uffdb_ledger_next(reported, at, end, &run) > 0;
+		     at = run.start + run.len) {
+			uffdb_ledger_clear(reported, run.start, run.len);
+			uffdb_ledger_clear(engine->ledger, run.start, run.len);
+			uffdb_observe_certainty(engine, run.start, run.len);
+			uffdb_let_go(engine, run.start, run.len);
+		}
+	}
+	uffdb_windows_note_all(engine->windows);
+}
+
 /* Drained after a reset that it came before: the balloon of then is gone. */
 static bool is_past(const struct uffdb_engine *engine, const struct uffdb_traced *record)
 {
@@ -412,6 +516,7 @@ void uffdb_observe_unmapping(struct uffdb_engine *engine, uint64_t start, uint64
 		if (from >= to)
 			continue;
 		uffdb_ledger_clear(engine->ledger, from, to - from);
+		uffdb_forget_reports(engine, from, to - from);
 		uffdb_windows_note_change(engine->windows, from);
 		uffdb_let_go(engine, from, to - from);
 		uffdb_count(&engine->counters.gone, (to - from) / UFFDB_PAGE);
@@ -457,6 +562,7 @@ void uffdb_observe_again(struct uffdb_engine *engine, uint64_t at_ns)
 	for (size_t i = 0; i < nr; i++) {
 		uffdb_ledger_clear(observer->doubtful, blocks[i].hva, blocks[i].size);
 		uffdb_ledger_clear(observer->suspected, blocks[i].hva, blocks[i].size);
+		uffdb_ledger_clear(observer->reported, blocks[i].hva, blocks[i].size);
 	}
 	observer->doubt = false;
 	reset_toggles(observer, from, at_ns);
@@ -497,6 +603,8 @@ int uffdb_observer_create(struct uffdb_engine *engine)
 	error = uffdb_ledger_create(blocks, nr, &observer->doubtful);
 	if (!error)
 		error = uffdb_ledger_create(blocks, nr, &observer->suspected);
+	if (!error)
+		error = uffdb_ledger_create(blocks, nr, &observer->reported);
 	if (!error && engine->config.observing == UFFDB_OBSERVE_SCAN)
 		error = uffdb_ledger_create(blocks, nr, &observer->seen);
 	return error;
@@ -507,6 +615,7 @@ void uffdb_observer_destroy(struct uffdb_observer *observer)
 	if (!observer)
 		return;
 	uffdb_ledger_destroy(observer->seen);
+	uffdb_ledger_destroy(observer->reported);
 	uffdb_ledger_destroy(observer->suspected);
 	uffdb_ledger_destroy(observer->doubtful);
 	uffdb_toggles_destroy(observer->toggles);

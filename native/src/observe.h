@@ -5,6 +5,7 @@
 
 #include "engine.h"
 #include "toggles.h"
+#include "pages.h"
 #include "trace.h"
 
 #define UFFDB_HISTORY 65536 /* changes that a reset may have come before */
@@ -16,6 +17,7 @@ struct uffdb_change {
 	bool inflate;
 	bool toggle;	  /* it was not told which */
 	uint32_t span_ms; /* it came in so long from @time_ns, rounded up; 0: at that time */
+	bool reported; /* free, rather than put into the balloon */
 };
 
 struct uffdb_observer {
@@ -35,11 +37,18 @@ struct uffdb_observer {
 	_Atomic bool look_everywhere;
 	int64_t locked_bytes; /* of the target, as of this look; below 0: not asked yet */
 
+	/* In the ledger, because free page reporting gave them up: gift.c. */
+	struct uffdb_ledger *reported;
+	uint64_t awaited_hva; /* the block whose touch found the windows busy last */
+	uint32_t awaited;     /* so often */
+
 	struct uffdb_ledger *seen; /* the controlling side's: that held memory at the last scan */
 
+	/* @counted: of @reported_bytes, what was put into the ledger. */
 	uint64_t last_hva, run_pages; /* of the inflates as they come */
 	_Atomic uint64_t arrivals[UFFDB_ORDERS];
-	_Atomic uint64_t traced, inflated, deflated, reported_bytes, refused, lost, resyncs, doubts;
+	_Atomic uint64_t traced, inflated, deflated, reported_bytes, counted, regained, refused,
+		lost, resyncs, doubts;
 	_Atomic uint64_t given_twice, late, late_reads, arm_ns_max;
 };
 
@@ -61,6 +70,22 @@ void uffdb_observe_certainty(struct uffdb_engine *engine, uint64_t hva, uint64_t
 void uffdb_observe_removal(struct uffdb_engine *engine, uint64_t start, uint64_t end);
 void uffdb_observe_unmapping(struct uffdb_engine *engine, uint64_t start, uint64_t end);
 void uffdb_observe_again(struct uffdb_engine *engine, uint64_t at_ns);
+/* What is not in the balloon any more was not reported free, either. */
+static inline void uffdb_forget_reports(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
+{
+	if (engine->observer && uffdb_ledger_pages(engine->observer->reported))
+		uffdb_ledger_clear(engine->observer->reported, hva, len);
+}
+
+/* Is all of a range in the balloon, and was reported free? */
+static inline bool uffdb_is_reported(const struct uffdb_engine *engine, uint64_t hva, uint64_t len)
+{
+	return uffdb_ledger_count(engine->observer->reported, hva, len) == len / UFFDB_PAGE &&
+	       uffdb_ledger_count(engine->ledger, hva, len) == len / UFFDB_PAGE;
+}
+
+/* Reports count no longer: what is in the ledger for them is the guest's. */
+void uffdb_observe_no_reports(struct uffdb_engine *engine);
 bool uffdb_is_doubtful(const struct uffdb_engine *engine, uint64_t hva);
 
 #endif

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Another policy, other terms, while the engine runs. */
+#include "contract.h"
 #include "engine.h"
 #include "judge.h"
 #include "ladder.h"
 #include "ledger.h"
 #include "mailbox.h"
+#include "observe.h"
 #include "parking.h"
 #include "settle.h"
 #include "uffdballoon.h"
@@ -19,12 +21,16 @@ static void set_terms(struct uffdb_engine *engine, const struct uffdb_terms *ter
 {
 	struct uffdb_contract *contract = &engine->contract;
 	const struct uffdb_terms *before = &contract->terms;
+	bool counted;
 
 	/* What is left of a grace was counted against the limits of before. */
 	if (terms->kind != before->kind || terms->grace_ns != before->grace_ns ||
 	    terms->grace_bytes != before->grace_bytes)
 		contract->grace = (struct uffdb_grace){0};
+	counted = uffdb_contract_counts_reports(contract);
 	contract->terms = *terms;
+	if (counted && !uffdb_contract_counts_reports(contract) && engine->observer)
+		uffdb_observe_no_reports(engine);
 	uffdb_ledger_keep_contract(engine->ledger, contract);
 }
 

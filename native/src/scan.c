@@ -26,6 +26,7 @@ static void take_back_present(struct uffdb_engine *engine, const struct uffdb_ra
 {
 	(void)argument;
 	uffdb_ledger_clear(engine->ledger, range->start, range->len);
+	uffdb_forget_reports(engine, range->start, range->len);
 	uffdb_windows_note_change(engine->windows, range->start);
 }
 

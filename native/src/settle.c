@@ -7,6 +7,8 @@
 #include "engine.h"
 #include "events.h"
 #include "ladder.h"
+#include "ledger.h"
+#include "observe.h"
 #include "parking.h"
 #include "process.h"
 #include "scarce.h"
@@ -24,6 +26,7 @@ static void post(struct uffdb_engine *engine, const struct uffdb_touch *touch, u
 static void call_owned(struct uffdb_engine *engine, const struct uffdb_touch *touch)
 {
 	uffdb_ledger_clear(engine->ledger, touch->hva, touch->size);
+	uffdb_forget_reports(engine, touch->hva, touch->size);
 	uffdb_windows_note_change(engine->windows, touch->hva);
 }
 

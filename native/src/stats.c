@@ -13,6 +13,8 @@ static void add_observed(const struct uffdb_observer *observer, struct uffdb_sta
 	stats->observed_inflated = observer->inflated;
 	stats->observed_deflated = observer->deflated;
 	stats->reported_bytes = observer->reported_bytes;
+	stats->reported_pages = uffdb_ledger_pages(observer->reported);
+	stats->regained_bytes = observer->regained;
 	stats->refused_discards = observer->refused;
 	stats->lost_records = observer->lost;
 	stats->resyncs = observer->resyncs;

@@ -12,6 +12,7 @@
 #include "follow.h"
 #include "ledger.h"
 #include "mailbox.h"
+#include "observe.h"
 #include "pagemap.h"
 #include "relay.h"
 #include "settle.h"
@@ -56,6 +57,7 @@ static void leave_to_guest(struct uffdb_engine *engine, const struct uffdb_range
 	int64_t *pages = argument;
 
 	*pages += uffdb_ledger_clear(engine->ledger, range->start, range->len);
+	uffdb_forget_reports(engine, range->start, range->len);
 }
 
 /*

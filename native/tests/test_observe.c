@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Following a balloon: this process plays the guest's device, by the same system calls. */
+#include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -361,6 +362,294 @@ static void a_report_is_no_inflate(void)
 	follow(&observed.setup);
 	CHECK(ballooned(&observed.setup) == 0);
 	CHECK(stats_of(&observed.setup).reported_bytes == REPORT);
+	end(&observed);
+}
+
+static uint64_t huge_bytes(const struct setup *setup)
+{
+	uint64_t start = 0, end = 0, kib, sum = 0;
+	FILE *smaps = fopen("/proc/self/smaps", "re");
+	char line[512];
+
+	CHECK(smaps);
+	while (fgets(line, sizeof(line), smaps)) {
+		sscanf(line, "%" SCNx64 "-%" SCNx64 " ", &start, &end);
+		if (start >= address(setup) && end <= address(setup) + SIZE &&
+		    sscanf(line, "AnonHugePages: %" SCNu64, &kib) == 1)
+			sum += kib << 10;
+	}
+	fclose(smaps);
+	return sum;
+}
+
+static const struct uffdb_terms counting = {.kind = UFFDB_CONTRACT_CAP, .count_reported = 1};
+
+/* All of the memory in huge pages, but for the last 2 MiB; its bytes tell where it is. */
+static void fill_with_huge_pages(struct setup *setup)
+{
+	CHECK(!madvise(setup->memory, SIZE - HUGE, MADV_HUGEPAGE));
+	for (uint64_t page = 0; page < PAGES; page++)
+		memset(setup->memory + page * PAGE, (int)page | 1, PAGE);
+}
+
+static bool is_filled(const struct setup *setup, uint64_t first, uint64_t last)
+{
+	for (uint64_t page = first; page < last; page++)
+		for (uint64_t i = 0; i < PAGE; i += 64)
+			if (setup->memory[page * PAGE + i] != (uint8_t)(page | 1))
+				return false;
+	return true;
+}
+
+static void report(struct setup *setup, uint64_t offset, uint64_t len)
+{
+	CHECK(!madvise(setup->memory + offset, len, MADV_DONTNEED));
+}
+
+static void a_report_that_counts_is_granted_as_the_block_that_it_was(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	uint64_t huge;
+
+	observe_with(&observed, 1 << 20, counting);
+	fill_with_huge_pages(setup);
+	huge = huge_bytes(setup);
+	report(setup, 0, 2 * HUGE);
+	follow(setup);
+	CHECK(ballooned(setup) == 1024 && stats_of(setup).reported_pages == 1024);
+	CHECK(stats_of(setup).reported_bytes == 2 * HUGE &&
+	      stats_of(setup).armed_bytes == 2 * HUGE);
+	CHECK(stats_of(setup).observed_inflated == 0);
+	setup->memory[HUGE + 7 * PAGE] = 9;
+	CHECK(stats_of(setup).granted == 1 && stats_of(setup).regained_bytes == HUGE);
+	CHECK(ballooned(setup) == 512 && stats_of(setup).reported_pages == 512);
+	for (uint64_t page = 512; page < 1024; page++)
+		CHECK(setup->memory[page * PAGE] == (page == 519 ? 9 : 0));
+	/* The rest of the block met no trap. */
+	CHECK(stats_of(setup).granted == 1 && stats_of(setup).ordinary == 0);
+	CHECK(stats_of(setup).armed_bytes == HUGE && stats_of(setup).violations == 0);
+	CHECK(huge_bytes(setup) == (huge ? huge - HUGE : 0));
+	CHECK(is_filled(setup, 1024, PAGES));
+	/* And again: its window comes back. */
+	report(setup, HUGE, HUGE);
+	follow(setup);
+	CHECK(ballooned(setup) == 1024 && stats_of(setup).armed_bytes == 2 * HUGE);
+	CHECK(setup->memory[HUGE] == 0 && stats_of(setup).granted == 2);
+	end(&observed);
+}
+
+static void a_report_is_granted_down_to_the_floor_and_no_further(void)
+{
+	struct uffdb_terms terms = counting;
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	terms.floor_bytes = HUGE + HUGE / 2;
+	observe_with(&observed, 1 << 20, terms);
+	fill_with_huge_pages(setup);
+	report(setup, 0, 3 * HUGE);
+	follow(setup);
+	setup->memory[0] = 1;
+	CHECK(ballooned(setup) == 1024 && stats_of(setup).granted == 1);
+	/* A block is too much by now, a page is not. */
+	for (uint64_t page = 0; page < 256; page++)
+		setup->memory[HUGE + page * PAGE] = 1;
+	CHECK(stats_of(setup).granted == 257 && stats_of(setup).violations == 0);
+	CHECK(ballooned(setup) * PAGE == terms.floor_bytes);
+	setup->memory[2 * HUGE] = 1;
+	CHECK(stats_of(setup).violations == 1 && stats_of(setup).granted == 257);
+	CHECK(is_filled(setup, 3 * 512, PAGES));
+	end(&observed);
+}
+
+/* A driver takes what is free, which was reported perhaps. */
+static void what_was_reported_is_inflated_and_deflated(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observe_with(&observed, 1 << 20, counting);
+	fill_with_huge_pages(setup);
+	report(setup, 0, HUGE);
+	for (uint64_t page = 0; page < 4; page++)
+		give_up(setup, page);
+	follow(setup);
+	CHECK(ballooned(setup) == 512 && stats_of(setup).reported_pages == 508);
+	CHECK(stats_of(setup).observed_inflated == 4);
+	/* It is no block that was reported free any more. */
+	setup->memory[8 * PAGE] = 1;
+	CHECK(ballooned(setup) == 511 && stats_of(setup).regained_bytes == 0);
+	for (uint64_t page = 0; page < 4; page++)
+		take_back(setup, page);
+	follow(setup);
+	CHECK(ballooned(setup) == 507 && stats_of(setup).reported_pages == 507);
+	CHECK(stats_of(setup).observed_deflated == 4);
+	CHECK(!uffdb_engine_reset(setup->engine, 0));
+	CHECK(ballooned(setup) == 0 && stats_of(setup).reported_pages == 0);
+	end(&observed);
+}
+
+/* Under told a touch of it would be called a violation, of a guest that promised nothing. */
+static void reports_that_count_no_longer_are_the_guests(void)
+{
+	const struct uffdb_terms told = {0};
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observe_with(&observed, 1 << 20, counting);
+	fill_with_huge_pages(setup);
+	report(setup, 0, HUGE);
+	give_up(setup, 1024);
+	follow(setup);
+	CHECK(ballooned(setup) == 513);
+	CHECK(uffdb_engine_set_policy(setup->engine, NULL, 0, &told) == 0);
+	CHECK(ballooned(setup) == 1 && stats_of(setup).reported_pages == 0);
+	setup->memory[0] = 1;
+	CHECK(stats_of(setup).violations == 0);
+	CHECK(uffdb_engine_tidy(setup->engine) >= 0);
+	CHECK(stats_of(setup).armed_bytes == HUGE);
+	setup->memory[1024 * PAGE] = 1;
+	CHECK(stats_of(setup).violations == 1);
+	report(setup, HUGE, HUGE);
+	follow(setup);
+	CHECK(ballooned(setup) == 0 && stats_of(setup).reported_bytes == 2 * HUGE);
+	end(&observed);
+}
+
+static void who_takes_over_grants_whole_blocks_as_well(void)
+{
+	struct observed observed = {.trace = make_trace(1 << 20)};
+	struct setup *setup = &observed.setup;
+
+	make_engine(setup, SIZE,
+		    (struct uffdb_engine_config){
+			    .terms = counting,
+			    .nr_rungs = 1,
+			    .rungs = {{.kind = UFFDB_RUNG_OBSERVE}},
+			    .observing = UFFDB_OBSERVE_TRACE,
+			    .trace = observed.trace,
+		    });
+	CHECK(uffdb_ledger_set(setup->ledger, address(setup) + PAGE, 2 * HUGE) == 1024);
+	CHECK(!uffdb_engine_resume(setup->engine, false));
+	CHECK(!uffdb_engine_start(setup->engine));
+	CHECK(stats_of(setup).reported_pages == 512);
+	memset(setup->memory + HUGE, 1, HUGE);
+	CHECK(stats_of(setup).granted == 1 && stats_of(setup).regained_bytes == HUGE);
+	setup->memory[2 * HUGE] = 1;
+	CHECK(stats_of(setup).granted == 2 && ballooned(setup) == 511);
+	end(&observed);
+}
+
+#define GREEDY	    4
+#define GREEDY_SIZE (16 * HUGE)
+
+struct greedy {
+	pthread_t thread;
+	uint8_t *memory;
+	uint64_t index;
+	_Atomic bool done;
+};
+
+/* Every thread touches its pages of every block. */
+static void *take_all(void *argument)
+{
+	struct greedy *greedy = argument;
+
+	for (uint64_t page = greedy->index; page < GREEDY_SIZE / PAGE; page += GREEDY)
+		memset(greedy->memory + page * PAGE, (int)(page % 251 + 1), PAGE);
+	greedy->done = true;
+	return NULL;
+}
+
+static void await_all_held(const struct setup *setup, struct greedy *greedy)
+{
+	uint64_t waiting, left;
+
+	do {
+		usleep(1000);
+		left = 0;
+		waiting = stats_of(setup).parked;
+		for (int i = 0; i < GREEDY; i++)
+			left += !greedy[i].done;
+		CHECK(uffdb_ledger_pages(setup->ledger) * PAGE >= 5 * HUGE);
+	} while (!waiting || waiting < left);
+}
+
+static void let_all_finish(struct setup *setup, struct greedy *greedy)
+{
+	CHECK(uffdb_engine_set_policy(setup->engine, NULL, 0, &counting) >= 0);
+	for (int i = 0; i < GREEDY; i++)
+		CHECK(!pthread_join(greedy[i].thread, NULL));
+	for (uint64_t page = 0; page < GREEDY_SIZE / PAGE; page++)
+		for (uint64_t i = 0; i < PAGE; i += 64)
+			CHECK(setup->memory[page * PAGE + i] == page % 251 + 1);
+	CHECK(ballooned(setup) == 0);
+}
+
+/* With the follower at work beside the loop, which then finds the windows busy. */
+static void threads_that_take_all_they_can_stop_at_the_floor(void)
+{
+	struct greedy greedy[GREEDY];
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+
+	observed.trace = make_trace(1 << 20);
+	make_engine(setup, GREEDY_SIZE,
+		    (struct uffdb_engine_config){
+			    .terms = counting,
+			    .nr_rungs = 1,
+			    .rungs = {{.kind = UFFDB_RUNG_FREEZE}},
+			    .observing = UFFDB_OBSERVE_TRACE,
+			    .trace = observed.trace,
+			    .follow = true,
+			    .around_bytes = HUGE,
+		    });
+	CHECK(!uffdb_engine_start(setup->engine));
+	CHECK(!madvise(setup->memory, GREEDY_SIZE, MADV_HUGEPAGE));
+	for (int round = 0; round < 8; round++) {
+		struct uffdb_terms terms = counting;
+
+		terms.floor_bytes = 5 * HUGE;
+		memset(setup->memory, 1, GREEDY_SIZE);
+		report(setup, 0, GREEDY_SIZE);
+		while (stats_of(setup).armed_bytes < GREEDY_SIZE)
+			follow(setup);
+		CHECK(ballooned(setup) == GREEDY_SIZE / PAGE);
+		CHECK(uffdb_engine_set_policy(setup->engine, NULL, 0, &terms) == 0);
+		for (uint64_t i = 0; i < GREEDY; i++) {
+			greedy[i].memory = setup->memory;
+			greedy[i].index = i;
+			greedy[i].done = false;
+			CHECK(!pthread_create(&greedy[i].thread, NULL, take_all, &greedy[i]));
+		}
+		await_all_held(setup, greedy);
+		let_all_finish(setup, greedy);
+	}
+	end(&observed);
+}
+
+/* It is free again at once for whoever needs it: its window may come later. */
+static void a_report_that_is_taken_back_before_its_window_is_granted_as_a_block(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	uint64_t huge;
+
+	observe_with(&observed, 1 << 20, counting);
+	fill_with_huge_pages(setup);
+	huge = huge_bytes(setup);
+	report(setup, HUGE, HUGE);
+	memset(setup->memory + HUGE, 9, HUGE);
+	follow(setup);
+	usleep(LOOK_AGAIN);
+	follow(setup);
+	CHECK(ballooned(setup) == 0 && stats_of(setup).reported_pages == 0);
+	CHECK(stats_of(setup).granted == stats_of(setup).late && stats_of(setup).violations == 0);
+	if (huge)
+		CHECK(stats_of(setup).late == 1 && huge_bytes(setup) == huge);
+	for (uint64_t at = HUGE; at < 2 * HUGE; at += 64)
+		CHECK(setup->memory[at] == 9);
 	end(&observed);
 }
 
@@ -785,6 +1074,13 @@ static void all_by_trace(void)
 	a_suspect_that_goes_unseen_is_none();
 	a_page_that_is_gone_is_not_protected();
 	a_report_is_no_inflate();
+	a_report_that_counts_is_granted_as_the_block_that_it_was();
+	a_report_is_granted_down_to_the_floor_and_no_further();
+	what_was_reported_is_inflated_and_deflated();
+	who_takes_over_grants_whole_blocks_as_well();
+	reports_that_count_no_longer_are_the_guests();
+	threads_that_take_all_they_can_stop_at_the_floor();
+	a_report_that_is_taken_back_before_its_window_is_granted_as_a_block();
 	a_refused_discard_gives_nothing_up();
 	a_discard_that_is_refused_in_a_window_is_found();
 	a_little_locked_memory_refuses_nothing();

@@ -112,11 +112,39 @@ def test_a_guest_that_does_nothing_is_stalled_and_why_is_told(tcg: Qemu) -> None
     tcg.guest.ping()
 
 
+def test_a_limit_is_changed_and_the_driver_is_asked_for_it(tcg: Qemu) -> None:
+    with attached(tcg, "--contract", "cap", "--limit", RAM_BYTES >> 1, "--policy", "observe"):
+        contract = status_of(tcg)["contract"]
+        ram_bytes = contract["floor_bytes"] + contract["limit_bytes"]
+        assert contract["limit_bytes"] == RAM_BYTES >> 1
+        assert "limit" in run("status", tcg.pid).stdout
+        done = run("limit", tcg.pid, _LEFT, "--json")
+        assert done.returncode == 0, done.stderr
+        change = json.loads(done.stdout)
+        assert change["policy"]["after"]["floor_bytes"] == ram_bytes - _LEFT
+        # What QEMU counts and the guest cannot have is left to it as well.
+        assert 0 <= change["driver"]["target_bytes"] - _LEFT < 1 << 20
+        assert change["driver"]["state"] == "moving"
+        assert status_of(tcg)["contract"]["limit_bytes"] == _LEFT
+        (told,) = run("events", tcg.pid, "--json").stdout.splitlines()
+        assert json.loads(told)["kind"] == "policy-changed"
+        assert "asked for" in run("limit", tcg.pid, _LEFT).stderr
+        for wrong in (0, 2 * RAM_BYTES):
+            assert "no limit" in refused(2, "limit", tcg.pid, wrong)
+        assert run("policy", tcg.pid, "--contract", "told").returncode == 0
+        assert "go with --contract cap" in refused(2, "limit", tcg.pid, _LEFT)
+        assert status_of(tcg)["contract"]["limit_bytes"] is None
+    refused(2, "attach", tcg.pid, "--contract", "cap", "--limit", "64M", "--floor", "64M")
+    refused(2, "attach", tcg.pid, "--contract", "cap", "--limit", 2 * RAM_BYTES)
+    refused(1, "limit", tcg.pid, _LEFT)
+
+
 def test_a_guest_without_a_balloon_cannot_be_asked(
     start_qemu: Callable[[QemuOptions], Qemu],
 ) -> None:
     qemu = start_qemu(QemuOptions(accel=Accel.TCG, balloon=False))
-    with attached(qemu):
+    with attached(qemu, "--contract", "cap", "--limit", "64M", "--policy", "observe"):
+        assert "no balloon driver" in run("limit", qemu.pid, "32M").stderr
         assert "no balloon" in refused(4, "set", qemu.pid, "--balloon", "64M")
         assert status_of(qemu)["observer"] == "direct"
 

@@ -222,6 +222,10 @@ def test_terms_change_as_far_as_they_are_given() -> None:
         node_floors=((0, 8), (1, 9)),
     )
     assert SAME.applied_to(full) == full
+    counting = TermsChange(count_reported=True).applied_to(full)
+    assert counting == replace(full, count_reported=True)
+    assert SAME.applied_to(counting) == counting
+    assert TermsChange(count_reported=False).applied_to(counting) == full
     change = TermsChange(grace_bytes=0, node_floors=((1, 0), (2, 3)))
     assert change.applied_to(full) == Terms(
         kind=ContractKind.CAP, floor_bytes=5, grace_ns=6, node_floors=((0, 8), (2, 3))
@@ -229,9 +233,46 @@ def test_terms_change_as_far_as_they_are_given() -> None:
     assert TermsChange(kind=ContractKind.TOLD).applied_to(full) == TOLD
 
 
+def test_a_limit_is_a_floor_by_what_it_leaves_of_the_ram() -> None:
+    attached = _Attached(terms=CAP)
+    after = attached.policies.change(_wish(None, TermsChange(limit_bytes=24 * MIB))).after
+    assert (after.floor_bytes, after.limit_bytes) == (40 * MIB, 24 * MIB)
+    assert str(after) == "observe under cap (floor 40 MiB, by limit 24 MiB)"
+    after = attached.policies.change(_wish("freeze", without_monitor=True)).after
+    assert (after.floor_bytes, after.limit_bytes) == (40 * MIB, 24 * MIB)
+    after = attached.policies.change(_wish(None, TermsChange(floor_bytes=MIB))).after
+    assert (after.floor_bytes, after.limit_bytes) == (MIB, None)
+    after = attached.policies.change(_wish(None, TermsChange(limit_bytes=64 * MIB))).after
+    assert (after.floor_bytes, after.limit_bytes) == (0, 64 * MIB)
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 64 * MIB + 1])
+def test_a_limit_that_cannot_be_is_refused(limit_bytes: int) -> None:
+    attached = _Attached(terms=CAP)
+    wish = _wish(None, TermsChange(limit_bytes=limit_bytes))
+    attached.refuses(UsageError, "no limit for this guest", wish)
+
+
+def test_attaching_with_the_same_limit_goes_on_with_what_was_set(memory: int) -> None:
+    asked = SessionOptions(
+        pid=1,
+        terms=TermsChange(kind=CAP.kind, limit_bytes=MIB).applied_to(TOLD),
+        held=Held(cast("Keeping", None), -1, memory),
+    )
+    now = replace(asked, terms=TermsChange(limit_bytes=2 * MIB).applied_to(asked.terms))
+    now = replace(now, terms=now.terms.within(64 * MIB))
+    note_policy(memory, asked=in_force(asked), now=in_force(now))
+    assert as_it_was_set(asked, lambda _: None).terms == now.terms
+    other = replace(asked, terms=replace(asked.terms, limit_bytes=3 * MIB))
+    assert as_it_was_set(other, lambda _: None).terms == other.terms
+
+
 @pytest.mark.parametrize(
     ("change", "terms"),
     [
+        (TermsChange(limit_bytes=1), TOLD),
+        (TermsChange(count_reported=True), TOLD),
+        (TermsChange(limit_bytes=1, floor_bytes=1), CAP),
         (TermsChange(kind=ContractKind.CAP), TOLD),
         (TermsChange(floor_bytes=1), TOLD),
         (TermsChange(grace_ns=1, kind=ContractKind.TOLD), CAP),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.records.counters import Answers, Latency, Observed, Touches
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def observed_of(stats: LoopStats) -> Observed:
         inflated_pages=stats.observed_inflated,
         deflated_pages=stats.observed_deflated,
         reported_bytes=stats.reported_bytes,
+        reported_in_balloon_bytes=stats.reported_pages * PAGE_BYTES,
+        regained_bytes=stats.regained_bytes,
         refused_discards=stats.refused_discards,
         lost_records=stats.lost_records,
         resyncs=stats.resyncs,

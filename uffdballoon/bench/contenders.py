@@ -12,8 +12,9 @@ import os
 from typing import TYPE_CHECKING, Protocol, Self
 
 from uffdballoon.bench.reference import HandlerKind, ReferenceHandler
-from uffdballoon.core.fault_loop import FaultLoop, LoopOptions, TargetFds
+from uffdballoon.core.fault_loop import FaultLoop, LoopOptions, Observing, TargetFds
 from uffdballoon.core.ledger import Ledger
+from uffdballoon.host.trace import Trace
 from uffdballoon.host.uffd import Feature, RegisterMode, query_features
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.ladder import Rung, RungKind
@@ -120,18 +121,23 @@ class Reference(_Attached):
 
 
 class Engine(_Attached):
-    """Ours. ``mode`` is a ladder, or what is touched: cap, ordinary, or unfilled.
+    """Ours. ``mode`` is a ladder, or what is touched: cap, reported, ordinary, or unfilled.
 
-    cap grants by the contract. ordinary touches owned memory in a window, of
-    which one page in 2 MiB is in the balloon; unfilled is the same without
-    filling around.
+    cap grants by the contract, and reported what was discarded in large blocks.
+    ordinary touches owned memory in a window, of which one page in 2 MiB is in the
+    balloon; unfilled is the same without filling around.
     """
 
     def __init__(self, pid: int, mode: str, block: RamBlock) -> None:
         super().__init__(pid)
         self.name = f"engine:{mode}"
         self._is_ordinary = mode in ("ordinary", "unfilled")
-        terms = Terms(kind=ContractKind.CAP) if mode == "cap" else TOLD
+        reported = mode == "reported"
+        is_cap = reported or mode == "cap"
+        terms = Terms(kind=ContractKind.CAP, count_reported=reported) if is_cap else TOLD
+        trace = Trace(pid) if reported else None
+        if trace is not None:
+            self.undo.callback(trace.close)
         pagemap = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
         self.undo.callback(os.close, pagemap)
         self.loop = FaultLoop(
@@ -141,6 +147,8 @@ class Engine(_Attached):
             fds=TargetFds(self.pidfd, pagemap, -1),
             options=LoopOptions(
                 terms=terms,
+                observing=Observing.NONE if trace is None else Observing.TRACE,
+                trace=trace,
                 rungs=LADDERS.get(mode, (_OBSERVE,)),
                 around_bytes=0 if mode == "unfilled" else HUGE_BYTES,
             ),

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Self
 
 from uffdballoon.bench.contenders import Engine, Nobody, Reference
 from uffdballoon.bench.machine import describe_machine
 from uffdballoon.bench.reference import HandlerKind
+from uffdballoon.errors import LabError
 from uffdballoon.lab.toucher import Toucher
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, Hva, HvaRange
 from uffdballoon.model.ram import Backing, RamBlock
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ROUNDS = 7
 _GIB = 1 << 30
+_PATIENCE_S = 30.0
 
 
 class Deflated(Engine):
@@ -52,7 +55,46 @@ class Granted(Engine):
         self.name = "cap:granted"
 
 
-def _contenders(pid: int, block: RamBlock) -> Iterator[Contender]:
+class Reported:
+    """Ours under cap, of memory that was reported free: taken back as the blocks that it was.
+
+    It is there in its turn only: it sees what is zapped, and whoever else is measured zaps as well.
+    """
+
+    name = "cap:reported"
+
+    def __init__(self, toucher: Toucher, block: RamBlock) -> None:
+        self._toucher = toucher
+        self._block = block
+        self._undo = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def trap(self, span: HvaRange) -> None:
+        engine = self._undo.enter_context(Engine(self._toucher.pid, "reported", self._block))
+        self._loop = engine.loop
+        self._toucher.zap()
+        deadline = time.monotonic() + _PATIENCE_S
+        while engine.loop.stats().armed_bytes < span.size_bytes:
+            if time.monotonic() > deadline:
+                raise LabError("What was zapped was not trapped", why="nothing told of it")
+            engine.loop.follow()
+
+    def let_go(self, span: HvaRange) -> None:
+        regained_bytes = self._loop.stats().regained_bytes
+        self._undo.close()
+        if regained_bytes < span.size_bytes:
+            raise LabError(
+                "What was touched was not granted as blocks", why=f"{regained_bytes} bytes were"
+            )
+
+
+def _contenders(toucher: Toucher, block: RamBlock) -> Iterator[Contender]:
+    pid = toucher.pid
     cpu = min(os.sched_getaffinity(0))
     yield Nobody()
     yield Reference(pid, HandlerKind.MANPAGE, block, cpu=-1)
@@ -60,6 +102,7 @@ def _contenders(pid: int, block: RamBlock) -> Iterator[Contender]:
     yield Deflated(pid, block, whole=True)
     yield Deflated(pid, block, whole=False)
     yield Granted(pid, block)
+    yield Reported(toucher, block)
 
 
 def run(*, rounds: int, size_bytes: int, progress: Callable[[str], None]) -> dict[str, Any]:
@@ -76,7 +119,7 @@ def run(*, rounds: int, size_bytes: int, progress: Callable[[str], None]) -> dic
             block = RamBlock(
                 "ram", toucher.span.start, size_bytes, PAGE_BYTES, Backing.ANON, shared=False
             )
-            contenders = [stack.enter_context(c) for c in _contenders(toucher.pid, block)]
+            contenders = [stack.enter_context(c) for c in _contenders(toucher, block)]
             of = rates.setdefault("4k" if backing == "anon" else "thp", {})
             for number in range(rounds + 1):
                 progress(f"{backing}, round {number} of {rounds}")

@@ -87,6 +87,17 @@ _NS_PER_US = 1000
 @click.option("--contract", type=click.Choice(["told", "cap"]), default="told", show_default=True)
 @click.option("--floor", type=SIZE, help="With --contract cap: what stays in the balloon.")
 @click.option(
+    "--limit",
+    type=SIZE,
+    help="With --contract cap: what the guest may have of its RAM; what that leaves is the floor.",
+)
+@click.option(
+    "--count-reported",
+    is_flag=True,
+    help="With --contract cap: what free page reporting gives back is in the balloon as well, and "
+    "is granted as the blocks that it was given back in.",
+)
+@click.option(
     "--node-floor",
     "node_floors",
     type=NODE_SIZE,
@@ -255,6 +266,8 @@ def attach(  # noqa: PLR0913 - an option each
     allowed: frozenset[str],
     contract: str,
     floor: int | None,
+    limit: int | None,
+    count_reported: bool,
     node_floors: tuple[tuple[int, int], ...],
     grace_ns: int | None,
     grace_bytes: int | None,
@@ -288,7 +301,16 @@ def attach(  # noqa: PLR0913 - an option each
 
     Example: uffdballoon attach 4711 --qmp /run/vm/qmp --policy zero-read,kill --events -
     """
-    terms = terms_change(contract, floor, node_floors, grace_ns, grace_bytes).applied_to(TOLD)
+    wanted = terms_change(
+        contract,
+        floor,
+        limit,
+        node_floors,
+        grace_ns,
+        grace_bytes,
+        count_reported=count_reported or None,
+    )
+    terms = wanted.applied_to(TOLD)
     fragmentation = limit_of(
         min_order, max_broken, node_max_broken, keep_huge_pages=keep_huge_pages
     )

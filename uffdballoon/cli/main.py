@@ -35,6 +35,7 @@ _VERBS = {
     "events": "events",
     "inflate": "balloon",
     "inspect": "inspect",
+    "limit": "limiting",
     "list": "listing",
     "map": "map",
     "policy": "policy",

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 @click.option("--contract", type=click.Choice(["told", "cap"]), help="told drops all floors.")
 @click.option("--floor", type=SIZE, help="Under cap: what stays in the balloon.")
 @click.option(
+    "--limit", type=SIZE, help="Under cap: what the guest may have of its RAM, in place of a floor."
+)
+@click.option(
+    "--count-reported/--no-count-reported",
+    default=None,
+    help="Under cap: from now on what is reported free is in the balloon, or is not.",
+)
+@click.option(
     "--node-floor",
     "node_floors",
     type=NODE_SIZE,
@@ -55,6 +63,8 @@ def policy(  # noqa: PLR0913 - an option each
     *,
     contract: str | None,
     floor: int | None,
+    limit: int | None,
+    count_reported: bool | None,
     node_floors: tuple[tuple[int, int], ...],
     grace_ns: int | None,
     grace_bytes: int | None,
@@ -75,12 +85,15 @@ def policy(  # noqa: PLR0913 - an option each
         policy=None if ladder is None else str(ladder),
         contract=contract,
         floor_bytes=floor,
+        limit_bytes=limit,
+        count_reported=count_reported,
         node_floors=node_floors,
         boot_grace_ns=grace_ns,
         boot_grace_bytes=grace_bytes,
         without_monitor=without_monitor,
     )
-    given = (ladder, contract, floor, grace_ns, grace_bytes) != (None,) * 5
+    options = (contract, floor, limit, count_reported, grace_ns, grace_bytes)
+    given = (ladder, *options) != (None,) * 7
     if as_json:
         print_json(change)
     elif given or node_floors or without_monitor:

@@ -36,17 +36,22 @@ def limit_of(
     )
 
 
-def terms_change(
+def terms_change(  # noqa: PLR0913 - one of each option
     contract: str | None,
     floor: int | None,
+    limit: int | None,
     node_floors: tuple[tuple[int, int], ...],
     grace_ns: int | None,
     grace_bytes: int | None,
+    *,
+    count_reported: bool | None,
 ) -> TermsChange:
     """Return what the guest is to be held to, as far as it was given."""
     return TermsChange(
         kind=ContractKind(contract) if contract is not None else None,
         floor_bytes=floor,
+        limit_bytes=limit,
+        count_reported=count_reported,
         grace_ns=grace_ns,
         grace_bytes=grace_bytes,
         node_floors=node_floors,

@@ -33,6 +33,7 @@ def terms_fields(terms: Terms) -> dict[str, object]:
     """Return the terms as the fields of struct uffdb_terms."""
     return {
         "kind": KINDS[terms.kind],
+        "count_reported": terms.count_reported,
         "floor_bytes": terms.floor_bytes,
         "grace_ns": terms.grace_ns,
         "grace_bytes": terms.grace_bytes,

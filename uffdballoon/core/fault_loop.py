@@ -173,6 +173,8 @@ class LoopStats:
     observed_inflated: int
     observed_deflated: int
     reported_bytes: int
+    reported_pages: int
+    regained_bytes: int
     refused_discards: int
     lost_records: int
     resyncs: int

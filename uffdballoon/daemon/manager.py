@@ -21,6 +21,7 @@ from uffdballoon.daemon.upkeep import Upkeep
 from uffdballoon.errors import ControlError, TargetGoneError
 from uffdballoon.model.notice import notice
 from uffdballoon.model.part import Source
+from uffdballoon.model.records.balloon import LimitChange
 from uffdballoon.model.records.changes import Detaching, Released
 from uffdballoon.model.records.events import EventKind
 from uffdballoon.model.records.status import LoopStatus, ManagerStatus
@@ -94,6 +95,7 @@ class Manager:
             "release": self._release,
             "set": self._set,
             "policy": self._policy,
+            "limit": self._limit,
             "progress": lambda _: session.balloon_progress(),
             "stats": lambda _: session.measuring(),
             "runs": self._runs,
@@ -294,6 +296,10 @@ class Manager:
         if change.after != change.before:
             self._tell(change_notice(change))
         return change
+
+    def _limit(self, message: dict[str, Any]) -> LimitChange:
+        change = self._policy({"limit_bytes": requests.size_of(message)})
+        return LimitChange(policy=change, driver=self._session.ask_for_floor())
 
     def _runs(self, _: dict[str, Any]) -> Job[RecordedBalloon]:
         return (yield from self._session.recording()).record()

@@ -27,6 +27,8 @@ def wish_of(message: Mapping[str, Any]) -> PolicyWish:
         terms=TermsChange(
             kind=_contract_of(contract) if contract is not None else None,
             floor_bytes=_number_of(message, "floor_bytes"),
+            count_reported=_flag_of(message, "count_reported"),
+            limit_bytes=_number_of(message, "limit_bytes"),
             grace_ns=_number_of(message, "boot_grace_ns"),
             grace_bytes=_number_of(message, "boot_grace_bytes"),
             node_floors=_node_floors_of(message),
@@ -40,6 +42,13 @@ def _contract_of(word: object) -> ContractKind:
         return ContractKind(word)
     except ValueError as error:
         raise UsageError(f"{word!r} is no contract", why="contracts are told and cap") from error
+
+
+def _flag_of(message: Mapping[str, Any], key: str) -> bool | None:
+    flag = message.get(key)
+    if flag is not None and not isinstance(flag, bool):
+        raise UsageError(f"that is no {key}", why="it is true or false")
+    return flag
 
 
 def _number_of(message: Mapping[str, Any], key: str) -> int | None:

@@ -22,3 +22,8 @@ class ObserverKind(enum.Enum):
     @property
     def tells_deflates(self) -> bool:
         return self in (ObserverKind.TRACE, ObserverKind.MONITOR)
+
+    @property
+    def tells_reports(self) -> bool:
+        """Whether what is reported free is told apart from what is inflated."""
+        return self in (ObserverKind.TRACE, ObserverKind.EVENT)

@@ -39,7 +39,8 @@ class Circumstances:
     """What the choice depends on.
 
     ``has_device`` and ``reports_free_pages`` (virtio 1.2, 5.5.6.7) are of the
-    balloon device; None where nobody could be asked. ``kept_trace`` are the fds
+    balloon device; None where nobody could be asked. With ``count_reported`` the contract
+    wants to be told of these reports. ``kept_trace`` are the fds
     of one that a keeper held, closed unless they are gone on with. ``open_log`` has the VMM tell
     of each page; None without a monitor.
     """
@@ -53,6 +54,7 @@ class Circumstances:
     segments: Sequence[Segment] = ()
     open_log: Callable[[], LogOfBalloon] | None = None
     kept_trace: Sequence[int] = ()
+    count_reported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def _choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen
     if wanted is not None:
         refuse_unless_it_serves(wanted, circumstances)
         return Chosen(_set_up(wanted, circumstances), "as asked for")
-    if circumstances.has_device is False:
+    if circumstances.has_device is False and not circumstances.count_reported:
         return Chosen(DirectObserver(), "the guest has no balloon device")
     refusals = []
     for kind in ObserverKind:
@@ -89,11 +91,18 @@ def _choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen
             refusals.append(f"{kind.value} not: {refusal}")
             continue
         return Chosen(observer, "; ".join(refusals) or "it tells every page, in and out")
-    raise AssertionError  # direct always works
+    raise UnsupportedError(  # to nothing else but count_reported direct is not good enough
+        "what is reported free cannot be counted",
+        why="; ".join(refusals),
+        hint="leave --count-reported out, or see to one of these",
+        pid=circumstances.pid,
+    )
 
 
 def refuse_unless_it_serves(kind: ObserverKind, circumstances: Circumstances) -> None:
     """Raise UsageError or UnsupportedError for an observer that cannot serve the contract."""
+    if circumstances.count_reported:
+        _refuse_unless_reports_are_told(kind, circumstances)
     told = circumstances.contract is ContractKind.TOLD
     if kind is ObserverKind.DIRECT or not told:
         return
@@ -114,6 +123,22 @@ def refuse_unless_it_serves(kind: ObserverKind, circumstances: Circumstances) ->
             hint="use --contract cap --floor SIZE, --observer direct, or a device with "
             "free-page-reporting=off",
             pid=circumstances.pid,
+        )
+
+
+def _refuse_unless_reports_are_told(kind: ObserverKind, circumstances: Circumstances) -> None:
+    if circumstances.has_device is False or circumstances.reports_free_pages is False:
+        raise UnsupportedError(
+            "what is reported free cannot be counted",
+            why="the guest has no balloon device that reports free pages",
+            hint="leave --count-reported out, or give the device free-page-reporting=on",
+            pid=circumstances.pid,
+        )
+    if not kind.tells_reports:
+        raise UsageError(
+            f"observer {kind.value} tells of no reports",
+            why="what is reported free shall be counted",
+            hint="use --observer trace, or leave --count-reported out",
         )
 
 

@@ -14,6 +14,7 @@ from uffdballoon.scenarios.endings import manager_dies
 from uffdballoon.scenarios.files import hugetlbfs_2m, tmpfs_shared
 from uffdballoon.scenarios.fragmentation import thp_fragmentation_limit
 from uffdballoon.scenarios.huge_pages import khugepaged_reinflation
+from uffdballoon.scenarios.limits import limit_by_reporting
 from uffdballoon.scenarios.nodes import two_node
 from uffdballoon.scenarios.pressure import greedy_guest, two_vcpus_one_page, violation_storm
 from uffdballoon.scenarios.promises import (
@@ -95,6 +96,13 @@ SCENARIOS = (
         "guest-oom",
         "a ballooned Linux guest runs out of memory, with and without deflate-on-oom",
         guest_oom,
+        _LINUX_NEEDS,
+        Accel.TCG,
+    ),
+    Scenario(
+        "limit-by-reporting",
+        "a Linux guest that only reports what is free is held to a limit, and given more",
+        limit_by_reporting,
         _LINUX_NEEDS,
         Accel.TCG,
     ),

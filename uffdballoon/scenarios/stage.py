@@ -120,12 +120,19 @@ class Stage:
         self.host(f"reserved {count} huge pages")
         return pool
 
-    def start_linux(self, memory_bytes: int, *, deflate_on_oom: bool = False) -> LinuxQemu:
+    def start_linux(
+        self,
+        memory_bytes: int,
+        *,
+        deflate_on_oom: bool = False,
+        free_page_reporting: bool = False,
+    ) -> LinuxQemu:
         """Start a guest with Debian's kernel and its balloon driver."""
         options = QemuOptions(
             accel=self.accel,
             memory=Memory(size_bytes=memory_bytes),
             deflate_on_oom=deflate_on_oom,
+            free_page_reporting=free_page_reporting,
         )
         qemu = self._running.enter_context(LinuxQemu(options))
         self.host(
@@ -192,7 +199,7 @@ class Stage:
         self.wait_for(session, kind.value, lambda: any(e.kind is kind for e in self.events))
         self.settle(session)
 
-    def wait_for(self, session: Session, what: str, condition: Callable[[], bool]) -> None:
+    def wait_for(self, session: Session, what: str, condition: Callable[[], object]) -> None:
         """Serve the session until a condition holds; raise LabError when it never does."""
         deadline = time.monotonic() + _PATIENCE_S
         while not condition():

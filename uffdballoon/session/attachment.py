@@ -8,6 +8,7 @@ enforcer holds the guest to what it gave up. What is undone at the end is undone
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from uffdballoon.balloon.enforcer import Enforcer
@@ -126,7 +127,8 @@ class Attachment:
                 options.fragmentation,
                 self.machine.stop_balloon,
             )
-            self.nodes = GuestNodes(options.pid, self.layout, self.enforcer.ledger, options.terms)
+            terms = self.options.terms
+            self.nodes = GuestNodes(options.pid, self.layout, self.enforcer.ledger, terms)
             self._tell_unseen(facts)
             for lack in self.enforcer.lacks:
                 progress(lack)
@@ -172,6 +174,7 @@ class Attachment:
             )
         facts = self.machine.facts()
         self.layout = discover(options.pid, self.target.cmdline, facts)
+        self.options = options = replace(options, terms=options.terms.within(self.layout.ram_bytes))
         refuse_unknown_nodes(self.layout, options.terms, options.fragmentation)
         self.vcpus = Vcpus(self.target, self.machine, facts.vcpu_tids if facts else None)
         self._progress(
@@ -222,6 +225,7 @@ class Attachment:
             reports_free_pages=self.machine.reports_free_pages,
             segments=self.layout.segments,
             open_log=self._open_log if self._keeps_monitor else None,
+            count_reported=options.terms.count_reported,
             kept_trace=options.held.trace if options.held else (),
         )
 

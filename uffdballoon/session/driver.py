@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.records.balloon import (
     BalloonAccount,
     BalloonProgress,
@@ -24,6 +25,7 @@ class Driver:
         self._layout = attached.layout
         self._ledger = attached.enforcer.ledger
         self._guard = attached.guard
+        self._loop = attached.enforcer.loop
 
     def ask(self, target_bytes: int) -> BalloonProgress:
         """Ask it to leave the guest that much memory; return progress().
@@ -48,13 +50,26 @@ class Driver:
         self._guard.go_on()
         return self._with_ballooned(asked)
 
+    def leave(self, floor_bytes: int) -> BalloonProgress | None:
+        """Ask it to have that much in the balloon; None where there is nobody to be asked.
+
+        Raises as ask() does.
+        """
+        if not self._machine.has_device:
+            return None
+        return self.ask(self._ram_bytes() - floor_bytes)
+
     def progress(self) -> BalloonProgress:
         """Return how far the guest has come to what it was asked for last."""
         return self._with_ballooned(self._machine.balloon_progress())
 
     def account(self, ballooned_bytes: int) -> BalloonAccount:
-        """Compare the ledger with what the guest says; None where nobody can be asked."""
+        """Compare the ledger with what the guest says; None where nobody can be asked.
+
+        What it reported free is in the ledger, and not in what its driver counts.
+        """
         actual = self._machine.actual_bytes()
+        ballooned_bytes -= self._loop.stats().reported_pages * PAGE_BYTES
         ram_bytes = self._ram_bytes()
         return BalloonAccount(
             actual_bytes=actual,

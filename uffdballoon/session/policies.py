@@ -56,7 +56,7 @@ class Policies:
         wanted = replace(
             now,
             policy=wish.policy or now.policy,
-            terms=wish.terms.applied_to(now.terms),
+            terms=wish.terms.applied_to(now.terms).within(attached.layout.ram_bytes),
             without_monitor=now.without_monitor or wish.without_monitor,
         )
         before, after = in_force(now), in_force(wanted)

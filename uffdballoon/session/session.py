@@ -184,6 +184,10 @@ class Session:
         """Ask the guest's driver to leave it that much memory; see Driver.ask()."""
         return self._driver.ask(target_bytes)
 
+    def ask_for_floor(self) -> BalloonProgress | None:
+        """Ask the guest's driver for what has to stay in the balloon; see Driver.leave()."""
+        return self._driver.leave(self.options.terms.floor_bytes)
+
     def balloon_progress(self) -> BalloonProgress:
         """Return how far the guest has come to what it was asked for last."""
         return self._driver.progress()

@@ -114,6 +114,8 @@ def _contract_state(attached: Attachment, ballooned_bytes: int) -> ContractStatu
         kind=terms.kind,
         floor_bytes=terms.floor_bytes,
         below_floor=ballooned_bytes < terms.floor_bytes,
+        limit_bytes=attached.layout.ram_bytes - terms.floor_bytes if terms.floor_bytes else None,
+        count_reported=terms.count_reported,
         in_grace=grace is not None,
         grace_left_s=UNSET if until_ns is None else max(0.0, (until_ns - now_ns) / 1e9),
         grace_left_bytes=UNSET if left_bytes is None else left_bytes,

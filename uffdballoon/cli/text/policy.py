@@ -22,6 +22,10 @@ def policy_rows(change: PolicyChange) -> Iterator[tuple[str, str]]:
     yield "contract", now.contract.value
     if now.contract is ContractKind.CAP:
         yield "floor", format_size(now.floor_bytes)
+    if now.limit_bytes is not None:
+        yield "limit", format_size(now.limit_bytes)
+    if now.count_reported:
+        yield "reported free", "is in the balloon"
     for node, floor_bytes in now.node_floors.items():
         yield f"floor of node {node}", format_size(floor_bytes)
     if now.contract is ContractKind.CAP:

@@ -175,6 +175,14 @@ def _told_by_the_guest(status: Status) -> list[tuple[str, str]]:
                 ),
             )
         )
+    if status.contract.count_reported:
+        there, again = seen.reported_in_balloon_bytes, seen.regained_bytes
+        rows.append(
+            (
+                "reported free",
+                f"{format_size(there)} in the balloon, {format_size(again)} granted as blocks",
+            )
+        )
     if seen.resyncs:
         rows.append(("trace", f"lost {seen.lost_records} records, {seen.resyncs} times"))
     return rows
@@ -210,7 +218,10 @@ def _contract(contract: ContractStatus) -> str:
     if contract.kind is ContractKind.TOLD:
         return "told"
     grace = ", in its boot grace" if contract.in_grace else ""
-    return f"cap, floor {format_size(contract.floor_bytes)} ({_kept(contract)}{grace})"
+    limit = contract.limit_bytes
+    leaves = "" if limit is None else f", limit {format_size(limit)}"
+    leaves += ", with what is reported free" if contract.count_reported else ""
+    return f"cap, floor {format_size(contract.floor_bytes)} ({_kept(contract)}{grace}){leaves}"
 
 
 def _kept(floor: ContractStatus | NodeStatus) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Self
 
 from uffdballoon.model.records.doc import doc
+from uffdballoon.model.records.policy import PolicyChange
 from uffdballoon.model.records.spans import Span
 
 
@@ -45,6 +46,17 @@ class BalloonProgress(DriverProgress):
             why=told.why,
             ballooned_bytes=ballooned_bytes,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitChange:
+    """What `limit` did."""
+
+    policy: Annotated[PolicyChange, doc("the terms before and after")]
+    driver: Annotated[
+        BalloonProgress | None,
+        doc("what the guest's driver was asked for; null: there is none that could be asked"),
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

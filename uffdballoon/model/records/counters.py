@@ -33,7 +33,11 @@ class Observed:
 
     inflated_pages: Annotated[int, doc("pages of 4 KiB that it gave up")]
     deflated_pages: Annotated[int, doc("pages of 4 KiB that it took back")]
-    reported_bytes: Annotated[int, doc("bytes that it reported free, which stay its own")]
+    reported_bytes: Annotated[int, doc("bytes that it reported free")]
+    reported_in_balloon_bytes: Annotated[
+        int, doc("of these, what is in the balloon now; under cap, where that is counted")
+    ]
+    regained_bytes: Annotated[int, doc("of these, what was granted again as whole blocks of 2 MiB")]
     refused_discards: Annotated[int, doc("discards of QEMU's that the kernel refused: locked RAM")]
     lost_records: Annotated[int, doc("records of the trace that were lost")]
     resyncs: Annotated[int, doc("losses after which memory was looked at instead")]

@@ -19,7 +19,12 @@ class PolicyInForce:
     policy: Annotated[str, doc("the ladder, as `attach --policy` takes it")]
     contract: Annotated[ContractKind, doc("how a page may leave the balloon")]
     floor_bytes: Annotated[int, doc("bytes that are to stay in the balloon; 0: no floor")]
-    node_floors: Annotated[dict[int, int], doc("the same of a NUMA node of the guest, by number")]
+    limit_bytes: Annotated[
+        int | None,
+        doc("bytes of its RAM that the guest may have; null: the floor was given as such"),
+    ]
+    count_reported: Annotated[bool, doc("whether what is reported free is in the balloon")]
+    node_floors: Annotated[dict[int, int], doc("floors of NUMA nodes of the guest, by number")]
     boot_grace_ns: Annotated[int, doc("time of a boot grace; 0: not limited by time")]
     boot_grace_bytes: Annotated[int, doc("bytes of one; 0: not limited by bytes; both 0: none")]
     without_monitor: Annotated[bool, doc("whether what can hurt was taken without a monitor")]
@@ -30,6 +35,8 @@ class PolicyInForce:
             policy=str(policy),
             contract=terms.kind,
             floor_bytes=terms.floor_bytes,
+            limit_bytes=terms.limit_bytes,
+            count_reported=terms.count_reported,
             node_floors=dict(sorted(terms.node_floors)),
             boot_grace_ns=terms.grace_ns,
             boot_grace_bytes=terms.grace_bytes,
@@ -49,6 +56,8 @@ class PolicyInForce:
             grace_ns=self.boot_grace_ns,
             grace_bytes=self.boot_grace_bytes,
             node_floors=tuple(self.node_floors.items()),
+            limit_bytes=self.limit_bytes,
+            count_reported=self.count_reported,
         )
 
     def __str__(self) -> str:
@@ -58,6 +67,10 @@ class PolicyInForce:
     def _promises(self) -> Iterator[str]:
         if self.contract is ContractKind.CAP:
             yield f"floor {format_size(self.floor_bytes)}"
+        if self.limit_bytes is not None:
+            yield f"by limit {format_size(self.limit_bytes)}"
+        if self.count_reported:
+            yield "with what is reported free"
         for node, floor_bytes in self.node_floors.items():
             yield f"of node {node} {format_size(floor_bytes)}"
         if self.boot_grace_ns:

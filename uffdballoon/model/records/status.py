@@ -47,6 +47,12 @@ class ContractStatus:
     kind: Annotated[ContractKind, doc("how a page may leave the balloon")]
     floor_bytes: Annotated[int, doc("bytes that are to stay in the balloon; 0: no floor")]
     below_floor: Annotated[bool, doc("whether there are less")]
+    limit_bytes: Annotated[
+        int | None, doc("bytes of its RAM that the floor leaves the guest; null: it has no floor")
+    ]
+    count_reported: Annotated[
+        bool, doc("whether what free page reporting gives back is in the balloon")
+    ]
     in_grace: Annotated[bool, doc("whether the guest is in its boot grace")]
     grace_left_s: Annotated[
         float | UnsetType, doc("s until it ends; in a grace that time limits")
