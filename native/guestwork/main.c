@@ -16,6 +16,7 @@ static const struct {
 	{"agent", agent_main, "TTY"},
 	{"bench", bench_main, "BYTES SLICES SLICE_MS [thp]"},
 	{"hog", hog_main, "[BYTES [SECONDS]]"},
+	{"kexec", kexec_main, "now|crash KERNEL INITRAMFS [ARGUMENT...]"},
 	{"memory", memory_main, "BYTES SEED SECONDS"},
 };
 

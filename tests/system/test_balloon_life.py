@@ -108,8 +108,9 @@ def test_a_guest_that_does_nothing_is_stalled_and_why_is_told(tcg: Qemu) -> None
         tcg.monitor.execute("cont")
         refused(2, "set", tcg.pid, "--balloon", 2 * RAM_BYTES)
         refused(2, "set", tcg.pid, "--balloon", 0)
+        assert run("verify", tcg.pid).returncode == 0
     refused(1, "set", tcg.pid, "--balloon", _LEFT)
-    tcg.guest.ping()
+    assert tcg.guest.verify(OWNED, SEED).bad_lines == 0
 
 
 def test_a_limit_is_changed_and_the_driver_is_asked_for_it(tcg: Qemu) -> None:
@@ -209,7 +210,8 @@ def test_a_monitor_that_is_cut_is_connected_to_again(tcg: Qemu) -> None:
         tcg.guest.reset()
         _wait_until(lambda: has_told(EventKind.RESET))
         assert session.status().ballooned_bytes == 0
-    tcg.guest.ping()
+        assert session.verify().disagreements == ()
+    assert tcg.guest.verify(OWNED, SEED).bad_lines == 0
 
 
 def test_what_the_monitor_tells_becomes_events(tcg: Qemu) -> None:
@@ -233,6 +235,9 @@ def test_what_the_monitor_tells_becomes_events(tcg: Qemu) -> None:
         (change,) = (event for event in told if event.kind is EventKind.BALLOON_CHANGE)
         assert isinstance(change, Notice)
         assert change.actual_bytes == _LEFT
+        found = session.verify()
+        assert (found.ballooned_bytes, found.unaccounted_bytes) == (BALLOON.size_bytes, 0)
+        assert found.disagreements == ()
         assert tcg.guest.verify(OWNED, SEED).bad_lines == 0
 
 

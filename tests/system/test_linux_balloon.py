@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.command import attached, run, status_of
+from tests.support.life import working
 from tests.support.marks import REAL_QEMU
 from uffdballoon.errors import UnsupportedError
 from uffdballoon.lab.linux_qemu import LinuxQemu
@@ -89,7 +90,7 @@ def check_agreement(session: Session, ballooned_bytes: int) -> None:
 def test_a_driver_that_is_unloaded_gives_all_back_and_loaded_again_is_followed(
     kind: ObserverKind, linux: LinuxQemu
 ) -> None:
-    with attach(linux, observer=kind) as session:
+    with attach(linux, observer=kind) as session, working(linux):
         reach(session, LEFT_BYTES)
         check_agreement(session, BALLOON_BYTES)
         linux.guest.unload_balloon_driver()
@@ -115,10 +116,10 @@ def test_a_reset_in_the_middle_of_an_inflate_is_survived(
         # QEMU remembers what was asked for: the driver of the next boot does it from the start.
         told = serve_until(session, lambda: session.verify().ballooned_bytes == BALLOON_BYTES)
         assert any(event.kind is EventKind.RESET for event in told)
-        check_agreement(session, BALLOON_BYTES)
-        assert linux.guest.check("echo alive") == "alive\n"
-        reach(session, RAM_BYTES)
-        check_agreement(session, 0)
+        with working(linux):
+            check_agreement(session, BALLOON_BYTES)
+            reach(session, RAM_BYTES)
+            check_agreement(session, 0)
 
 
 def test_a_guest_that_can_spare_no_more_stalls_and_why_is_told(linux: LinuxQemu) -> None:
@@ -188,7 +189,7 @@ def _hear_of_ram(session: Session) -> Notice:
 def test_memory_that_is_plugged_in_and_out_is_told_and_the_rest_enforced(
     linux: LinuxQemu,
 ) -> None:
-    with attach(linux) as session:
+    with attach(linux) as session, working(linux):
         linux.monitor.execute(
             "object-add", **{"qom-type": "memory-backend-ram", "id": "more", "size": DIMM_BYTES}
         )
@@ -213,7 +214,7 @@ def test_memory_that_goes_leaves_the_rest_enforced(linux: LinuxQemu) -> None:
         "object-add", **{"qom-type": "memory-backend-ram", "id": "more", "size": DIMM_BYTES}
     )
     linux.monitor.execute("device_add", driver="pc-dimm", id="dimm0", memdev="more")
-    with attach(linux) as session:
+    with attach(linux) as session, working(linux):
         assert session.layout.allocated_bytes == RAM_BYTES + DIMM_BYTES
         linux.monitor.execute("device_del", id="dimm0")
         serve_until(session, lambda: session.status().ram_change_bytes == -DIMM_BYTES)

@@ -25,6 +25,7 @@ BOOT_TIMEOUT_S = 180.0
 _HELLO = "guestwork"
 _PING_PERIOD_S = 1.0
 _MAX_COMMAND_BYTES = 3500
+_NEXT_KERNEL = "/boot/vmlinuz /boot/initramfs"
 _KIB = 1024
 
 
@@ -199,6 +200,26 @@ class LinuxGuest:
         """Reboot, and wait until the guest is up again."""
         self.start("reboot -f")
         self.wait_for_boot(timeout_s)
+
+    def kexec(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Start the kernel at hand from the one that runs, and wait until that is up."""
+        self.start(f"guestwork kexec now {_NEXT_KERNEL} $(cat /proc/cmdline)")
+        self.wait_for_boot(timeout_s)
+
+    def crash_into_next_kernel(self, timeout_s: float = BOOT_TIMEOUT_S) -> None:
+        """Crash the kernel, and wait until the one at hand is up, beside what the first has left.
+
+        What that is can be read from its /proc/vmcore. It has little memory, and no balloon driver,
+        which would give that up.
+        """
+        arguments = "$(sed 's/crashkernel=[^ ]*//' /proc/cmdline) nodrivers"
+        self.check(f"guestwork kexec crash {_NEXT_KERNEL} {arguments}")
+        self.panic()
+        self.wait_for_boot(timeout_s)
+
+    def panic(self) -> None:
+        """Crash the kernel."""
+        self.start("echo c > /proc/sysrq-trigger")
 
     def power_off(self) -> None:
         """Have the guest end the machine; QEMU ends soon after."""

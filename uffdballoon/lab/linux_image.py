@@ -35,6 +35,9 @@ _BUSYBOX = "busybox-static"
 _DRIVERS = ("virtio_pci", "virtio_balloon")
 """What is loaded at boot, in this order, each after the modules that it depends on."""
 
+_AT_HAND = ("virtio_mem",)
+"""What is there to be loaded by those who want it."""
+
 _MODULE = re.compile(r"/drivers/virtio/(\w+)\.ko(\.xz)?$")
 
 _INIT = """\
@@ -44,7 +47,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
-for module in {modules}; do
+grep -q nodrivers /proc/cmdline || for module in {modules}; do
     insmod "/lib/modules/$module.ko"
 done
 exec guestwork agent /dev/ttyS1
@@ -91,17 +94,23 @@ def find_packages() -> LinuxPackages:
         return LinuxPackages(cache / directory)
 
 
-def build_initramfs(packages: LinuxPackages) -> bytes:
-    """Put together busybox, the guest's program, the drivers, and what runs first."""
+def build_initramfs(packages: LinuxPackages, *, next_kernel: bool = False) -> bytes:
+    """Put together busybox, the guest's program, the drivers, and what runs first.
+
+    With ``next_kernel`` the kernel is in it as well, with an initramfs, for kexec.
+    """
     modules = load_order(packages, _DRIVERS)
     archive = Initramfs()
-    for name in ("bin", "dev", "lib", "lib/modules", "proc", "root", "sys", "tmp"):
+    for name in ("bin", "boot", "dev", "lib", "lib/modules", "proc", "root", "sys", "tmp"):
         archive.add_directory(name)
     archive.add_program("init", _INIT.format(modules=" ".join(modules)).encode())
     archive.add_program("bin/busybox", packages.busybox.read_bytes())
     archive.add_program("bin/guestwork", find_guestwork().read_bytes())
-    for name in modules:
+    for name in dict.fromkeys([*modules, *load_order(packages, _AT_HAND)]):
         archive.add_program(f"lib/modules/{name}.ko", packages.module(name).read_bytes())
+    if next_kernel:
+        archive.add_program("boot/vmlinuz", packages.kernel.read_bytes())
+        archive.add_program("boot/initramfs", build_initramfs(packages))
     return archive.to_bytes()
 
 

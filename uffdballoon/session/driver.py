@@ -78,7 +78,7 @@ class Driver:
 
     def _ram_bytes(self) -> int:
         """Return what QEMU counts, with what was plugged in and out since the attach."""
-        return self._layout.allocated_bytes + (self._machine.ram_change_bytes() or 0)
+        return self._layout.allocated_bytes + (self._machine.counted_change_bytes() or 0)
 
     def _with_ballooned(self, progress: DriverProgress) -> BalloonProgress:
         return BalloonProgress.of(progress, self._ledger.ballooned_bytes)

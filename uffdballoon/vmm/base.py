@@ -87,6 +87,9 @@ class Vmm(Protocol):
     def ram_change_bytes(self) -> int | None:
         """Return how much RAM came since the attach, below zero: went."""
 
+    def counted_change_bytes(self) -> int | None:
+        """Return how much of it the guest's account of its balloon counts."""
+
     def guest_statistics(self) -> GuestMemory | None:
         """Return what the guest's driver tells of its memory."""
 

@@ -94,6 +94,13 @@ def _sparse_devices(devices: Any) -> tuple[SparseDevice, ...]:  # noqa: ANN401 -
     )
 
 
+def sparse_bytes(monitor: Answers) -> int:
+    """Return how much virtio-mem devices have plugged in; raise QmpError."""
+    with understanding("query-memory-devices"):
+        devices = _sparse_devices(monitor.execute("query-memory-devices"))
+        return sum(device.plugged_bytes for device in devices)
+
+
 def _plugged_nodes(devices: Any) -> dict[str, int]:  # noqa: ANN401 - QEMU's answer
     return {
         _id_of(device["data"]["memdev"]): int(device["data"].get("node", 0))

@@ -214,7 +214,7 @@ class Machine(Vmm):
 
     def _ask_all(self) -> None:
         self.actual_bytes()
-        self.ram_change_bytes()
+        self.counted_change_bytes()
         self.guest_statistics()
 
     def actual_bytes(self) -> int | None:
@@ -224,11 +224,12 @@ class Machine(Vmm):
         return actual_bytes(self._latest)
 
     def ram_change_bytes(self) -> int | None:
-        """Return how much RAM came since the attach, below zero: went; None when nobody can say.
-
-        hear() tells of it, once.
-        """
+        """Return how much RAM came since the attach, for hear() to tell once; below zero: went."""
         return None if self._lost else self._ram.look()
+
+    def counted_change_bytes(self) -> int | None:
+        """Return how much of it the balloon's `actual` counts; None when nobody can say."""
+        return None if self._lost else self._ram.look_at_counted()
 
     def guest_statistics(self) -> GuestMemory | None:
         """Return what the driver tells of the guest's memory; None when nobody can be asked."""

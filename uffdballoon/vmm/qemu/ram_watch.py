@@ -9,7 +9,7 @@ from uffdballoon.errors import QmpError
 from uffdballoon.model.notice import notice
 from uffdballoon.model.records.events import EventKind
 from uffdballoon.model.sizes import format_size
-from uffdballoon.vmm.qemu.asking import understanding
+from uffdballoon.vmm.qemu.asking import sparse_bytes, understanding
 
 if TYPE_CHECKING:
     from uffdballoon.model.records.events import Notice
@@ -27,6 +27,7 @@ class RamWatch:
         """Look for the first time; without a monitor nothing is ever seen."""
         self._monitor = monitor
         self._first_bytes = self._ask()
+        self._first_sparse_bytes = self._ask_sparse()
         self._told_bytes = 0
         self._news: list[Notice] = []
 
@@ -40,6 +41,16 @@ class RamWatch:
             self._news.append(_news_of(change, change - self._told_bytes))
             self._told_bytes = change
         return change
+
+    def look_at_counted(self) -> int | None:
+        """Return the same without what virtio-mem plugs, which the balloon's `actual` leaves out.
+
+        (hw/virtio/virtio-balloon.c, get_current_ram_size())
+        """
+        change, sparse_bytes = self.look(), self._ask_sparse()
+        if change is None or sparse_bytes is None or self._first_sparse_bytes is None:
+            return change
+        return change - (sparse_bytes - self._first_sparse_bytes)
 
     def take_news(self) -> list[Notice]:
         """Take the event lines about what look() saw, each once."""
@@ -58,6 +69,14 @@ def ram_bytes(monitor: Answers) -> int | None:
             return int(told["base-memory"]) + int(told.get("plugged-memory", 0))
     except QmpError:
         return None
+
+    def _ask_sparse(self) -> int | None:
+        if self._monitor is None:
+            return None
+        try:
+            return sparse_bytes(self._monitor)
+        except QmpError:
+            return None
 
 
 def _news_of(change_bytes: int, step_bytes: int) -> Notice:
