@@ -15,7 +15,7 @@ from tests.system.test_fragmentation import serve_until_judged, serve_until_stop
 from uffdballoon.errors import RangeError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES, GpaRange
-from uffdballoon.model.fragmentation import KEEP_HUGE_PAGES, FragmentationLimit
+from uffdballoon.model.fragmentation import KEEP_GUEST_PERFORMANCE, FragmentationLimit
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.job import run_job
 from uffdballoon.model.policy import parse_policy
@@ -113,7 +113,7 @@ def test_whole_granules_of_a_node_are_taken_from_its_end_and_given_back(two_node
 
 def test_a_limit_holds_for_a_nodes_inflate_as_a_whole(two_nodes: Qemu) -> None:
     options = SessionOptions(
-        pid=two_nodes.pid, qmp_path=str(two_nodes.qmp_path), fragmentation=KEEP_HUGE_PAGES
+        pid=two_nodes.pid, qmp_path=str(two_nodes.qmp_path), fragmentation=KEEP_GUEST_PERFORMANCE
     )
     with Session(options) as session:
         with pytest.raises(RangeError, match="break"):
@@ -186,7 +186,7 @@ def test_the_commands_take_floors_and_limits_of_nodes(two_nodes: Qemu) -> None:
     assert "--contract cap" in refused(2, "attach", pid, *qmp, "--node-floor", "1=4M")
     refused(2, "attach", pid, *qmp, "--contract", "cap", "--node-floor", "4M")
     refused(2, "attach", pid, *qmp, "--node-max-broken", "7=1")
-    refused(2, "attach", pid, *qmp, "--node-max-broken", "1=1", "--keep-huge-pages")
+    refused(2, "attach", pid, *qmp, "--node-max-broken", "1=1", "--keep-guest-performance")
     refused(2, "attach", pid, "--qmp", "none", "--node-max-broken", "1=1")
     two_nodes.guest.ping()
     more = ("--policy", "observe", "--node-max-broken", "0=4M", "--on-exit", "hold")

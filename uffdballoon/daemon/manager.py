@@ -286,7 +286,9 @@ class Manager:
         return replace(told, manager=manager, loop=loop, sandbox=self.lockdown.report())
 
     def _set(self, message: dict[str, Any]) -> BalloonProgress:
-        return self._session.ask_balloon(requests.size_of(message))
+        asked = self._session.ask_balloon(requests.size_of(message))
+        self._upkeep.rouse(0.0)
+        return asked
 
     def _policy(self, message: dict[str, Any]) -> PolicyChange:
         change = self._session.policies.change(wish_of(message))

@@ -123,7 +123,7 @@ class Attachment:
                 self.enforcer.loop,
                 self.enforcer.ledger,
                 options.fragmentation,
-                self.machine.stop_balloon,
+                self.machine,
             )
             self.nodes = GuestNodes(options.pid, self.layout, self.enforcer.ledger, options.terms)
             self._tell_unseen(facts)

@@ -31,6 +31,7 @@ class Driver:
         Raises UnsupportedError without a monitor or device, RangeError for more
         than its RAM or nothing at all, QmpError when QEMU refuses. Nothing is
         asked for, and the state is stopped, when more huge pages are broken than may be.
+        Where there is a limit of those it is asked in steps, which the guard sees to.
         """
         obstacle = self._guard.obstacle()
         actual = self._machine.actual_bytes() if obstacle else None
@@ -44,7 +45,8 @@ class Driver:
                     why=obstacle,
                 )
             )
-        asked = self._machine.ask_balloon(target_bytes, self._ram_bytes())
+        first = self._guard.first_step()
+        asked = self._machine.ask_balloon(target_bytes, self._ram_bytes(), first)
         self._guard.go_on()
         return self._with_ballooned(asked)
 
