@@ -24,6 +24,8 @@ class Driver:
         self._layout = attached.layout
         self._ledger = attached.enforcer.ledger
         self._guard = attached.guard
+        self._nodes = attached.nodes
+        self._before = self._nodes.ballooned()
 
     def ask(self, target_bytes: int) -> BalloonProgress:
         """Ask it to leave the guest that much memory; return progress().
@@ -46,8 +48,10 @@ class Driver:
                 )
             )
         first = self._guard.first_step()
+        before = self._nodes.ballooned()
         asked = self._machine.ask_balloon(target_bytes, self._ram_bytes(), first)
         self._guard.go_on()
+        self._before = before
         return self._with_ballooned(asked)
 
     def progress(self) -> BalloonProgress:
@@ -68,4 +72,6 @@ class Driver:
         return self._layout.allocated_bytes + (self._machine.ram_change_bytes() or 0)
 
     def _with_ballooned(self, progress: DriverProgress) -> BalloonProgress:
-        return BalloonProgress.of(progress, self._ledger.ballooned_bytes)
+        now = self._nodes.ballooned()
+        came = {node: now[node] - self._before.get(node, 0) for node in now}
+        return BalloonProgress.of(progress, self._ledger.ballooned_bytes, came)
