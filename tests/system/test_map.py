@@ -154,7 +154,9 @@ def test_the_command_shows_the_map_as_text_json_and_picture(tcg: Qemu, tmp_path:
 class _Terminal:
     """A command on a terminal of its own."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(
+        self, *arguments: object, term: str = "xterm-256color", columns: int = 120, lines: int = 40
+    ) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
             # Who starts the tests in the background ignores SIGINT, and so would the command.
@@ -162,7 +164,7 @@ class _Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"},
+            env={**os.environ, "TERM": term, "COLUMNS": str(columns), "LINES": str(lines)},
             start_new_session=True,
         )
         os.close(slave)
@@ -221,4 +223,49 @@ def test_top_ends_cleanly_by_ctrl_c_and_when_the_manager_goes(tcg: Qemu) -> None
         assert left.end() == 0
     assert "no longer attached" in left.seen
     assert "Traceback" not in left.seen + interrupted.seen
+    tcg.guest.ping()
+
+
+def test_top_goes_on_a_terminal_that_can_nothing(tcg: Qemu) -> None:
+    with attached(tcg):
+        run("inflate", tcg.pid, "--gpa", WHOLE.start, "--size", "8M", "--guest-agreed")
+        terminal = _Terminal(
+            "top", tcg.pid, "--interval", "200ms", term="dumb", columns=80, lines=24
+        )
+        terminal.wait_for("BBBB")
+        tcg.guest.touch(GpaRange.of(WHOLE.start, 3 * PAGE_BYTES), Access.READ)
+        terminal.wait_for("zero-read 3")
+        terminal.press("q")
+        assert terminal.end() == 0
+    assert "\x1b" not in terminal.seen
+    assert max(map(len, terminal.seen.splitlines())) <= 80
+    assert "Traceback" not in terminal.seen
+
+
+def test_top_without_a_pid_shows_all_that_are_attached(
+    tcg: Qemu, start_qemu: Callable[[QemuOptions], Qemu]
+) -> None:
+    other = start_qemu(QemuOptions(accel=Accel.TCG, memory=Memory(size_bytes=128 << 20)))
+    span = ("--gpa", WHOLE.start, "--size", "8M", "--guest-agreed")
+    with attached(tcg):
+        with attached(other):
+            run("inflate", other.pid, *span)
+            once = run("top", "--once")
+            assert once.returncode == 0, once.stderr
+            rows = {line.split()[0]: line for line in once.stdout.splitlines() if line.strip()}
+            assert " 8 MiB " in rows[str(other.pid)]
+            assert " 0 B " in rows[str(tcg.pid)]
+            terminal = _Terminal("top", "--interval", "200ms", columns=80, lines=24)
+            terminal.wait_for(str(other.pid))
+            other.guest.touch(GpaRange.of(WHOLE.start, 3 * PAGE_BYTES), Access.READ)
+            terminal.wait_for("3, 0/s")
+        terminal.seen = ""
+        while str(other.pid) in terminal.seen or str(tcg.pid) not in terminal.seen:
+            terminal.seen = ""  # until a whole screen is without the one that was let go
+            terminal.wait_for("attached")
+            terminal.wait_for(str(tcg.pid))
+        terminal.press("q")
+        assert terminal.end() == 0
+        assert "Traceback" not in terminal.seen
+    refused(2, "top")  # no terminal
     tcg.guest.ping()
