@@ -17,6 +17,7 @@ static const struct {
 	{"bench", bench_main, "BYTES SLICES SLICE_MS [thp]"},
 	{"hog", hog_main, "[BYTES [SECONDS]]"},
 	{"memory", memory_main, "BYTES SEED SECONDS"},
+	{"scatter", scatter_main, "BYTES SLICE_MS"},
 };
 
 int main(int argc, char **argv)

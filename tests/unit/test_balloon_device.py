@@ -20,6 +20,7 @@ from uffdballoon.vmm.qemu.balloon import (
     actual_bytes,
     find_balloon,
     require_balloon,
+    stop_where_it_is,
 )
 
 if TYPE_CHECKING:
@@ -179,6 +180,34 @@ def test_a_stop_ends_the_steps() -> None:
     asked.actual = 7 * _G // 2
     assert not asked.target.is_at_step()
     assert asked.after(1, asked.actual) == (ProgressState.STOPPED, "it broke too much")
+
+
+def test_nobody_stops_memory_on_its_way_back_to_the_guest() -> None:
+    left = [_G]
+    monitor = WrittenMonitor({"balloon": {}, "query-balloon": lambda _: {"actual": left[0]}})
+    statistics = SimpleNamespace(want=lambda *_: None, enough=lambda *_: None)
+    target = BalloonTarget(monitor, DEVICE, cast("GuestStatistics", statistics), 4 * _G)
+    for left[0] in (_G, 3 * _G):
+        assert stop_where_it_is(monitor, target, "it broke too much") is None
+        assert target.progress().state is ProgressState.MOVING
+    assert monitor.was_asked("balloon") == [{"value": 4 * _G}]
+    left[0] = 4 * _G
+    assert target.progress().state is ProgressState.REACHED
+    left[0] = 2 * _G  # somebody else has asked for more since
+    assert stop_where_it_is(monitor, target, "it broke too much") == 2 * _G
+    assert target.progress().state is ProgressState.STOPPED
+
+
+@pytest.mark.parametrize("answers", [{"query-balloon": QmpError("")}, {"balloon": QmpError("")}])
+def test_a_driver_that_cannot_be_asked_is_not_called_stopped(answers: dict[str, object]) -> None:
+    asked = _Asked()
+    asked.monitor.answers |= answers
+    assert stop_where_it_is(asked.monitor, asked.target, "it broke too much") is None
+    assert stop_where_it_is(asked.monitor, None, "it broke too much") is None
+    asked.monitor.answers |= {"balloon": {}, "query-balloon": {"actual": 3 * _G}}
+    assert asked.after(1, 3 * _G)[0] is ProgressState.MOVING
+    assert stop_where_it_is(asked.monitor, asked.target, "it broke too much") == 3 * _G
+    assert asked.after(1, 3 * _G) == (ProgressState.STOPPED, "it broke too much")
 
 
 def test_more_memory_is_given_back_at_once_whatever_the_step() -> None:

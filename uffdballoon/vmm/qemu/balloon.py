@@ -73,18 +73,6 @@ def actual_bytes(monitor: Answers) -> int | None:
         return None
 
 
-def stop_where_it_is(monitor: Answers) -> int | None:
-    """Ask the driver for what the guest has left; return that, None when it cannot be asked."""
-    actual = actual_bytes(monitor)
-    if actual is None:
-        return None
-    try:
-        monitor.execute("balloon", {"value": actual})
-    except QmpError:
-        return None
-    return actual
-
-
 class BalloonTarget:
     """A size that the guest's driver was asked for, and how far it has come.
 
@@ -111,6 +99,7 @@ class BalloonTarget:
         self._last = self.before_bytes
         self._moved = clock()
         self._stopped = ""
+        self._gives_back = self.before_bytes is not None and target_bytes > self.before_bytes
         self._asked_bytes = target_bytes
         if step_bytes is not None and self.before_bytes is not None:
             self._asked_bytes = max(target_bytes, self.before_bytes - step_bytes)
@@ -140,6 +129,11 @@ class BalloonTarget:
         self._asked_bytes = asked_bytes
         return True
 
+    def gives_back(self, actual: int) -> bool:
+        """Tell whether memory is on its way back to a guest that has so much."""
+        self._gives_back = self._gives_back and actual < self.target_bytes
+        return self._gives_back
+
     def progress(self) -> DriverProgress:
         """Return how far it has come, and what stands in the way."""
         actual = actual_bytes(self._monitor)
@@ -149,6 +143,7 @@ class BalloonTarget:
         state, why = ProgressState.MOVING, ""
         if actual == self.target_bytes:
             state = ProgressState.REACHED
+            self._gives_back = False
         elif self._stopped:
             state, why = ProgressState.STOPPED, self._stopped
         elif quiet_s >= _STALLED_S:
@@ -198,6 +193,23 @@ class BalloonTarget:
                 return any(_DRIVER_OK in str(item) for item in status["status"]["statuses"])
         except QmpError:
             return None
+
+
+def stop_where_it_is(monitor: Answers, asked: BalloonTarget | None, why: str) -> int | None:
+    """Ask the driver for what the guest has left; return that, None when nothing was done.
+
+    Nothing is where it cannot be asked, and where memory is on its way back to the guest.
+    """
+    actual = actual_bytes(monitor)
+    if actual is None or (asked is not None and asked.gives_back(actual)):
+        return None
+    try:
+        monitor.execute("balloon", {"value": actual})
+    except QmpError:
+        return None
+    if asked is not None:
+        asked.stop(why)
+    return actual
 
 
 def require_balloon(monitor: Answers | None, device: BalloonDevice | None) -> BalloonDevice:

@@ -272,10 +272,8 @@ class Machine(Vmm):
         """Have the balloon stay as it is; return what is left to the guest; None: as it was."""
         if self.monitor is None or self._lost:
             return None
-        actual = stop_where_it_is(self.monitor)  # now: by an older answer it would go back
-        if actual is not None and self._target is not None:
-            self._target.stop(why)
-        return actual
+        # Now: by an older answer it would go back.
+        return stop_where_it_is(self.monitor, self._target, why)
 
     @property
     def is_stepping(self) -> bool:
