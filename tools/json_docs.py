@@ -59,10 +59,11 @@ way: `{"v": 1, "verb": "status"}`, and `{"ok": true, "result": ...}` or
 | `status`, `stats`, `verify` | | as of the command |
 | `events` | | a list of the last 1000 events |
 | `follow` | | null, then a line for each event, the past ones first, until a side hangs up |
-| `inflate` | `ranges`, or `gpa` or `node` and `size`; `granule`, `guest_agreed` | \
+| `inflate` | `ranges`, `gpa` and `size`, or `nodes`, pairs of node and size (null: all \
+of it); `granule`, `guest_agreed` | \
 [ChangeReport](#changereport) |
 | `inflate` | the same with `dry_run`: true | [InflatePreview](#inflatepreview) |
-| `deflate` | `ranges`, or `gpa` or `node` and `size`; `granule` | [ChangeReport](#changereport) |
+| `deflate` | `ranges`, `gpa` and `size`, or `nodes`; `granule` | [ChangeReport](#changereport) |
 | `deflate` | `all`: true | [ChangeReport](#changereport) |
 | `release` | `tid`, or none for all | [Released](#released) |
 | `set` | `size`, what the guest shall have left | [BalloonProgress](#balloonprogress) |

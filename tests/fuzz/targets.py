@@ -29,7 +29,7 @@ from uffdballoon.model.addresses import Hva
 from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.moments import parse_moment
-from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node
+from uffdballoon.model.ofnodes import MOST_NODES, parse_node_part, parse_of_node
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing, RamBlock
 from uffdballoon.model.recording import Recording
@@ -151,6 +151,13 @@ def of_node(data: bytes) -> None:
     node, size_bytes = parse_of_node(_text(data), parse_size)
     assert 0 <= node < MOST_NODES
     assert 0 <= size_bytes <= _LARGEST_BYTES
+
+
+@_target
+def node_part(data: bytes) -> None:
+    node, size_bytes = parse_node_part(_text(data))
+    assert 0 <= node < MOST_NODES
+    assert size_bytes is None or 0 <= size_bytes <= _LARGEST_BYTES
 
 
 @_target

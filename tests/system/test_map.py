@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import pty
@@ -10,6 +11,8 @@ import select
 import signal
 import subprocess
 import time
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,7 +30,6 @@ from uffdballoon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from uffdballoon.model.blockmap import BlockMap
 
@@ -154,7 +156,9 @@ def test_the_command_shows_the_map_as_text_json_and_picture(tcg: Qemu, tmp_path:
 class _Terminal:
     """A command on a terminal of its own."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(
+        self, *arguments: object, term: str = "xterm-256color", columns: int = 120, lines: int = 40
+    ) -> None:
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
             # Who starts the tests in the background ignores SIGINT, and so would the command.
@@ -162,7 +166,7 @@ class _Terminal:
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"},
+            env={**os.environ, "TERM": term, "COLUMNS": str(columns), "LINES": str(lines)},
             start_new_session=True,
         )
         os.close(slave)
@@ -222,3 +226,112 @@ def test_top_ends_cleanly_by_ctrl_c_and_when_the_manager_goes(tcg: Qemu) -> None
     assert "no longer attached" in left.seen
     assert "Traceback" not in left.seen + interrupted.seen
     tcg.guest.ping()
+
+
+def test_top_goes_on_a_terminal_that_can_nothing(tcg: Qemu) -> None:
+    with attached(tcg):
+        run("inflate", tcg.pid, "--gpa", WHOLE.start, "--size", "8M", "--guest-agreed")
+        terminal = _Terminal(
+            "top", tcg.pid, "--interval", "200ms", term="dumb", columns=80, lines=24
+        )
+        terminal.wait_for("BBBB")
+        tcg.guest.touch(GpaRange.of(WHOLE.start, 3 * PAGE_BYTES), Access.READ)
+        terminal.wait_for("zero-read 3")
+        terminal.press("q")
+        assert terminal.end() == 0
+    assert "\x1b" not in terminal.seen
+    assert max(map(len, terminal.seen.splitlines())) <= 80
+    assert "Traceback" not in terminal.seen
+
+
+def test_top_without_a_pid_shows_all_that_are_attached(
+    tcg: Qemu, start_qemu: Callable[[QemuOptions], Qemu]
+) -> None:
+    other = start_qemu(QemuOptions(accel=Accel.TCG, memory=Memory(size_bytes=128 << 20)))
+    span = ("--gpa", WHOLE.start, "--size", "8M", "--guest-agreed")
+    with attached(tcg):
+        with attached(other):
+            run("inflate", other.pid, *span)
+            once = run("top", "--once")
+            assert once.returncode == 0, once.stderr
+            rows = {line.split()[0]: line for line in once.stdout.splitlines() if line.strip()}
+            assert " 8 MiB " in rows[str(other.pid)]
+            assert " 0 B " in rows[str(tcg.pid)]
+            terminal = _Terminal("top", "--interval", "200ms", columns=80, lines=24)
+            terminal.wait_for(str(other.pid))
+            other.guest.touch(GpaRange.of(WHOLE.start, 3 * PAGE_BYTES), Access.READ)
+            terminal.wait_for("3, 0/s")
+        terminal.seen = ""
+        while str(other.pid) in terminal.seen or str(tcg.pid) not in terminal.seen:
+            terminal.seen = ""  # until a whole screen is without the one that was let go
+            terminal.wait_for("attached")
+            terminal.wait_for(str(tcg.pid))
+        terminal.press("q")
+        assert terminal.end() == 0
+        assert "Traceback" not in terminal.seen
+    refused(2, "top")  # no terminal
+    tcg.guest.ping()
+
+
+_THP, _ZERO_PAGE = 1 << 22, 1 << 24
+"""Bits of /proc/kpageflags (include/uapi/linux/kernel-page-flags.h)."""
+_PRESENT, _FRAME = 1 << 63, (1 << 55) - 1
+_BLOCK_PAGES = HUGE_BYTES // PAGE_BYTES
+
+
+def _expected(pid: int, hva: int, ballooned: set[int]) -> BlockState:
+    """Say what a block is by the kernel's own files and the pages that were given up of it."""
+    with Path(f"/proc/{pid}/pagemap").open("rb", buffering=0) as pagemap:
+        entries = array.array("Q", os.pread(pagemap.fileno(), _BLOCK_PAGES * 8, hva >> 9))
+    huge = small = 0
+    with Path("/proc/kpageflags").open("rb", buffering=0) as kpageflags:
+        for entry in entries:
+            if not entry & _PRESENT:
+                continue
+            (flags,) = array.array("Q", os.pread(kpageflags.fileno(), 8, (entry & _FRAME) * 8))
+            if not flags & _ZERO_PAGE:
+                huge, small = (huge + 1, small) if flags & _THP else (huge, small + 1)
+    if ballooned:
+        return BlockState.BALLOONED if len(ballooned) == _BLOCK_PAGES else BlockState.PARTLY
+    if not huge + small:
+        return BlockState.ABSENT
+    return BlockState.OWNED_THP if huge >= small else BlockState.OWNED_4K
+
+
+def test_each_cell_is_what_pagemap_says(tcg: Qemu) -> None:
+    for span in (OWNED, WHOLE, PARTS, SMALL):
+        tcg.guest.fill(span, 7)
+    with Session(SessionOptions(pid=tcg.pid, qmp_path=str(tcg.qmp_path))) as session:
+        session.inflate(WHOLE, Granule.THP, guest_agreed=True)
+        session.inflate(SMALL, Granule.SMALL, guest_agreed=True)
+        for number in range(3):
+            some = GpaRange.of(PARTS.start + number * HUGE_BYTES, (7 + number) * PAGE_BYTES)
+            session.inflate(some, Granule.SMALL, guest_agreed=True)
+        tcg.guest.touch(SMALL, Access.WRITE)  # granted one by one: pages of 4 KiB
+        session.keep_up()
+        given_up = {
+            page
+            for start, count in run_job(session.recording()).runs
+            for page in range(start, start + count)
+        }
+        tcg.monitor.execute("stop")  # nothing is touched while two look
+        seen = [
+            (run, state)
+            for region in session.block_map(0.0).regions
+            for run, state in region.states()
+        ]
+        (block,) = session.layout.blocks
+        compared = Counter[BlockState]()
+        for run, state in seen:
+            for gpa in range(run.start, run.end, HUGE_BYTES):
+                first = gpa // PAGE_BYTES
+                pages = given_up.intersection(range(first, first + _BLOCK_PAGES))
+                if gpa:  # the first block has holes where firmware lies
+                    assert state is _expected(tcg.pid, block.hva + gpa, pages), hex(gpa)
+                    compared[state] += 1
+        tcg.monitor.execute("cont")
+        assert compared.total() == block.size_bytes // HUGE_BYTES - 1
+        assert set(compared) == {
+            *(BlockState.ABSENT, BlockState.OWNED_THP, BlockState.OWNED_4K),
+            *(BlockState.BALLOONED, BlockState.PARTLY),
+        }

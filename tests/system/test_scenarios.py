@@ -27,6 +27,7 @@ def _scenario(*arguments: str) -> subprocess.CompletedProcess[str]:
 _MARKS = {
     "hugetlbfs-2m": pytest.mark.takes_huge_pages,
     "khugepaged-reinflation": pytest.mark.alone,
+    "keep-guest-performance": pytest.mark.alone,
     "thp-fragmentation-limit": pytest.mark.alone,
 }
 
@@ -40,7 +41,10 @@ def test_a_scenario_passes(name: str, accel: Accel) -> None:
 
 
 @pytest.mark.needs_linux_guest
-@pytest.mark.parametrize("name", [s.name for s in SCENARIOS if s.accel is not None])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(s.name, marks=_MARKS.get(s.name, ())) for s in SCENARIOS if s.accel is not None],
+)
 def test_a_scenario_of_a_linux_guest_passes(name: str) -> None:
     _check_that_it_passes(name, "--quick")
 

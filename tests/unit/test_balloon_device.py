@@ -20,6 +20,7 @@ from uffdballoon.vmm.qemu.balloon import (
     actual_bytes,
     find_balloon,
     require_balloon,
+    stop_where_it_is,
 )
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def test_what_is_lacking_to_ask_the_driver_is_named() -> None:
 class _Asked:
     """A driver that was asked to go from 4 GiB to 1 GiB; it says of its memory what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_bytes: int | None = None) -> None:
         self.now_s = 100.0
         self.actual: object = 4 * _G
         self.told: dict[str, int] = {}
@@ -127,7 +128,12 @@ class _Asked:
             read=lambda: self.told,
         )
         self.target = BalloonTarget(
-            self.monitor, DEVICE, cast("GuestStatistics", statistics), _G, lambda: self.now_s
+            self.monitor,
+            DEVICE,
+            cast("GuestStatistics", statistics),
+            _G,
+            lambda: self.now_s,
+            step_bytes=step_bytes,
         )
 
     def is_listened_to(self) -> bool:
@@ -147,6 +153,70 @@ def test_a_driver_is_asked_once_and_looked_at_until_it_is_there() -> None:
     assert asked.after(4, 2 * _G) == (ProgressState.MOVING, "")
     assert asked.after(60, _G) == (ProgressState.REACHED, "")
     assert asked.monitor.was_asked("balloon") == [{"value": _G}]
+
+
+def test_a_driver_that_is_asked_in_steps_is_asked_for_each_once_it_is_there() -> None:
+    asked = _Asked(_G // 2)
+    assert not asked.target.is_at_step()
+    asked.actual = 7 * _G // 2
+    assert asked.target.is_at_step()
+    asked.monitor.answers["balloon"] = QmpError("busy")
+    assert not asked.target.step(2 * _G)
+    assert asked.target.is_at_step(), "what QEMU did not take is asked again"
+    asked.monitor.answers["balloon"] = {}
+    assert asked.target.step(2 * _G)
+    assert not asked.target.is_at_step()
+    asked.actual = 3 * _G // 2
+    asked.target.step(2 * _G)
+    assert not asked.target.is_stepping, "no more than was wanted is asked for"
+    values = [each["value"] for each in asked.monitor.was_asked("balloon")]
+    assert values == [7 * _G // 2, 3 * _G // 2, 3 * _G // 2, _G]
+    assert asked.after(1, _G) == (ProgressState.REACHED, "")
+
+
+def test_a_stop_ends_the_steps() -> None:
+    asked = _Asked(_G // 2)
+    asked.target.stop("it broke too much")
+    asked.actual = 7 * _G // 2
+    assert not asked.target.is_at_step()
+    assert asked.after(1, asked.actual) == (ProgressState.STOPPED, "it broke too much")
+
+
+def test_nobody_stops_memory_on_its_way_back_to_the_guest() -> None:
+    left = [_G]
+    monitor = WrittenMonitor({"balloon": {}, "query-balloon": lambda _: {"actual": left[0]}})
+    statistics = SimpleNamespace(want=lambda *_: None, enough=lambda *_: None)
+    target = BalloonTarget(monitor, DEVICE, cast("GuestStatistics", statistics), 4 * _G)
+    for left[0] in (_G, 3 * _G):
+        assert stop_where_it_is(monitor, target, "it broke too much") is None
+        assert target.progress().state is ProgressState.MOVING
+    assert monitor.was_asked("balloon") == [{"value": 4 * _G}]
+    left[0] = 4 * _G
+    assert target.progress().state is ProgressState.REACHED
+    left[0] = 2 * _G  # somebody else has asked for more since
+    assert stop_where_it_is(monitor, target, "it broke too much") == 2 * _G
+    assert target.progress().state is ProgressState.STOPPED
+
+
+@pytest.mark.parametrize("answers", [{"query-balloon": QmpError("")}, {"balloon": QmpError("")}])
+def test_a_driver_that_cannot_be_asked_is_not_called_stopped(answers: dict[str, object]) -> None:
+    asked = _Asked()
+    asked.monitor.answers |= answers
+    assert stop_where_it_is(asked.monitor, asked.target, "it broke too much") is None
+    assert stop_where_it_is(asked.monitor, None, "it broke too much") is None
+    asked.monitor.answers |= {"balloon": {}, "query-balloon": {"actual": 3 * _G}}
+    assert asked.after(1, 3 * _G)[0] is ProgressState.MOVING
+    assert stop_where_it_is(asked.monitor, asked.target, "it broke too much") == 3 * _G
+    assert asked.after(1, 3 * _G) == (ProgressState.STOPPED, "it broke too much")
+
+
+def test_more_memory_is_given_back_at_once_whatever_the_step() -> None:
+    monitor = WrittenMonitor({"balloon": {}, "query-balloon": {"actual": _G}})
+    statistics = SimpleNamespace(want=lambda *_: None, enough=lambda *_: None)
+    listened = cast("GuestStatistics", statistics)
+    target = BalloonTarget(monitor, DEVICE, listened, 4 * _G, step_bytes=2 << 20)
+    assert monitor.was_asked("balloon") == [{"value": 4 * _G}]
+    assert not target.is_stepping
 
 
 def test_a_driver_that_stands_still_is_listened_to_before_it_is_called_stalled() -> None:

@@ -14,7 +14,7 @@ from uffdballoon.balloon.fragmentation import FragmentationGuard, NodeLimit
 from uffdballoon.core.ledger import Ledger
 from uffdballoon.errors import RangeError
 from uffdballoon.model.blockmap import Tally
-from uffdballoon.model.fragmentation import KEEP_HUGE_PAGES, FragmentationLimit
+from uffdballoon.model.fragmentation import KEEP_GUEST_PERFORMANCE, FragmentationLimit
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.records.events import EventKind
 
@@ -48,11 +48,28 @@ class _Guest:
         self._seen = 0
         patch.setattr(fragmentation, "time", SimpleNamespace(monotonic=lambda: self.now_s))
         loop = SimpleNamespace(stats=lambda: SimpleNamespace(observed_inflated=self._seen))
-        self.guard = FragmentationGuard(cast("FaultLoop", loop), self.ledger, limit, self._stop)
+        self.is_stepping = self.at_step = False
+        self.steps: list[int] = []
+        self.guard = FragmentationGuard(cast("FaultLoop", loop), self.ledger, limit, self)
 
-    def _stop(self, why: str) -> int | None:
+    def stop_balloon(self, why: str) -> int | None:
         self.stops.append(why)
+        self.is_stepping = self.at_step = False
         return self.left
+
+    def is_at_step(self) -> bool:
+        return self.at_step
+
+    def step_balloon(self, step_bytes: int) -> bool:
+        self.steps.append(step_bytes >> 20)
+        self.at_step = self.left is None
+        return self.left is not None
+
+    def comes_to_step(self, *, after_s: float = 0.1) -> list[Notice]:
+        """Have it come as far as it was asked to, and look at that."""
+        self.is_stepping = self.at_step = True
+        self.guard.note_step()
+        return self.look(after_s=after_s)
 
     def gives(self, number: int, pages: int, *, first: int = 0, block: int = 0) -> None:
         """Have it give up pages of a block of 2 MiB."""
@@ -96,7 +113,7 @@ def test_far_beyond_the_limit_it_is_stopped_at_once(monkeypatch: pytest.MonkeyPa
 def test_what_it_may_be_at_work_on_is_let_be_until_it_is_quiet(
     over: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    guest = _Guest(monkeypatch, KEEP_HUGE_PAGES)
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
     guest.breaks(over)
     assert guest.look() == []
     assert guest.look(after_s=0.8) == []
@@ -105,7 +122,7 @@ def test_what_it_may_be_at_work_on_is_let_be_until_it_is_quiet(
 
 
 def test_a_block_that_is_filled_in_time_was_never_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    guest = _Guest(monkeypatch, KEEP_HUGE_PAGES)
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
     guest.gives(3, 200)
     assert guest.look() == []
     guest.gives(3, PAGES - 200, first=200)
@@ -117,7 +134,7 @@ def test_a_block_that_is_filled_in_time_was_never_broken(monkeypatch: pytest.Mon
 def test_a_block_that_stays_as_it_was_while_others_come_is_broken_for_good(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    guest = _Guest(monkeypatch, KEEP_HUGE_PAGES)
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
     guest.breaks(1)
     for number in range(1, 3):
         guest.gives(number, PAGES)
@@ -130,7 +147,7 @@ def test_a_block_that_stays_as_it_was_while_others_come_is_broken_for_good(
 def test_blocks_that_go_on_filling_are_not_taken_for_broken(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    guest = _Guest(monkeypatch, KEEP_HUGE_PAGES)
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
     for number in range(40):
         guest.gives(number, PAGES - 7, first=7)  # its first pages come with the next one
         if number:
@@ -152,7 +169,7 @@ def test_what_is_within_the_limit_is_looked_at_until_it_is_quiet(
 
 
 def test_a_monitor_that_cannot_be_asked_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    guest = _Guest(monkeypatch, KEEP_HUGE_PAGES)
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
     guest.left = None
     guest.breaks(20)
     assert guest.look() == []
@@ -166,7 +183,7 @@ def test_a_monitor_that_cannot_be_asked_is_asked_again(monkeypatch: pytest.Monke
 def test_a_driver_that_goes_on_is_stopped_and_told_of_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    guest = _Guest(monkeypatch, KEEP_HUGE_PAGES)
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
     guest.breaks(20)
     assert len(guest.look()) == 1
     guest.breaks(2, first=20)
@@ -176,7 +193,7 @@ def test_a_driver_that_goes_on_is_stopped_and_told_of_again(
 
 
 def test_a_driver_that_has_stopped_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    guest = _Guest(monkeypatch, KEEP_HUGE_PAGES)
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
     guest.breaks(20)
     assert len(guest.look()) == 1
     assert guest.look(after_s=1.5) == []
@@ -238,7 +255,7 @@ def test_a_range_that_would_break_too_many_is_refused_and_nothing_is_taken(
 def test_what_mends_more_than_it_breaks_is_taken_over_the_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    guest = _Guest(monkeypatch, KEEP_HUGE_PAGES)
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
     (block,) = guest.blocks
     guest.breaks(5)
     guest.guard.refuse_to_break([huge_page_of(block, 0), pages_of(block, 7 * PAGES)])
@@ -253,6 +270,68 @@ def test_no_inflate_is_asked_for_while_too_much_is_broken(monkeypatch: pytest.Mo
     guest.breaks(3)
     assert "has broken 3 block(s)" in guest.guard.obstacle()
     assert _Guest(monkeypatch, None).guard.obstacle() == ""
+
+
+def test_a_driver_that_breaks_nothing_is_asked_for_more_and_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
+    assert guest.guard.first_step() == 2 << 20
+    for number in range(6):
+        guest.gives(number, PAGES)
+        assert guest.comes_to_step() == []
+    assert guest.steps == [4, 8, 16, 32, 32, 32]
+    assert guest.guard.first_step() == 2 << 20, "another size is asked for from the beginning"
+    assert _Guest(monkeypatch, None).guard.first_step() is None
+
+
+def test_a_step_that_broke_something_is_followed_by_a_small_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guest = _Guest(monkeypatch, FragmentationLimit(max_broken_blocks=40))
+    guest.guard.first_step()
+    for number, pages in enumerate((PAGES, PAGES, 7, PAGES)):
+        guest.gives(number, pages)
+        guest.comes_to_step()
+    assert guest.steps == [4, 8, 2, 4]
+    guest.left = None
+    for _ in range(2):
+        guest.comes_to_step()
+    assert guest.steps == [4, 8, 2, 4, 8, 8], "what was not taken is asked again"
+
+
+def test_a_step_that_ends_within_a_block_is_no_reason_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
+    guest.guard.first_step()
+    guest.gives(0, 200)
+    assert guest.comes_to_step(after_s=5) == [], "however long it stands there"
+    guest.gives(0, PAGES - 200, first=200)
+    assert guest.comes_to_step() == []
+    assert (guest.steps, guest.stops) == ([2, 4], [])
+
+
+def test_no_step_is_taken_before_what_was_given_up_was_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guest = _Guest(monkeypatch, FragmentationLimit(max_broken_blocks=4))
+    guest.guard.first_step()
+    guest.breaks(13)
+    assert len(guest.comes_to_step()) == 1
+    assert (guest.steps, len(guest.stops)) == ([], 1)
+
+
+def test_a_driver_that_stands_is_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest = _Guest(monkeypatch, KEEP_GUEST_PERFORMANCE)
+    assert guest.guard.due_s() is None
+    guest.is_stepping = True
+    assert guest.guard.due_s() == pytest.approx(0.5)
+    guest.gives(0, PAGES)
+    guest.look()
+    assert guest.guard.due_s() == pytest.approx(0.02)
+    guest.look(after_s=2)
+    assert guest.guard.due_s() == pytest.approx(0.5)
 
 
 def test_the_report_has_the_limit_and_what_a_stop_has_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def nodes_of(
 
 
 def taken(nodes: GuestNodes, node: int, size: int | None, granule: Granule = Granule.THP) -> object:
-    return [(s.start, s.size_bytes) for s in nodes.owned(node, granule, size)]
+    return [(s.start, s.size_bytes) for s in nodes.owned([(node, size)], granule)]
 
 
 def test_memory_is_taken_from_the_end_of_the_node() -> None:
@@ -67,11 +67,22 @@ def test_only_whole_granules_are_taken() -> None:
     ]
 
 
+def test_of_several_nodes_each_gives_its_part_or_none_does() -> None:
+    nodes = nodes_of()
+    chosen = nodes.owned([(1, HUGE_BYTES), (0, 2 * HUGE_BYTES)], Granule.THP)
+    assert [(span.start, span.size_bytes) for span in chosen] == [
+        (SECOND + 3 * HUGE_BYTES, HUGE_BYTES),
+        (6 * HUGE_BYTES, 2 * HUGE_BYTES),
+    ]
+    with pytest.raises(RangeError, match="node 1 has not"):
+        nodes.owned([(0, HUGE_BYTES), (1, 5 * HUGE_BYTES)], Granule.THP)
+
+
 def test_what_was_taken_last_is_given_back_first() -> None:
     ledger = Ledger(BLOCKS)
     ledger.set(huge_page_of(BLOCKS[0], 2))
     ledger.set(huge_page_of(BLOCKS[0], 5, 3))
-    given_back = nodes_of(ledger).ballooned(0, Granule.THP, 2 * HUGE_BYTES)
+    given_back = nodes_of(ledger).given_up([(0, 2 * HUGE_BYTES)], Granule.THP)
     assert given_back == [
         GpaRange.of(2 * HUGE_BYTES, HUGE_BYTES),
         GpaRange.of(5 * HUGE_BYTES, HUGE_BYTES),
@@ -89,9 +100,9 @@ def test_what_is_chosen_is_of_its_size_and_kind(there: set[int], wanted: int) ->
     nodes = nodes_of(ledger)
     if wanted > 8 - len(there):
         with pytest.raises(RangeError):
-            nodes.owned(0, Granule.THP, wanted * HUGE_BYTES)
+            nodes.owned([(0, wanted * HUGE_BYTES)], Granule.THP)
         return
-    chosen = nodes.owned(0, Granule.THP, wanted * HUGE_BYTES)
+    chosen = nodes.owned([(0, wanted * HUGE_BYTES)], Granule.THP)
     numbers = [at // HUGE_BYTES for s in chosen for at in range(s.start, s.end, HUGE_BYTES)]
     assert len(numbers) == len(set(numbers)) == wanted
     assert set(numbers) == set(sorted(set(range(8)) - there)[-wanted:])
@@ -100,22 +111,22 @@ def test_what_is_chosen_is_of_its_size_and_kind(there: set[int], wanted: int) ->
 @pytest.mark.parametrize("size_bytes", [0, 1, PAGE_BYTES, HUGE_BYTES + 1, 5 * HUGE_BYTES])
 def test_a_size_that_the_node_has_not_in_granules_is_refused(size_bytes: int) -> None:
     with pytest.raises(RangeError, match="node 1 has not") as refused:
-        nodes_of().owned(1, Granule.THP, size_bytes)
+        nodes_of().owned([(1, size_bytes)], Granule.THP)
     assert refused.value.why == "8 MiB of it, in granules of 2048 KiB, are that the guest owns"
 
 
 def test_an_empty_balloon_has_nothing_to_give_back() -> None:
     with pytest.raises(RangeError, match="node 0 has not"):
-        nodes_of().ballooned(0, Granule.SMALL, None)
+        nodes_of().given_up([(0, None)], Granule.SMALL)
 
 
 def test_a_node_that_the_guest_has_not_is_refused_with_those_it_has() -> None:
     with pytest.raises(RangeError, match="no memory on node 2") as refused:
-        nodes_of().owned(2, Granule.THP, None)
+        nodes_of().owned([(2, None)], Granule.THP)
     assert refused.value.why == "its memory is on 0, 1"
     unknown = ram_block(node=None)
     with pytest.raises(RangeError) as refused:
-        nodes_of(None, None, unknown).owned(0, Granule.THP, None)
+        nodes_of(None, None, unknown).owned([(0, None)], Granule.THP)
     assert refused.value.why == "its memory is on no known node"
 
 

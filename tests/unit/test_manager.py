@@ -353,6 +353,8 @@ def test_a_thread_that_is_none_is_refused_and_nothing_else_happens(
         {"ranges": "all"},
         {"node": 1 << 70},
         {"node": 0, "size": -1},
+        {"nodes": [[0, 4096], [0, 4096]]},
+        {"nodes": [[0]]},
     ],
 )
 def test_ranges_that_are_none_are_refused(running: _Running, what: dict[str, object]) -> None:

@@ -27,7 +27,7 @@ from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.fragmentation import parse_broken
 from uffdballoon.model.granule import Granule, round_inward
 from uffdballoon.model.ladder import Rung, RungKind
-from uffdballoon.model.ofnodes import MOST_NODES, parse_of_node, refuse_twice
+from uffdballoon.model.ofnodes import MOST_NODES, parse_node_part, parse_of_node, refuse_twice
 from uffdballoon.model.policy import Policy, parse_policy
 from uffdballoon.model.ram import Layout, Segment, merge_hva_ranges
 from uffdballoon.model.sizes import format_size, parse_address, parse_size
@@ -222,6 +222,18 @@ def test_what_is_agreed_for_a_node_is_its_own() -> None:
 def test_a_value_of_a_node_is_read_as_it_is_written(node: int, blocks: int) -> None:
     assert parse_of_node(f"{node}={blocks}", parse_broken) == (node, blocks)
     assert parse_of_node(f" {node} = {blocks * 2}M", parse_broken) == (node, blocks)
+
+
+@given(node=st.integers(0, MOST_NODES - 1), size=st.integers(0, 1 << 40))
+def test_a_part_of_a_node_is_all_of_it_or_a_size(node: int, size: int) -> None:
+    assert parse_node_part(f" {node} ") == (node, None)
+    assert parse_node_part(f"{node}={size}K") == (node, size << 10)
+
+
+@pytest.mark.parametrize("text", ["", "=", "1=", "=4M", "a", "128", "-1", "1=2=3", "1 2", "1=x"])
+def test_what_is_no_part_of_a_node_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_node_part(text)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=6))

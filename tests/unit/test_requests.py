@@ -15,7 +15,7 @@ from uffdballoon.daemon.requests import (
     granule_of,
     names_ranges,
     node_of,
-    part_of,
+    parts_of,
     ranges_of,
     seconds_of,
     size_of,
@@ -48,7 +48,7 @@ _json = st.recursive(
     max_leaves=5,
 )
 _readers: list[Callable[[dict[str, Any]], object]] = [
-    *(names_ranges, node_of, part_of, size_of, tid_of, seconds_of, granule_of),
+    *(names_ranges, node_of, parts_of, size_of, tid_of, seconds_of, granule_of),
     lambda message: ranges_of(message, Granule.SMALL),
 ]
 
@@ -122,9 +122,42 @@ def test_several_ranges_keep_their_order(pairs: list[tuple[int, int]]) -> None:
     assert found == [GpaRange.of(gpa, size) for gpa, size in rows]
 
 
+def test_parts_of_nodes_are_read_where_no_range_is_named() -> None:
+    assert parts_of({"nodes": [[0, 4096], [3, None]]}) == [(0, 4096), (3, None)]
+    assert parts_of({"node": 1, "size": 8192}) == [(1, 8192)]
+    assert parts_of({"node": 1, "gpa": 0, "size": 8192}) == []
+    assert parts_of({"nodes": []}) == []
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        *(
+            "1",
+            1,
+            {},
+            [1],
+            [[]],
+            [[1]],
+            [[1, 2, 3]],
+            [[None, 1]],
+            [["1", 1]],
+            [[1, -1]],
+            [[1, True]],
+        ),
+        [[1, 4096], [1, None]],
+        [[node, None] for node in range(129)],
+    ],
+)
+def test_what_is_no_part_of_a_node_is_refused(nodes: object) -> None:
+    with pytest.raises(UsageError):
+        parts_of({"nodes": nodes})
+
+
 def test_what_is_not_given_is_everything() -> None:
-    assert (node_of({}), tid_of({}), part_of({}), part_of({"size": None})) == (None,) * 4
-    assert (node_of({"node": 0}), tid_of({"tid": 1}), part_of({"size": 0})) == (0, 1, 0)
+    assert (node_of({}), tid_of({}), parts_of({})) == (None, None, [])
+    assert (node_of({"node": 0}), tid_of({"tid": 1})) == (0, 1)
+    assert parts_of({"node": 0}) == [(0, None)]
     assert (seconds_of({"recent_s": 0}), seconds_of({"recent_s": 2.5})) == (0, 2.5)
     assert [granule_of({"granule": granule.value}) for granule in Granule] == list(Granule)
     assert Granule.THP.size_bytes == HUGE_BYTES
@@ -149,7 +182,8 @@ def test_a_request_names_its_memory_or_only_how_much(
 
 @given(
     st.dictionaries(
-        st.sampled_from(("gpa", "size", "ranges", "node", "tid", "recent_s", "granule")), _json
+        st.sampled_from(("gpa", "size", "ranges", "node", "nodes", "tid", "recent_s", "granule")),
+        _json,
     )
 )
 def test_whatever_a_request_says_is_read_or_refused_by_name(message: dict[str, Any]) -> None:

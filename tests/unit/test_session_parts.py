@@ -307,16 +307,18 @@ def test_what_was_given_up_is_armed_before_it_is_counted_or_split(
         did.append("count")
         return []
 
-    guard = SimpleNamespace(is_limited=True, look=count, due_s=lambda: 0.02)
+    guard = SimpleNamespace(
+        is_limited=True, note_step=lambda: did.append("note"), look=count, due_s=lambda: 0.02
+    )
     reclaimer = SimpleNamespace(is_pending=True, work=lambda: did.append("split"))
     assert Guarding(cast("Any", guard), attached.follower).tick().due_s == 0.02
     yielder = SimpleNamespace(is_yielded=False)
     reclaiming = Reclaiming(cast("Any", reclaimer), attached.follower, cast("Any", yielder))
     assert reclaiming.tick().due_s is None
-    assert did == ["arm", "count", "catch up", "split"]
+    assert did == ["note", "arm", "count", "catch up", "split"]
     yielder.is_yielded = True  # the memory is QEMU's for now
     assert reclaiming.tick().due_s is None
-    assert did == ["arm", "count", "catch up", "split", "catch up"]
+    assert did == ["note", "arm", "count", "catch up", "split", "catch up"]
 
 
 def test_nothing_is_armed_for_who_has_nothing_to_count_or_split(

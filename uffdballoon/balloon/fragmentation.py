@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from uffdballoon.core.ledger import Ledger
 from uffdballoon.errors import RangeError
@@ -16,7 +16,7 @@ from uffdballoon.model.records.memory import Fragmentation
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from uffdballoon.core.fault_loop import FaultLoop
     from uffdballoon.model.addresses import HvaRange
@@ -33,9 +33,14 @@ _SETTLED_PAGES = 1024
 """A block that was the same for so long, and while so many other pages came, stays broken."""
 _QUIET_S = 1.0
 """Without a page for so long: what is broken now stays broken."""
+_STANDS_S = 0.5
+"""Between two looks at a driver that gives nothing up; the balloon's bell rings before."""
 _AGAIN_S = 1.0
 """After a stop: what was under way is let in, and the driver told again only then."""
 _TELL_AGAIN_S = 5.0
+_FIRST_STEP_BYTES = 2 << 20
+_LARGEST_STEP_BYTES = 32 << 20
+"""A step that broke nothing is followed by one of twice its size."""
 _COST_SHARE = 20
 """A look is not taken before so many times what the last one cost have passed."""
 
@@ -90,11 +95,30 @@ class NodeLimit(NamedTuple):
     counted_blocks: int | None
 
 
+class GuestDriver(Protocol):
+    """The guest's balloon driver, as far as it can be told what to do."""
+
+    def stop_balloon(self, why: str) -> int | None:
+        """Have the balloon stay as it is; return what is left to the guest, in bytes.
+
+        None when it cannot be told now.
+        """
+
+    @property
+    def is_stepping(self) -> bool:
+        """Whether it is to be asked for more than it was asked for yet."""
+
+    def is_at_step(self) -> bool:
+        """Tell whether it has come as far as it was asked to, by what it said last."""
+
+    def step_balloon(self, step_bytes: int) -> bool:
+        """Ask it for that much more, but for no more than is wanted; False when that failed."""
+
+
 class FragmentationGuard:
     """Counts broken blocks while the guest gives memory up; without a limit it only counts.
 
-    ``stop`` sets the balloon's target to what it has reached, and returns that in bytes, or None
-    when the monitor cannot be asked now.
+    With a limit the driver is asked in steps, so that it overshoots by one of them at most.
     """
 
     def __init__(
@@ -102,13 +126,16 @@ class FragmentationGuard:
         loop: FaultLoop,
         ledger: Ledger,
         limit: FragmentationLimit | None,
-        stop: Callable[[str], int | None],
+        driver: GuestDriver,
     ) -> None:
         self._loop = loop
         self._ledger = ledger
         self._limit = limit
         self._parts = _parts(limit, ledger.blocks)
-        self._stop = stop
+        self._driver = driver
+        self._is_at_step = False
+        self._step_bytes = _FIRST_STEP_BYTES
+        self._step_counted = 0
         self._before = Ledger(ledger.blocks)
         self._copied_s = self._moved_s = self._next_s = 0.0
         self._copied_pages = self._seen_pages = loop.stats().observed_inflated
@@ -131,18 +158,28 @@ class FragmentationGuard:
         pages, now_s = self._loop.stats().observed_inflated, time.monotonic()
         if pages != self._seen_pages:
             self._seen_pages, self._moved_s = pages, now_s
-        if not self._is_pending or now_s < self._next_s:
+        if now_s < self._next_s or not (self.is_pending or self._is_at_step):
             return []
         too_many = self._are_too_many_for_good(now_s)
         cost_s = time.monotonic() - now_s
         self._next_s = now_s + cost_s * _COST_SHARE
-        return self._stop_it(now_s) if too_many else []
+        if too_many:
+            return self._stop_it(now_s)
+        if self._is_at_step:
+            self._take_step()
+        return []
+
+    def note_step(self) -> None:
+        """See whether the driver waits to be asked for more, for the next look()."""
+        self._is_at_step = self._driver.is_at_step()
 
     def due_s(self) -> float | None:
         """Return seconds until look() is to be called; None: when something is given up."""
-        if not self._parts or not self._is_pending:
+        if not self._parts or not (self.is_pending or self._driver.is_stepping):
             return None
-        return max(_LOOK_S, self._next_s - time.monotonic())
+        now_s = time.monotonic()
+        moves = self.is_pending or self._is_at_step or now_s - self._moved_s < _QUIET_S
+        return max(_LOOK_S if moves else _STANDS_S, self._next_s - now_s)
 
     def refuse_to_break(self, spans: Sequence[HvaRange]) -> None:
         """Raise RangeError when taking these from the guest would break more than allowed."""
@@ -171,6 +208,13 @@ class FragmentationGuard:
         broken = part.count(self._ledger)
         return _why(part, broken) if broken > part.max_broken_blocks else ""
 
+    def first_step(self) -> int | None:
+        """Return how much the driver is to be asked for at first, in bytes; None: all of it."""
+        if not self._parts:
+            return None
+        self._step_bytes, self._step_counted = _FIRST_STEP_BYTES, self._counted()
+        return self._step_bytes
+
     def go_on(self) -> None:
         """Forget that the inflate was stopped: the guest is asked for something else."""
         self._stopped_at_bytes = None
@@ -197,7 +241,8 @@ class FragmentationGuard:
         return NodeLimit(part.max_broken_blocks, part.count(self._ledger))
 
     @property
-    def _is_pending(self) -> bool:
+    def is_pending(self) -> bool:
+        """Whether something was given up that was not looked at for good."""
         return self._seen_pages != self._judged_pages
 
     def _worst(self) -> _Part:
@@ -208,7 +253,8 @@ class FragmentationGuard:
         """Say whether too many are broken, without those the inflate may still be at work on."""
         excess = {part: part.excess(self._ledger) for part in self._parts}
         over = [part for part in self._parts if excess[part] > 0]
-        quiet = now_s - self._moved_s >= _QUIET_S
+        # At a step's end it may be in the middle of a block, which the next one fills.
+        quiet = not self._is_at_step and now_s - self._moved_s >= _QUIET_S
         if quiet or max(excess.values()) > _UNDER_WAY:
             self._judged_pages = self._seen_pages if quiet else self._judged_pages
             return bool(over)
@@ -220,17 +266,29 @@ class FragmentationGuard:
         self._copied_s, self._copied_pages = now_s, self._seen_pages
         return settled
 
+    def _counted(self) -> int:
+        return sum(part.count(self._ledger) for part in self._parts)
+
+    def _take_step(self) -> None:
+        """Ask for more; for little after a step that broke something."""
+        counted = self._counted()
+        larger = min(2 * self._step_bytes, _LARGEST_STEP_BYTES)
+        step_bytes = larger if counted <= self._step_counted else _FIRST_STEP_BYTES
+        if self._driver.step_balloon(step_bytes):
+            self._step_bytes, self._step_counted = step_bytes, counted
+            self._is_at_step = False
+
     def _stop_it(self, now_s: float) -> list[Notice]:
         self._next_s = max(self._next_s, now_s + _AGAIN_S)
         part = self._worst()
         broken = part.count(self._ledger)
         why = _why(part, broken)
-        reached = self._stop(why)
+        reached = self._driver.stop_balloon(why)
         if reached is None:
             self._judged_pages = -1  # tried again
             return []
         self._stopped_at_bytes = reached
-        if not self._is_pending and now_s - self._told_s < _TELL_AGAIN_S:
+        if not self.is_pending and now_s - self._told_s < _TELL_AGAIN_S:
             return []  # it has stopped; what was under way came in
         self._told_s = now_s
         return [

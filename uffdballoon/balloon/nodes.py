@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from uffdballoon.errors import RangeError, UsageError
 from uffdballoon.host.numa import HostNodes
@@ -15,7 +15,7 @@ from uffdballoon.model.records.memory import NodeStatus, RamBlockStatus
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from uffdballoon.balloon.fragmentation import NodeLimit
     from uffdballoon.core.ledger import Ledger
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from uffdballoon.model.fragmentation import FragmentationLimit
     from uffdballoon.model.ram import Layout, RamBlock, Segment
     from uffdballoon.model.terms import Terms
+
+
+NodePart: TypeAlias = "tuple[int, int | None]"
+"""A node, and how many bytes of it; None: all that there is."""
 
 
 def refuse_unknown_nodes(
@@ -66,6 +70,10 @@ class GuestNodes:
         """Report the floors of other terms from now on."""
         self._terms = terms
 
+    def ballooned(self) -> dict[int, int]:
+        """Return what is in the balloon of each node whose number is known, in bytes."""
+        return {node: self.ballooned_bytes(node) for node in self.numbers}
+
     def ballooned_bytes(self, node: int | None) -> int:
         """Return what is in the balloon of a node."""
         return sum(self._ledger.count_bytes(block.hva_range) for block in self._blocks_of(node))
@@ -96,17 +104,25 @@ class GuestNodes:
             for block in self._layout.blocks
         )
 
-    def owned(self, node: int, granule: Granule, size_bytes: int | None) -> list[GpaRange]:
-        """Choose whole granules to take, from the end of the node on; all when no size is given.
+    def owned(self, parts: Sequence[NodePart], granule: Granule) -> list[GpaRange]:
+        """Choose whole granules to take, from the end of each node on.
 
         The guest's kernel lies at the beginning of its memory. Raises RangeError when there are
         fewer.
         """
-        return self._choose(node, granule, size_bytes, ballooned=False)
+        return [
+            span
+            for node, size_bytes in parts
+            for span in self._choose(node, granule, size_bytes, ballooned=False)
+        ]
 
-    def ballooned(self, node: int, granule: Granule, size_bytes: int | None) -> list[GpaRange]:
+    def given_up(self, parts: Sequence[NodePart], granule: Granule) -> list[GpaRange]:
         """Choose whole granules to give back, what owned() takes last first; raise RangeError."""
-        return self._choose(node, granule, size_bytes, ballooned=True)
+        return [
+            span
+            for node, size_bytes in parts
+            for span in self._choose(node, granule, size_bytes, ballooned=True)
+        ]
 
     def refuse_outside(self, node: int, span: GpaRange) -> None:
         """Raise RangeError when a range is not memory of this node."""
@@ -181,6 +197,8 @@ class GuestNodes:
             broken_blocks=sum(
                 tallies[block].broken for block in blocks if block.backing is not Backing.HUGETLBFS
             ),
+            whole_blocks=sum(tallies[block].whole for block in blocks),
+            untouched_blocks=sum(tallies[block].untouched for block in blocks),
             host_nodes=dict(sorted(host.items())),
             limit_blocks=limit.limit_blocks,
             counted_blocks=limit.counted_blocks,

@@ -235,7 +235,7 @@ _NS_PER_US = 1000
     help="As --max-broken, of what that NUMA node of the guest has in the balloon; once a node.",
 )
 @click.option(
-    "--keep-huge-pages",
+    "--keep-guest-performance",
     is_flag=True,
     help="Do not reduce guest performance: the same as --min-order 9 --max-broken 0.",
 )
@@ -290,7 +290,7 @@ def attach(  # noqa: PLR0913 - an option each
     min_order: int | None,
     max_broken: int | None,
     node_max_broken: tuple[tuple[int, int], ...],
-    keep_huge_pages: bool,
+    keep_guest_performance: bool,
     sandbox: bool,
     fail_on_violation: bool,
 ) -> int:
@@ -312,7 +312,7 @@ def attach(  # noqa: PLR0913 - an option each
     )
     terms = wanted.applied_to(TOLD)
     fragmentation = limit_of(
-        min_order, max_broken, node_max_broken, keep_huge_pages=keep_huge_pages
+        min_order, max_broken, node_max_broken, keep_guest_performance=keep_guest_performance
     )
     verbosity = _verbosity(quiet=quiet, verbose=verbose)
     remove_dead_sockets()

@@ -11,15 +11,16 @@ import click
 from uffdballoon.cli.output import print_json, say
 from uffdballoon.cli.ranges import STDIN, parse_range, read_ranges, refuse_unaligned, requests_of
 from uffdballoon.cli.text.changes import deflate_lines, inflate_lines, preview_lines
-from uffdballoon.cli.types import ADDRESS, PID, SIZE, Parsed
+from uffdballoon.cli.types import ADDRESS, NODE_PART, PID, SIZE, Parsed
 from uffdballoon.daemon import client
 from uffdballoon.errors import UsageError
 from uffdballoon.model.addresses import GpaRange
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.ofnodes import refuse_twice
 from uffdballoon.model.records.changes import ChangeReport, InflatePreview, Released
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ class _Given(TypedDict):
     size: int | None
     ranges: tuple[GpaRange, ...]
     from_file: str | None
-    node: int | None
+    nodes: tuple[tuple[int, int | None], ...]
     granule: str
 
 
@@ -60,8 +61,11 @@ def _what(command: Callable[..., None]) -> Callable[..., None]:
         ),
         click.option(
             "--node",
-            type=click.IntRange(min=0),
-            help="A NUMA node of the guest; without a range whole granules of it, from its end on.",
+            "nodes",
+            type=NODE_PART,
+            multiple=True,
+            help="A NUMA node of the guest; without a range whole granules of it, from its end on. "
+            "Several in one go, each with a size: --node 0=64M --node 1=128M.",
         ),
         click.option(
             "--granule",
@@ -141,17 +145,16 @@ def release(pid: int, *, tid: int | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """Which memory is meant; without ``ranges``, ``size`` of ``node``, or all of it."""
+    """Which memory is meant; without ``ranges``, so much of each of ``nodes``, None for all."""
 
     ranges: tuple[GpaRange, ...]
-    node: int | None
-    size: int | None
+    nodes: tuple[tuple[int, int | None], ...]
     granule: Granule
 
     @classmethod
     def of(cls, **given: Unpack[_Given]) -> _Memory:
         """Read the options; raise UsageError where they do not say what is meant."""
-        gpa, size, node = given["gpa"], given["size"], given["node"]
+        gpa, size, nodes = given["gpa"], given["size"], given["nodes"]
         unit = Granule(given["granule"])
         spans = [*given["ranges"]]
         if gpa is not None:
@@ -159,7 +162,8 @@ class _Memory:
         refuse_unaligned(spans, unit)
         if given["from_file"] is not None:
             spans += read_ranges(given["from_file"], unit)
-        if not spans and node is None:
+        refuse_twice("--node", nodes)
+        if not spans and not nodes:
             raise UsageError(
                 "no range was given",
                 why="it begins at --gpa, or is a part of --node",
@@ -171,17 +175,38 @@ class _Memory:
                 why="ranges have a size of their own",
                 hint="leave --size out, or give --gpa with it",
             )
-        return cls(tuple(spans), node, size, unit)
+        if not spans and size is not None and len(nodes) == 1 and nodes[0][1] is None:
+            return cls((), ((nodes[0][0], size),), unit)
+        _refuse_mixed(nodes, spans, size)
+        return cls(tuple(spans), nodes, unit)
 
     def asking(self, pid: int, verb: str, shape: type[T], **more: object) -> Iterator[T]:
         """Ask for it, in as many requests as it takes; yield what came of each."""
-        common = {"node": self.node, "granule": self.granule.value, **more}
+        common = {"granule": self.granule.value, **more}
         if not self.ranges:
-            yield client.request(pid, verb, shape, size=self.size, **common)
+            yield client.request(pid, verb, shape, nodes=[list(n) for n in self.nodes], **common)
             return
+        common["node"] = self.nodes[0][0] if self.nodes else None
         for part in requests_of(self.ranges):
             rows = [[span.start, span.size_bytes] for span in part]
             yield client.request(pid, verb, shape, ranges=rows, **common)
+
+
+def _refuse_mixed(
+    nodes: Sequence[tuple[int, int | None]], spans: Sequence[GpaRange], size: int | None
+) -> None:
+    if spans and (len(nodes) > 1 or any(of_node is not None for _, of_node in nodes)):
+        raise UsageError(
+            "a range and parts of nodes do not go together",
+            why="a range has a size of its own, and lies on one node",
+            hint="give --node N with a range, or --node N=SIZE, as often as you like, without one",
+        )
+    if not spans and size is not None:
+        raise UsageError(
+            "--size does not say of which node",
+            why="there are several, or the node has a size already",
+            hint="give each its own: --node 0=64M --node 1=128M",
+        )
 
 
 def _range_at(gpa: int, size: int | None) -> GpaRange:

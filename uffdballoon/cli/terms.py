@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from uffdballoon.errors import UsageError
-from uffdballoon.model.fragmentation import HUGE_ORDER, KEEP_HUGE_PAGES, FragmentationLimit
+from uffdballoon.model.fragmentation import HUGE_ORDER, KEEP_GUEST_PERFORMANCE, FragmentationLimit
 from uffdballoon.model.ofnodes import refuse_twice
 from uffdballoon.model.terms import ContractKind, TermsChange
 
@@ -14,19 +14,19 @@ def limit_of(
     max_broken: int | None,
     of_nodes: tuple[tuple[int, int], ...],
     *,
-    keep_huge_pages: bool,
+    keep_guest_performance: bool,
 ) -> FragmentationLimit | None:
     """Return how much may be broken, None without a limit; raise UsageError for a contradiction."""
     given = min_order is not None or max_broken is not None or bool(of_nodes)
-    if keep_huge_pages and given:
+    if keep_guest_performance and given:
         raise UsageError(
-            "--keep-huge-pages goes without --min-order, --max-broken and --node-max-broken",
+            "--keep-guest-performance goes without --min-order, --max-broken and --node-max-broken",
             why="it stands for --min-order 9 --max-broken 0",
             hint="give one or the other",
         )
     refuse_twice("--node-max-broken", of_nodes)
-    if keep_huge_pages:
-        return KEEP_HUGE_PAGES
+    if keep_guest_performance:
+        return KEEP_GUEST_PERFORMANCE
     if not given:
         return None
     return FragmentationLimit(

@@ -14,7 +14,7 @@ from uffdballoon.cli.output import say
 from uffdballoon.errors import UsageError
 from uffdballoon.model.durations import parse_duration
 from uffdballoon.model.fragmentation import parse_broken
-from uffdballoon.model.ofnodes import parse_of_node
+from uffdballoon.model.ofnodes import parse_node_part, parse_of_node
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.sizes import parse_address, parse_size
 from uffdballoon.vmm.qemu.libvirt_domain import WORD
@@ -109,6 +109,7 @@ ALLOWED = Parsed(",".join(ALLOWABLE), parse_allowed)
 BROKEN = Parsed("N|SIZE", parse_broken)
 NODE_BROKEN = Parsed("NODE=N|SIZE", _of_node(parse_broken))
 NODE_SIZE = Parsed("NODE=SIZE", _of_node(parse_size))
+NODE_PART = Parsed("NODE[=SIZE]", parse_node_part)
 NO_MEMORY = Parsed("wait|kill[=DURATION]", _no_memory)
 SIZE = Parsed("SIZE", parse_size)
 ADDRESS = Parsed("ADDRESS", parse_address)

@@ -225,40 +225,32 @@ class Manager:
         agreed = message.get("guest_agreed") is True
         if message.get("dry_run") is True:
             return self._preview(message)
-        node = requests.node_of(message)
         granule = requests.granule_of(message)
-        if node is not None and not requests.names_ranges(message):
-            size_bytes = requests.part_of(message)
-            return self._changing(
-                self._session.inflating_node(
-                    node, granule, size_bytes=size_bytes, guest_agreed=agreed
-                )
-            )
+        if parts := requests.parts_of(message):
+            job = self._session.inflating_nodes(parts, granule, guest_agreed=agreed)
+            return self._changing(job)
         spans = requests.ranges_of(message, granule)
-        self._refuse_outside_node(node, spans)
+        self._refuse_outside_node(requests.node_of(message), spans)
         return self._changing(self._session.inflating(spans, granule, guest_agreed=agreed))
 
     def _preview(self, message: dict[str, Any]) -> Job[InflatePreview]:
-        node = requests.node_of(message)
         granule = requests.granule_of(message)
         attached = self._session.attached
-        if node is not None and not requests.names_ranges(message):
-            spans = attached.nodes.owned(node, granule, requests.part_of(message))
+        if parts := requests.parts_of(message):
+            spans = attached.nodes.owned(parts, granule)
         else:
             spans = requests.ranges_of(message, granule)
-            self._refuse_outside_node(node, spans)
+            self._refuse_outside_node(requests.node_of(message), spans)
         return previewing(attached, spans, granule)
 
     def _deflate(self, message: dict[str, Any]) -> Job[ChangeReport]:
         if message.get("all") is True:
             return self._changing(self._session.deflating_all())
-        node = requests.node_of(message)
         granule = requests.granule_of(message)
-        if node is not None and not requests.names_ranges(message):
-            size_bytes = requests.part_of(message)
-            return self._changing(self._session.deflating_node(node, granule, size_bytes))
+        if parts := requests.parts_of(message):
+            return self._changing(self._session.deflating_nodes(parts, granule))
         spans = requests.ranges_of(message, granule)
-        self._refuse_outside_node(node, spans)
+        self._refuse_outside_node(requests.node_of(message), spans)
         return self._changing(self._session.deflating(spans, granule))
 
     def _refuse_outside_node(self, node: int | None, spans: list[GpaRange]) -> None:
@@ -289,7 +281,9 @@ class Manager:
         return replace(told, manager=manager, loop=loop, sandbox=self.lockdown.report())
 
     def _set(self, message: dict[str, Any]) -> BalloonProgress:
-        return self._session.ask_balloon(requests.size_of(message))
+        asked = self._session.ask_balloon(requests.size_of(message))
+        self._upkeep.rouse(0.0)
+        return asked
 
     def _policy(self, message: dict[str, Any]) -> PolicyChange:
         change = self._session.policies.change(wish_of(message))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from uffdballoon.errors import RangeError, UsageError
 from uffdballoon.model.addresses import GpaRange, round_up
 from uffdballoon.model.granule import Granule
+from uffdballoon.model.ofnodes import MOST_NODES, refuse_twice
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
@@ -69,9 +70,33 @@ def node_of(message: Mapping[str, Any]) -> int | None:
     return node
 
 
-def part_of(message: Mapping[str, Any]) -> int | None:
-    """Read how many bytes of a node a request is about, None for all."""
-    return None if message.get("size") is None else size_of(message)
+def parts_of(message: Mapping[str, Any]) -> list[tuple[int, int | None]]:
+    """Read of which nodes a request is about how many bytes, None for all; none with ranges.
+
+    ``nodes`` are such pairs; ``node`` and ``size`` are one.
+    """
+    if names_ranges(message):
+        return []
+    rows = message.get("nodes")
+    if rows is None:
+        node = node_of(message)
+        rows = [] if node is None else [[node, message.get("size")]]
+    if not isinstance(rows, list) or len(rows) > MOST_NODES:
+        raise UsageError(
+            "those are no nodes", why=f"at most {MOST_NODES} pairs of node and size are"
+        )
+    parts = [_part_of(row) for row in rows]
+    refuse_twice("a part", parts)
+    return parts
+
+
+def _part_of(row: object) -> tuple[int, int | None]:
+    if not isinstance(row, list) or len(row) != len(("node", "size")):
+        raise UsageError("that is no part of a node", why="a node and a size are, or null")
+    node = node_of({"node": row[0]})
+    if node is None:
+        raise UsageError("that is no node", why="a node is a number, 0 or more")
+    return node, None if row[1] is None else size_of({"size": row[1]})
 
 
 def size_of(message: Mapping[str, Any]) -> int:

@@ -83,6 +83,16 @@ def manager_of(pid: int) -> int | None:
         return peer_of(probe).pid
 
 
+def attached_pids() -> list[int]:
+    """List the processes that managers of ours are attached to."""
+    try:
+        paths = list(runtime_directory().iterdir())
+    except OSError:
+        return []
+    named = (int(p.stem) for p in paths if p.suffix == _MANAGERS and p.stem.isdecimal())
+    return sorted(pid for pid in named if claimant_of(pid) is not None)
+
+
 def remove_dead_sockets() -> None:
     """Remove the sockets of managers that were killed, and of keepers whose target has ended.
 

@@ -28,7 +28,7 @@ class FragmentationLimit:
     node_max_broken: tuple[tuple[int, int], ...] = ()
 
 
-KEEP_HUGE_PAGES = FragmentationLimit()
+KEEP_GUEST_PERFORMANCE = FragmentationLimit()
 """Do not reduce guest performance: no huge page may be broken."""
 
 

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import UsageError
+from uffdballoon.model.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,7 +29,15 @@ def parse_of_node(text: str, parse: Callable[[str], int]) -> tuple[int, int]:
     return int(match[1]), parse(match[2])
 
 
-def refuse_twice(option: str, given: Iterable[tuple[int, int]]) -> None:
+def parse_node_part(text: str) -> tuple[int, int | None]:
+    """Read ``N`` or ``N=SIZE``: a node, and how much of it, None for all; raise UsageError."""
+    if "=" in text:
+        return parse_of_node(text, parse_size)
+    node, _ = parse_of_node(f"{text}=0", parse_size)
+    return node, None
+
+
+def refuse_twice(option: str, given: Iterable[tuple[int, object]]) -> None:
     """Raise UsageError when a node is named more than once."""
     nodes = [node for node, _ in given]
     for node in nodes:

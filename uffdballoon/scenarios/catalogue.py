@@ -16,6 +16,7 @@ from uffdballoon.scenarios.fragmentation import thp_fragmentation_limit
 from uffdballoon.scenarios.huge_pages import khugepaged_reinflation
 from uffdballoon.scenarios.limits import limit_by_reporting
 from uffdballoon.scenarios.nodes import two_node
+from uffdballoon.scenarios.performance import keep_guest_performance
 from uffdballoon.scenarios.pressure import greedy_guest, two_vcpus_one_page, violation_storm
 from uffdballoon.scenarios.promises import (
     dishonest_guest,
@@ -116,6 +117,13 @@ SCENARIOS = (
         "thp-fragmentation-limit",
         "a guest whose balloon breaks more huge pages than it may is stopped there",
         thp_fragmentation_limit,
+    ),
+    Scenario(
+        "keep-guest-performance",
+        "the reach of a fragmented Linux guest's balloon, and its speed, with the flag and without",
+        keep_guest_performance,
+        (*_LINUX_NEEDS, "transparent huge pages"),
+        Accel.TCG,
     ),
     Scenario(
         "two-node",

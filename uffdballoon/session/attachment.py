@@ -125,7 +125,7 @@ class Attachment:
                 self.enforcer.loop,
                 self.enforcer.ledger,
                 options.fragmentation,
-                self.machine.stop_balloon,
+                self.machine,
             )
             terms = self.options.terms
             self.nodes = GuestNodes(options.pid, self.layout, self.enforcer.ledger, terms)

@@ -15,6 +15,7 @@ from uffdballoon.model.records.spans import Span
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from uffdballoon.balloon.nodes import NodePart
     from uffdballoon.model.addresses import GpaRange, HvaRange
     from uffdballoon.model.granule import Granule
     from uffdballoon.model.job import Job
@@ -78,15 +79,16 @@ class Changes:
             ),
         )
 
-    def inflating_node(
-        self, node: int, granule: Granule, *, size_bytes: int | None, guest_agreed: bool
+    def inflating_nodes(
+        self, parts: Sequence[NodePart], granule: Granule, *, guest_agreed: bool
     ) -> Job[ChangeReport]:
-        """Take whole granules of a NUMA node of the guest, from its end; all without a size.
+        """Take whole granules of NUMA nodes of the guest, from their ends.
 
-        Raises as inflating(), and RangeError when the node has fewer; nothing is taken then.
+        Raises as inflating(), and RangeError when a node has fewer; nothing is taken then.
         """
-        _refuse_without_word(f"memory of node {node}", guest_agreed=guest_agreed)
-        chosen = self._nodes.owned(node, granule, size_bytes)
+        names = ", ".join(f"node {node}" for node, _ in parts)
+        _refuse_without_word(f"memory of {names}", guest_agreed=guest_agreed)
+        chosen = self._nodes.owned(parts, granule)
         return (yield from self.inflating(chosen, granule, guest_agreed=True))
 
     def deflating(self, spans: Sequence[GpaRange], granule: Granule) -> Job[ChangeReport]:
@@ -117,11 +119,9 @@ class Changes:
             ranges=tuple(Span.of(segment.gpa_range) for segment in segments),
         )
 
-    def deflating_node(
-        self, node: int, granule: Granule, size_bytes: int | None
-    ) -> Job[ChangeReport]:
-        """Give whole granules of a node back, what inflating_node() takes last first."""
-        chosen = self._nodes.ballooned(node, granule, size_bytes)
+    def deflating_nodes(self, parts: Sequence[NodePart], granule: Granule) -> Job[ChangeReport]:
+        """Give whole granules of nodes back, what inflating_nodes() takes last first."""
+        chosen = self._nodes.given_up(parts, granule)
         return (yield from self.deflating(chosen, granule))
 
     def _giving_back(self, hvas: Sequence[HvaRange]) -> Job[int]:

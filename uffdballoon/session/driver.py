@@ -26,6 +26,8 @@ class Driver:
         self._ledger = attached.enforcer.ledger
         self._guard = attached.guard
         self._loop = attached.enforcer.loop
+        self._nodes = attached.nodes
+        self._before = self._nodes.ballooned()
 
     def ask(self, target_bytes: int) -> BalloonProgress:
         """Ask it to leave the guest that much memory; return progress().
@@ -33,6 +35,7 @@ class Driver:
         Raises UnsupportedError without a monitor or device, RangeError for more
         than its RAM or nothing at all, QmpError when QEMU refuses. Nothing is
         asked for, and the state is stopped, when more huge pages are broken than may be.
+        Where there is a limit of those it is asked in steps, which the guard sees to.
         """
         obstacle = self._guard.obstacle()
         actual = self._machine.actual_bytes() if obstacle else None
@@ -46,8 +49,11 @@ class Driver:
                     why=obstacle,
                 )
             )
-        asked = self._machine.ask_balloon(target_bytes, self._ram_bytes())
+        first = self._guard.first_step()
+        before = self._nodes.ballooned()
+        asked = self._machine.ask_balloon(target_bytes, self._ram_bytes(), first)
         self._guard.go_on()
+        self._before = before
         return self._with_ballooned(asked)
 
     def leave(self, floor_bytes: int) -> BalloonProgress | None:
@@ -81,4 +87,6 @@ class Driver:
         return self._layout.allocated_bytes + (self._machine.counted_change_bytes() or 0)
 
     def _with_ballooned(self, progress: DriverProgress) -> BalloonProgress:
-        return BalloonProgress.of(progress, self._ledger.ballooned_bytes)
+        now = self._nodes.ballooned()
+        came = {node: now[node] - self._before.get(node, 0) for node in now}
+        return BalloonProgress.of(progress, self._ledger.ballooned_bytes, came)

@@ -54,7 +54,7 @@ class Following:
 
 
 class Guarding:
-    """Stops an inflate that breaks too many huge pages."""
+    """Stops an inflate that breaks too many huge pages, and has the others go on in steps."""
 
     name = "fragmentation guard"
 
@@ -67,6 +67,7 @@ class Guarding:
 
     def tick(self) -> Tick:
         if self._guard.is_limited:
+            self._guard.note_step()  # before what was given up until then is armed
             self._follower.arm()
         return Tick(self._guard.look(), self._guard.due_s())
 

@@ -30,6 +30,7 @@ from uffdballoon.session.yielding import Yielding
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from uffdballoon.balloon.nodes import NodePart
     from uffdballoon.core.fault_loop import LoopStats
     from uffdballoon.model.addresses import GpaRange
     from uffdballoon.model.blockmap import BlockMap
@@ -142,17 +143,14 @@ class Session:
         self, node: int, granule: Granule, *, size_bytes: int | None, guest_agreed: bool
     ) -> ChangeReport:
         """Take memory of a node from the guest, for those who have no loop."""
-        return run_job(
-            self.inflating_node(node, granule, size_bytes=size_bytes, guest_agreed=guest_agreed)
-        )
+        job = self.inflating_nodes([(node, size_bytes)], granule, guest_agreed=guest_agreed)
+        return run_job(job)
 
-    def inflating_node(
-        self, node: int, granule: Granule, *, size_bytes: int | None, guest_agreed: bool
+    def inflating_nodes(
+        self, parts: Sequence[NodePart], granule: Granule, *, guest_agreed: bool
     ) -> Job[ChangeReport]:
-        """Take memory of a node, a part in a step; see Changes.inflating_node()."""
-        return self._changes.inflating_node(
-            node, granule, size_bytes=size_bytes, guest_agreed=guest_agreed
-        )
+        """Take memory of nodes, a part in a step; see Changes.inflating_nodes()."""
+        return self._changes.inflating_nodes(parts, granule, guest_agreed=guest_agreed)
 
     def deflate(self, span: GpaRange, granule: Granule) -> ChangeReport:
         """Give a range back to the guest, for those who have no loop; see Changes.deflating()."""
@@ -168,13 +166,11 @@ class Session:
 
     def deflate_node(self, node: int, granule: Granule, size_bytes: int | None) -> ChangeReport:
         """Give memory of a node back, for those who have no loop."""
-        return run_job(self.deflating_node(node, granule, size_bytes))
+        return run_job(self.deflating_nodes([(node, size_bytes)], granule))
 
-    def deflating_node(
-        self, node: int, granule: Granule, size_bytes: int | None
-    ) -> Job[ChangeReport]:
-        """Give memory of a node back, a part in a step; see Changes.deflating_node()."""
-        return self._changes.deflating_node(node, granule, size_bytes)
+    def deflating_nodes(self, parts: Sequence[NodePart], granule: Granule) -> Job[ChangeReport]:
+        """Give memory of nodes back, a part in a step; see Changes.deflating_nodes()."""
+        return self._changes.deflating_nodes(parts, granule)
 
     def refuse_outside_node(self, node: int, span: GpaRange) -> None:
         """Raise RangeError when a range is not memory of that node of the guest."""

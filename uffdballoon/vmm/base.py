@@ -93,8 +93,23 @@ class Vmm(Protocol):
     def guest_statistics(self) -> GuestMemory | None:
         """Return what the guest's driver tells of its memory."""
 
-    def ask_balloon(self, target_bytes: int, ram_bytes: int) -> DriverProgress:
-        """Ask the guest's driver to leave it so much of its RAM; raise a named error."""
+    def ask_balloon(
+        self, target_bytes: int, ram_bytes: int, step_bytes: int | None = None
+    ) -> DriverProgress:
+        """Ask the guest's driver to leave it so much of its RAM; raise a named error.
+
+        With ``step_bytes`` that is what it is asked to give up at first.
+        """
+
+    @property
+    def is_stepping(self) -> bool:
+        """Whether it is to be asked for more than it was asked for yet."""
+
+    def is_at_step(self) -> bool:
+        """Tell whether it has come as far as it was asked to, by what was said last."""
+
+    def step_balloon(self, step_bytes: int) -> bool:
+        """Ask it for that much more, but for no more than is wanted; False when that failed."""
 
     def stop_balloon(self, why: str) -> int | None:
         """Have the guest's balloon stay as it is; return what is left to the guest."""

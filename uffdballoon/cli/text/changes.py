@@ -9,7 +9,7 @@ from uffdballoon.cli.text.spans import span_words
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from uffdballoon.model.records.balloon import BalloonProgress
     from uffdballoon.model.records.changes import ChangeReport, InflatePreview
@@ -54,7 +54,17 @@ def progress_line(progress: BalloonProgress) -> str:
     has = "nothing is known of" if actual is None else f"{format_size(actual)} left to"
     asked = format_size(progress.target_bytes)
     line = f"{progress.state.value}: {has} the guest, {asked} asked for"
+    if len(progress.node_bytes) > 1:
+        line += f" ({_of_nodes(progress.node_bytes)})"
     return f"{line}; {progress.why}" if progress.why else line
+
+
+def _of_nodes(node_bytes: Mapping[int, int]) -> str:
+    """Say of which nodes of the guest it came, or to which it went."""
+    return ", ".join(
+        f"{format_size(abs(size))} {'to' if size < 0 else 'of'} node {node}"
+        for node, size in sorted(node_bytes.items())
+    )
 
 
 def _done(verb: str, report: ChangeReport) -> str:

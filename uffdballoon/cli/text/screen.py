@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from uffdballoon.cli.rates import Rates
+    from uffdballoon.host.pressure import Pressure
     from uffdballoon.model.blockmap import BlockMap
-    from uffdballoon.model.records.counters import Latency
     from uffdballoon.model.records.status import Status
 
 _COUNTERS_WIDTH = 40
@@ -34,11 +34,15 @@ _TWO_ABREAST_FROM = 76
 
 @dataclass(frozen=True)
 class View:
-    """What was seen at one time; ``rates`` is None the first time."""
+    """What was seen at one time; ``rates`` is None the first time.
+
+    ``pressure`` is the host's, None where it does not count any.
+    """
 
     status: Status
     blocks: BlockMap
     rates: Rates | None
+    pressure: Pressure | None
 
 
 def counter_rows(view: View) -> list[tuple[str, str]]:
@@ -62,7 +66,9 @@ def counter_rows(view: View) -> list[tuple[str, str]]:
         ("ordinary", _count(touches.ordinary, rates.ordinary if rates else None)),
         ("answered by", answered_by(status)),
         ("held", str(len(status.held))),
-        ("answer time", _answer_time(latency)),
+        ("answer p50, p99", _answer_time(latency.p50, latency.p99)),
+        ("answer p99.9", _answer_time(latency.p999)),
+        ("memory pressure", pressure_words(view.pressure)),
         ("windows", f"{status.windows}, {format_size(status.armed_bytes)} armed"),
         ("broken blocks", str(status.broken_blocks)),
         ("events dropped", str(status.events_dropped)),
@@ -107,10 +113,17 @@ def _counters(rows: list[tuple[str, str]], *, abreast: bool) -> Table:
     return table
 
 
-def _answer_time(latency: Latency) -> str:
-    if not latency.p999:
+def pressure_words(pressure: Pressure | None) -> str:
+    """Say for how much of the time some tasks of the host waited for memory, and all of them."""
+    if pressure is None:
         return "-"
-    return f"p50 {latency.p50 / 1000:.1f}, p99 {latency.p99 / 1000:.1f} us"
+    return f"some {pressure.some:.0f}%, full {pressure.full:.0f}%"
+
+
+def _answer_time(*times_ns: int) -> str:
+    if not any(times_ns):
+        return "-"
+    return f"{', '.join(f'{ns / 1000:.1f}' for ns in times_ns)} us"
 
 
 def _share(size_bytes: int, ram_bytes: int) -> str:

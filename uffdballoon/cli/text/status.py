@@ -150,7 +150,8 @@ def _node(node: NodeStatus) -> str:
         limit = f", {node.counted_blocks} of {node.limit_blocks} that may be"
     return (
         f"{number}: {format_size(node.ballooned_bytes)} of {format_size(node.ram_bytes)} in "
-        f"the balloon{floor}; {node.broken_blocks} broken{limit}; {host or 'nothing'} resident"
+        f"the balloon{floor}; {node.broken_blocks} broken{limit}, {node.whole_blocks} whole, "
+        f"{node.untouched_blocks} untouched; {host or 'nothing'} resident"
     )
 
 

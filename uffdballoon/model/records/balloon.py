@@ -2,6 +2,7 @@
 """The guest's balloon: what it was asked for, and what the guest says of it."""
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -35,9 +36,16 @@ class BalloonProgress(DriverProgress):
     """How far the guest has come to what it was asked for last."""
 
     ballooned_bytes: Annotated[int, doc("bytes that are in the balloon by the ledger")]
+    node_bytes: Annotated[
+        dict[int, int],
+        doc(
+            "by NUMA node of the guest, bytes that came into its balloon since the driver was "
+            "asked, by the ledger; below zero: went"
+        ),
+    ]
 
     @classmethod
-    def of(cls, told: DriverProgress, ballooned_bytes: int) -> Self:
+    def of(cls, told: DriverProgress, ballooned_bytes: int, node_bytes: Mapping[int, int]) -> Self:
         return cls(
             target_bytes=told.target_bytes,
             before_bytes=told.before_bytes,
@@ -45,6 +53,7 @@ class BalloonProgress(DriverProgress):
             state=told.state,
             why=told.why,
             ballooned_bytes=ballooned_bytes,
+            node_bytes=dict(node_bytes),
         )
 
 

@@ -79,6 +79,8 @@ class NodeStatus:
     below_floor: Annotated[bool, doc("whether there are less")]
     reclaimed_bytes: Annotated[int, doc("ballooned bytes that are free, as measured")]
     broken_blocks: Annotated[int, doc("blocks of 2 MiB that are ballooned in part")]
+    whole_blocks: Annotated[int, doc("ballooned as a whole")]
+    untouched_blocks: Annotated[int, doc("not ballooned")]
     host_nodes: Annotated[dict[int, int], doc("resident bytes by NUMA node of the host")]
     limit_blocks: Annotated[int | None, doc("how many may be broken; null: no limit of the node's")]
     counted_blocks: Annotated[int | None, doc("how many count as broken; null without a limit")]

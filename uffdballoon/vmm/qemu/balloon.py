@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from uffdballoon.errors import QmpError, UnsupportedError
+from uffdballoon.errors import QmpError, RangeError, UnsupportedError, UsageError
+from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.records.balloon import DriverProgress, ProgressState
 from uffdballoon.model.sizes import format_size
 from uffdballoon.vmm.qemu.asking import understanding
@@ -73,7 +74,10 @@ def actual_bytes(monitor: Answers) -> int | None:
 
 
 class BalloonTarget:
-    """A size that the guest's driver was asked for, and how far it has come."""
+    """A size that the guest's driver was asked for, and how far it has come.
+
+    With ``step_bytes`` it is asked for that much at first, and step() asks for more.
+    """
 
     def __init__(
         self,
@@ -82,6 +86,8 @@ class BalloonTarget:
         statistics: GuestStatistics,
         target_bytes: int,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        step_bytes: int | None = None,
     ) -> None:
         """Ask the driver for it; raise QmpError when QEMU refuses."""
         self._monitor = monitor
@@ -93,11 +99,40 @@ class BalloonTarget:
         self._last = self.before_bytes
         self._moved = clock()
         self._stopped = ""
-        monitor.execute("balloon", {"value": target_bytes})
+        self._gives_back = self.before_bytes is not None and target_bytes > self.before_bytes
+        self._asked_bytes = target_bytes
+        if step_bytes is not None and self.before_bytes is not None:
+            self._asked_bytes = max(target_bytes, self.before_bytes - step_bytes)
+        monitor.execute("balloon", {"value": self._asked_bytes})
 
     def stop(self, why: str) -> None:
         """Say that the guest was asked to stop on its way there."""
         self._stopped = why
+
+    @property
+    def is_stepping(self) -> bool:
+        """Whether there are steps to come."""
+        return not self._stopped and self._asked_bytes > self.target_bytes
+
+    def is_at_step(self) -> bool:
+        """Tell whether the guest has come as far as it was asked to, and is to go further."""
+        actual = actual_bytes(self._monitor) if self.is_stepping else None
+        return actual is not None and actual <= self._asked_bytes
+
+    def step(self, step_bytes: int) -> bool:
+        """Ask for that much more, but for no more than is wanted; False when QEMU refuses."""
+        asked_bytes = max(self.target_bytes, self._asked_bytes - step_bytes)
+        try:
+            self._monitor.execute("balloon", {"value": asked_bytes})
+        except QmpError:
+            return False
+        self._asked_bytes = asked_bytes
+        return True
+
+    def gives_back(self, actual: int) -> bool:
+        """Tell whether memory is on its way back to a guest that has so much."""
+        self._gives_back = self._gives_back and actual < self.target_bytes
+        return self._gives_back
 
     def progress(self) -> DriverProgress:
         """Return how far it has come, and what stands in the way."""
@@ -108,6 +143,7 @@ class BalloonTarget:
         state, why = ProgressState.MOVING, ""
         if actual == self.target_bytes:
             state = ProgressState.REACHED
+            self._gives_back = False
         elif self._stopped:
             state, why = ProgressState.STOPPED, self._stopped
         elif quiet_s >= _STALLED_S:
@@ -159,6 +195,23 @@ class BalloonTarget:
             return None
 
 
+def stop_where_it_is(monitor: Answers, asked: BalloonTarget | None, why: str) -> int | None:
+    """Ask the driver for what the guest has left; return that, None when nothing was done.
+
+    Nothing is where it cannot be asked, and where memory is on its way back to the guest.
+    """
+    actual = actual_bytes(monitor)
+    if actual is None or (asked is not None and asked.gives_back(actual)):
+        return None
+    try:
+        monitor.execute("balloon", {"value": actual})
+    except QmpError:
+        return None
+    if asked is not None:
+        asked.stop(why)
+    return actual
+
+
 def require_balloon(monitor: Answers | None, device: BalloonDevice | None) -> BalloonDevice:
     """Return the device, or say why the guest cannot be asked."""
     if monitor is None:
@@ -174,6 +227,27 @@ def require_balloon(monitor: Answers | None, device: BalloonDevice | None) -> Ba
             hint="plug one in: device_add virtio-balloon-pci",
         )
     return device
+
+
+def require_target(asked: BalloonTarget | None) -> BalloonTarget:
+    """Return what the guest was asked for, or say that it was asked for nothing."""
+    if asked is None:
+        raise UsageError(
+            "the guest was asked for nothing",
+            why="no size was given since this attach",
+            hint="uffdballoon set PID --balloon SIZE",
+        )
+    return asked
+
+
+def refuse_as_size(target_bytes: int, ram_bytes: int) -> None:
+    """Raise RangeError for a size that a guest with so much RAM cannot have."""
+    if not PAGE_BYTES <= target_bytes <= ram_bytes:
+        raise RangeError(
+            f"{format_size(target_bytes)} is no size for this guest",
+            why=f"it has {format_size(ram_bytes)} of RAM",
+            hint="give what the guest shall have left, at most its RAM",
+        )
 
 
 def _property(monitor: Answers, path: str, name: str) -> bool:

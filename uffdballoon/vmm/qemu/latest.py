@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from uffdballoon.errors import QmpError
 from uffdballoon.vmm.qemu.lines import refused
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from uffdballoon.model.job import Job
     from uffdballoon.vmm.qemu.qmp import Commands, Pending
+
+T = TypeVar("T")
 
 _PATIENCE_S = 1.0  # QEMU answers in less than 1 ms, and on a busy host in 0.3 s
 _LOOKS_S = 0.002
@@ -62,6 +64,14 @@ class LatestAnswers:
                 return False
             yield _LOOKS_S
         return True
+
+    def glance(self, look: Callable[[], T]) -> T:
+        """Return what ``look`` makes of the last answers, and ask anew for the next time."""
+        with self.told():
+            found = look()
+        with self.patient(0.0), contextlib.suppress(QmpError):
+            look()
+        return found
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:

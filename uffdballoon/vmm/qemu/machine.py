@@ -7,14 +7,20 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from uffdballoon.errors import QmpError, RangeError, UsageError
-from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.errors import QmpError
 from uffdballoon.model.notice import notice
 from uffdballoon.model.records.events import EventKind
-from uffdballoon.model.sizes import format_size
 from uffdballoon.vmm.base import Heard, Vmm
 from uffdballoon.vmm.qemu.asking import collect, vcpu_tids
-from uffdballoon.vmm.qemu.balloon import BalloonTarget, actual_bytes, find_balloon, require_balloon
+from uffdballoon.vmm.qemu.balloon import (
+    BalloonTarget,
+    actual_bytes,
+    find_balloon,
+    refuse_as_size,
+    require_balloon,
+    require_target,
+    stop_where_it_is,
+)
 from uffdballoon.vmm.qemu.connecting import connect
 from uffdballoon.vmm.qemu.events import read_event
 from uffdballoon.vmm.qemu.latest import LatestAnswers
@@ -38,6 +44,7 @@ if TYPE_CHECKING:
 
 RECONNECT_S = 5.0
 _LAST_WORD_S = 1.0
+_STEP_S = 0.1
 
 
 class Machine(Vmm):
@@ -239,7 +246,9 @@ class Machine(Vmm):
         """Do what is due, and return the seconds until more is."""
         return None if self._lost or self._statistics is None else self._statistics.due_s()
 
-    def ask_balloon(self, target_bytes: int, ram_bytes: int) -> DriverProgress:
+    def ask_balloon(
+        self, target_bytes: int, ram_bytes: int, step_bytes: int | None = None
+    ) -> DriverProgress:
         """Ask the guest's driver to leave it that much memory; return balloon_progress().
 
         Raises UnsupportedError without a monitor or device, RangeError for more
@@ -248,14 +257,11 @@ class Machine(Vmm):
         device = require_balloon(self.monitor, self.device)
         assert self._latest is not None
         assert self._statistics is not None
-        if not PAGE_BYTES <= target_bytes <= ram_bytes:
-            raise RangeError(
-                f"{format_size(target_bytes)} is no size for this guest",
-                why=f"it has {format_size(ram_bytes)} of RAM",
-                hint="give what the guest shall have left, at most its RAM",
-            )
+        refuse_as_size(target_bytes, ram_bytes)
         with self._latest.patient(DEFAULT_TIMEOUT_S):
-            self._target = BalloonTarget(self._latest, device, self._statistics, target_bytes)
+            self._target = BalloonTarget(
+                self._latest, device, self._statistics, target_bytes, step_bytes=step_bytes
+            )
         return self._target.progress()
 
     def pausing(self, let_go: Callable[[], None]) -> Job[None]:
@@ -264,29 +270,27 @@ class Machine(Vmm):
         return stopping_vm(self.monitor, let_go)
 
     def stop_balloon(self, why: str) -> int | None:
-        """Have the guest's balloon stay as it is; return what is left to it, or None.
-
-        None when it cannot be asked now: nothing was done.
-        """
+        """Have the balloon stay as it is; return what is left to the guest; None: as it was."""
         if self.monitor is None or self._lost:
             return None
-        actual = actual_bytes(self.monitor)  # now: an older one would have the guest go back
-        if actual is None:
-            return None
-        try:
-            self.monitor.execute("balloon", {"value": actual})
-        except QmpError:
-            return None
-        if self._target is not None:
-            self._target.stop(why)
-        return actual
+        # Now: by an older answer it would go back.
+        return stop_where_it_is(self.monitor, self._target, why)
+
+    @property
+    def is_stepping(self) -> bool:
+        return self._target is not None and self._target.is_stepping
+
+    def is_at_step(self) -> bool:
+        if self._latest is None or self._lost or self._target is None:
+            return False
+        return self._target.is_stepping and self._latest.glance(self._target.is_at_step)
+
+    def step_balloon(self, step_bytes: int) -> bool:
+        if self._latest is None or self._target is None:
+            return False
+        with self._latest.patient(_STEP_S):
+            return self._target.step(step_bytes)
 
     def balloon_progress(self) -> DriverProgress:
         """Return how far the guest has come to what it was asked for last."""
-        if self._target is None:
-            raise UsageError(
-                "the guest was asked for nothing",
-                why="no size was given since this attach",
-                hint="uffdballoon set PID --balloon SIZE",
-            )
-        return self._target.progress()
+        return require_target(self._target).progress()
