@@ -190,6 +190,23 @@ def test_qemu_tells_of_each_page_by_libvirt_and_has_its_log_back(libvirt: Libvir
     assert "running" in libvirt.virsh("domstate", NAME)
 
 
+def test_a_domain_is_followed_by_what_its_qemu_logs(libvirt: Libvirt) -> None:
+    command = Command(environment={"LIBVIRT_DEFAULT_URI": libvirt.uri})
+    libvirt.guest.fill(OWNED, SEED)
+    with command.attached(libvirt.pid, "--observer", "monitor") as manager:
+        assert command.ask("status", libvirt.pid)["observer"] == "monitor"
+        libvirt.guest.balloon_inflate(BALLOON)
+        wait_until_ballooned(command, libvirt.pid, BALLOON.size_bytes)
+        libvirt.guest.balloon_deflate(BALLOON)
+        wait_until_ballooned(command, libvirt.pid, 0)
+        assert command.ask("status", libvirt.pid)["touches"]["violations"] == 0
+        assert command.run("detach", libvirt.pid).returncode == 0
+        assert manager.wait(_PATIENCE_S) == 0
+    with Target.open(libvirt.pid) as target:
+        assert not any(NAME_OF_LOG in link for link in target.fds().values())
+    assert libvirt.guest.verify(OWNED, SEED).bad_lines == 0
+
+
 def test_a_reset_by_libvirt_is_known_before_a_touch_is_punished(libvirt: Libvirt) -> None:
     command = Command()
     with command.attached(libvirt.pid, "--qmp", libvirt.uri, "--policy", "kill"):
