@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from uffdballoon.cli.alone import (
+    LEAST_EVENTS_BYTES,
+    LEAST_RATE_BYTES_PER_S,
+    at_least,
+    refuse_alone,
+)
 from uffdballoon.cli.event_outputs import DEFAULT_LIMIT_BYTES, Told, event_outputs
 from uffdballoon.cli.holding import held_words, holding_by, take_held
 from uffdballoon.cli.monitor_choice import AUTO, NONE, MonitorChoice, choose_monitor
@@ -160,6 +166,7 @@ _NS_PER_US = 1000
     "--events-limit",
     type=SIZE,
     default=DEFAULT_LIMIT_BYTES,
+    callback=at_least(LEAST_EVENTS_BYTES),
     show_default="64M",
     help="With a file: when it is so long, what is in it goes to FILE.1, and it begins anew.",
 )
@@ -201,6 +208,7 @@ _NS_PER_US = 1000
     "--reclaim-rate",
     type=SIZE,
     default=DEFAULT_RATE_BYTES_PER_S,
+    callback=at_least(LEAST_RATE_BYTES_PER_S),
     show_default="4G",
     help="Split the huge pages of at most so much memory a second.",
 )
@@ -288,6 +296,7 @@ def attach(  # noqa: PLR0913 - an option each
 
     Example: uffdballoon attach 4711 --qmp /run/vm/qmp --policy zero-read,kill --events -
     """
+    refuse_alone(click.get_current_context().params)
     terms = terms_change(contract, floor, node_floors, grace_ns, grace_bytes).applied_to(TOLD)
     fragmentation = limit_of(
         min_order, max_broken, node_max_broken, keep_huge_pages=keep_huge_pages

@@ -6,7 +6,7 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from uffdballoon.bench.drawing import pyplot_or_refuse
+from uffdballoon.bench.drawing import pyplot_or_refuse, refuse_unless_picture
 from uffdballoon.cli.map_picture import draw_blocks
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.text.blocks import block_rows
@@ -45,6 +45,7 @@ def map_(pid: int, *, as_json: bool, png_to: str | None, full: bool, recent_ns: 
     """
     if png_to is not None:
         pyplot_or_refuse()
+        refuse_unless_picture(png_to)
     blocks = ask_for_map(pid, recent_ns)
     if png_to is not None:
         draw_blocks(blocks, png_to)
