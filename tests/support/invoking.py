@@ -58,7 +58,7 @@ class _Child:
     """One that runs; it ends by itself, or is told to when it hangs."""
 
     def __init__(self, arguments: list[str]) -> None:
-        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 - wait() closes
+        self._files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115 - wait() closes
         self._pid = os.fork()
         if not self._pid:
             _become(arguments, self._files)

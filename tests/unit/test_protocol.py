@@ -31,6 +31,7 @@ from uffdballoon.daemon.protocol import (
 from uffdballoon.daemon.runtime import Peer, keeper_path, manager_of, peer_of, socket_path
 from uffdballoon.errors import ControlError, UffdballoonError
 from uffdballoon.model.records.changes import Released
+from uffdballoon.target import claim
 
 _ERRORS = [
     kind
@@ -146,6 +147,27 @@ def test_a_dead_managers_socket_is_taken_away(directory: Path) -> None:
         dead.bind(str(directory / "4711.sock"))
     assert manager_of(_PID) is None
     assert list(directory.iterdir()) == []
+
+
+def test_dead_sockets_go_by_one_look_at_the_locks_of_the_host(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    locks_of_the_host = claim._locks
+
+    def counted() -> dict[str, list[int]]:
+        looks.append(1)
+        return locks_of_the_host()
+
+    monkeypatch.setattr(claim, "_locks", counted)
+    for pid in range(_PID, _PID + 5):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(directory / f"{pid}.sock"))
+    (directory / f"{1 << 30}.hold").touch()
+    (directory / f"{os.getpid()}.hold").touch()
+    runtime.remove_dead_sockets()
+    assert [path.name for path in directory.iterdir()] == [f"{os.getpid()}.hold"]
+    assert len(looks) == 1
 
 
 @pytest.mark.usefixtures("directory")

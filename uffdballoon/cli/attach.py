@@ -33,6 +33,7 @@ from uffdballoon.cli.types import (
     QMP,
     SIZE,
 )
+from uffdballoon.cli.unit_status import UnitStatus
 from uffdballoon.core.service_manager import ServiceManager
 from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
@@ -357,17 +358,18 @@ def _enforce(
 ) -> Ending:
     """Attach, serve until something ends it, and say how it ended."""
     pid = options.pid
+    outputs = [*told.outputs, *([UnitStatus(service, pid)] if service is not None else [])]
     with Session(options, progress=told.say) as session:
         policy = session.options.policy  # of a manager before us, where it was changed
         with Manager(
-            session, outputs=told.outputs, fail_on_violation=fail_on_violation, sandbox=sandbox
+            session, outputs=outputs, fail_on_violation=fail_on_violation, sandbox=sandbox
         ) as manager:
             told.say(str(manager.lockdown))
             told.say(
                 f"attached to {pid}; enforcing {policy}; Ctrl-C or `uffdballoon detach {pid}` ends"
             )
             if service is not None:
-                service.tell("READY=1", f"STATUS=attached to {pid}, enforcing {policy}")
+                service.tell_attached(pid, policy, "READY=1")
             ending = manager.run()
             if service is not None:
                 service.tell("STOPPING=1", f"STATUS={_describe(ending, pid)}")
