@@ -25,6 +25,7 @@ from uffdballoon.model.blockstate import BlockState
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.job import run_job
 from uffdballoon.model.ram import Backing
+from uffdballoon.model.sizes import format_size
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
 
@@ -141,6 +142,8 @@ def test_the_command_shows_the_map_as_text_json_and_picture(tcg: Qemu, tmp_path:
         assert {"gpa": WHOLE.start, "size": WHOLE.size_bytes, "state": "ballooned"} in runs
         text = run("map", tcg.pid).stdout
         assert "BBBB" in text
+        assert text.splitlines()[0] == f"{tcg.pid}, {format_size(shown['ram_blocks'][0]['size'])}"
+        assert shown["vm"] == ""
         assert "\x1b" not in text
         picture = tmp_path / "map.png"
         assert run("map", tcg.pid, "--png", picture).returncode == 0

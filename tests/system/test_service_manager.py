@@ -18,6 +18,7 @@ from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.granule import Granule
 from uffdballoon.model.records.changes import ChangeReport
+from uffdballoon.model.records.policy import PolicyChange
 from uffdballoon.model.touch import Access
 
 if TYPE_CHECKING:
@@ -103,6 +104,17 @@ def test_a_service_that_stops_lets_go(guest: Qemu, service_manager: ServiceManag
     pending.wait()
     wait_until(lambda: userfaultfd_mappings(guest.pid) == 0)
     assert guest.guest.verify(OWNED, SEED).bad_lines == 0
+
+
+def test_the_units_status_says_what_is_in_force(
+    guest: Qemu, service_manager: ServiceManager
+) -> None:
+    service_manager.start(guest.pid, *_ARGUMENTS, "--policy", "zero-read,observe")
+    assert f"STATUS=attached to {guest.pid}, enforcing zero-read,observe" in service_manager.told
+    client.request(guest.pid, "policy", PolicyChange, policy="observe")
+    service_manager.wait_for(f"STATUS=attached to {guest.pid}, enforcing observe")
+    client.detach(guest.pid)
+    assert service_manager.wait() == 0, service_manager.said
 
 
 def test_what_was_held_of_a_target_that_ended_is_left(

@@ -147,11 +147,18 @@ def test_a_line_that_was_begun_is_ended(told: list[str]) -> None:
 def test_a_reader_that_has_gone_is_told_once_and_costs_nothing_more(told: list[str]) -> None:
     sink = _Sink()
     sink.error = errno.EPIPE
-    writer = EventWriter(sink, _line, told.append)
+    encoded: list[bytes] = []
+
+    def encode(event: Event) -> bytes:
+        encoded.append(_line(event))
+        return encoded[-1]
+
+    writer = EventWriter(sink, encode, told.append)
     for number in range(4):
         writer.write(_event(number))
     assert writer.flush() is None
     assert writer.unwritten == 4
+    assert len(encoded) == 1
     assert len(told) == 1
     assert "for good" in told[0]
     writer.close()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.support.runtime import use_runtime
 from uffdballoon import errors
-from uffdballoon.daemon import runtime
+from uffdballoon.daemon import client, runtime
 from uffdballoon.daemon.protocol import (
     PROGRESS,
     VERSION,
@@ -31,6 +31,7 @@ from uffdballoon.daemon.protocol import (
 from uffdballoon.daemon.runtime import Peer, keeper_path, manager_of, peer_of, socket_path
 from uffdballoon.errors import ControlError, UffdballoonError
 from uffdballoon.model.records.changes import Released
+from uffdballoon.target import claim
 
 _ERRORS = [
     kind
@@ -129,6 +130,36 @@ def test_a_socket_is_where_its_user_may_put_it(
     assert keeper_path(_PID) == Path(place, "uffdballoon", "4711.hold")
 
 
+@pytest.mark.parametrize("runtime_dir", ["/dev/null", "/proc/1/" + "long/" * 60])
+def test_where_nobody_can_listen_nobody_is_attached(
+    runtime_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime_dir)
+    with pytest.raises(errors.NotAttachedError):
+        client.status(os.getpid())
+    assert manager_of(os.getpid()) is None
+    runtime.remove_dead_sockets()
+    with pytest.raises(ControlError) as refused:
+        runtime.listen_at(socket_path(_PID), _PID)
+    assert "cannot listen in" in refused.value.what
+
+
+@pytest.mark.usefixtures("directory")
+def test_a_manager_that_too_many_wait_for_does_not_answer_and_is_attached() -> None:
+    with contextlib.ExitStack() as waiting:
+        listener = waiting.enter_context(runtime.listen_for_verbs(_PID))
+        listener.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(100):
+                other = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                other.setblocking(False)  # noqa: FBT003 - its only form
+                other.connect(str(socket_path(_PID)))
+        with pytest.raises(ControlError) as refused:
+            client.status(_PID)
+    assert "does not answer" in refused.value.what
+
+
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = use_runtime(monkeypatch, tmp_path)
@@ -146,6 +177,27 @@ def test_a_dead_managers_socket_is_taken_away(directory: Path) -> None:
         dead.bind(str(directory / "4711.sock"))
     assert manager_of(_PID) is None
     assert list(directory.iterdir()) == []
+
+
+def test_dead_sockets_go_by_one_look_at_the_locks_of_the_host(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+    locks_of_the_host = claim._locks
+
+    def counted() -> dict[str, list[int]]:
+        looks.append(1)
+        return locks_of_the_host()
+
+    monkeypatch.setattr(claim, "_locks", counted)
+    for pid in range(_PID, _PID + 5):
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(directory / f"{pid}.sock"))
+    (directory / f"{1 << 30}.hold").touch()
+    (directory / f"{os.getpid()}.hold").touch()
+    runtime.remove_dead_sockets()
+    assert [path.name for path in directory.iterdir()] == [f"{os.getpid()}.hold"]
+    assert len(looks) == 1
 
 
 @pytest.mark.usefixtures("directory")

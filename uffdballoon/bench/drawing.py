@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from uffdballoon.errors import UnsupportedError, UsageError
@@ -17,6 +18,8 @@ OURS, THEIRS, NOBODY = "#1b6ca8", "#b8860b", "#7a7a7a"
 WIDTH_IN = 9.0
 """What a page of documentation shows without shrinking it, 1,170 pixels."""
 
+
+_FORMATS = (".png", ".svg", ".pdf")
 
 _LOG_FROM = 20
 """How far apart the largest and the smallest value are on a logarithmic axis."""
@@ -36,9 +39,20 @@ def pyplot_or_refuse() -> Any:  # noqa: ANN401 - a module that may not be there
     return importlib.import_module("matplotlib.pyplot")
 
 
+def refuse_unless_picture(path: str) -> None:
+    """Raise UsageError for a name whose end says no format: another file would be written."""
+    if Path(path).suffix.lower() not in _FORMATS:
+        raise UsageError(
+            f"cannot write the plot to {path or 'a file without a name'}",
+            why=f"the end of its name says the format, and is none of {', '.join(_FORMATS)}",
+            hint="give a .png, .svg or .pdf",
+        )
+
+
 def save(figure: Any, path: str) -> None:  # noqa: ANN401 - a figure
     """Write a figure; raise UsageError where that cannot be."""
     try:
+        refuse_unless_picture(path)
         figure.savefig(path, dpi=130)
     except (OSError, ValueError) as error:
         raise UsageError(

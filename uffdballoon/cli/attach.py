@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from uffdballoon.cli.alone import (
+    LEAST_EVENTS_BYTES,
+    LEAST_RATE_BYTES_PER_S,
+    at_least,
+    refuse_alone,
+)
 from uffdballoon.cli.event_outputs import DEFAULT_LIMIT_BYTES, Told, event_outputs
 from uffdballoon.cli.holding import held_words, holding_by, take_held
 from uffdballoon.cli.monitor_choice import AUTO, NONE, MonitorChoice, choose_monitor
@@ -27,6 +33,7 @@ from uffdballoon.cli.types import (
     QMP,
     SIZE,
 )
+from uffdballoon.cli.unit_status import UnitStatus
 from uffdballoon.core.service_manager import ServiceManager
 from uffdballoon.daemon import client
 from uffdballoon.daemon.manager import Ending, Manager
@@ -171,6 +178,7 @@ _NS_PER_US = 1000
     "--events-limit",
     type=SIZE,
     default=DEFAULT_LIMIT_BYTES,
+    callback=at_least(LEAST_EVENTS_BYTES),
     show_default="64M",
     help="With a file: when it is so long, what is in it goes to FILE.1, and it begins anew.",
 )
@@ -212,6 +220,7 @@ _NS_PER_US = 1000
     "--reclaim-rate",
     type=SIZE,
     default=DEFAULT_RATE_BYTES_PER_S,
+    callback=at_least(LEAST_RATE_BYTES_PER_S),
     show_default="4G",
     help="Split the huge pages of at most so much memory a second.",
 )
@@ -301,6 +310,7 @@ def attach(  # noqa: PLR0913 - an option each
 
     Example: uffdballoon attach 4711 --qmp /run/vm/qmp --policy zero-read,kill --events -
     """
+    refuse_alone(click.get_current_context().params)
     wanted = terms_change(
         contract,
         floor,
@@ -370,17 +380,18 @@ def _enforce(
 ) -> Ending:
     """Attach, serve until something ends it, and say how it ended."""
     pid = options.pid
+    outputs = [*told.outputs, *([UnitStatus(service, pid)] if service is not None else [])]
     with Session(options, progress=told.say) as session:
         policy = session.options.policy  # of a manager before us, where it was changed
         with Manager(
-            session, outputs=told.outputs, fail_on_violation=fail_on_violation, sandbox=sandbox
+            session, outputs=outputs, fail_on_violation=fail_on_violation, sandbox=sandbox
         ) as manager:
             told.say(str(manager.lockdown))
             told.say(
                 f"attached to {pid}; enforcing {policy}; Ctrl-C or `uffdballoon detach {pid}` ends"
             )
             if service is not None:
-                service.tell("READY=1", f"STATUS=attached to {pid}, enforcing {policy}")
+                service.tell_attached(pid, policy, "READY=1")
             ending = manager.run()
             if service is not None:
                 service.tell("STOPPING=1", f"STATUS={_describe(ending, pid)}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uffdballoon.bench import plots
+from uffdballoon.bench.drawing import refuse_unless_picture
 from uffdballoon.cli.output import print_json, print_table
 from uffdballoon.cli.types import SIZE
 from uffdballoon.errors import UsageError
@@ -41,6 +42,7 @@ def _writable(_context: click.Context, _parameter: click.Parameter, path: str | 
 def _drawable(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
     if path is not None:
         plots.require()
+        refuse_unless_picture(path)
     return _writable(context, parameter, path)
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import UNSET
 
+from uffdballoon.cli.monitor_choice import choose_monitor
 from uffdballoon.cli.output import print_json, print_table, say
-from uffdballoon.cli.types import PID
+from uffdballoon.cli.types import PID, QMP
 from uffdballoon.host.privileges import ALL_CAPABILITIES, capability_names
 from uffdballoon.host.procfs import locked_bytes_of
 from uffdballoon.model.printable import printable
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.argument("pid", type=PID)
 @click.option(
     "--qmp",
+    type=QMP,
     metavar="PATH|libvirt|URI",
     help="Socket of a QMP monitor of this QEMU, or its libvirt, as for attach.",
 )
@@ -113,7 +115,9 @@ def _switch(*, on: bool) -> str:
 
 def _facts(pid: int, qmp: str | None) -> TargetFacts:
     with Target.open(pid) as target:
-        layout, monitor, unsuitable = look_at(target, qmp)
+        layout, monitor, unsuitable = look_at(
+            target, choose_monitor(pid, qmp).path if qmp else None
+        )
         confinement = target.confinement()
         vcpus = target.seen_from_here(monitor.vcpu_tids) if monitor else find_vcpus(target)
         return TargetFacts(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from uffdballoon.cli.usage import in_our_words, no_such_verb
+from uffdballoon.cli.usage import in_our_words, no_such_verb, with_context
 from uffdballoon.errors import ExitCode, UffdballoonError
 from uffdballoon.model.printable import one_line
 
@@ -73,6 +73,13 @@ class _Verbs(click.Group):
         command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            with_context(error, ctx, self)
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -167,7 +174,7 @@ def _explain(error: BaseException) -> ExitCode:
             _leave_output()
         case OSError() if error.errno in _OUTPUT_ERRNOS:
             _leave_output()
-            _tell("the output cannot be written", error.strerror or "", "")
+            _tell("the output cannot be written", error.strerror or "", "write it to another place")
         case _ if os.environ.get("UFFDBALLOON_DEBUG"):
             raise error
         case _:

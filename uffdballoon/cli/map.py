@@ -6,7 +6,7 @@ from __future__ import annotations
 import click
 from rich.console import Console
 
-from uffdballoon.bench.drawing import pyplot_or_refuse
+from uffdballoon.bench.drawing import pyplot_or_refuse, refuse_unless_picture
 from uffdballoon.cli.map_picture import draw_blocks
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.text.blocks import block_rows
@@ -14,7 +14,9 @@ from uffdballoon.cli.text.map import Paper, picture
 from uffdballoon.cli.types import DURATION_NS, PID
 from uffdballoon.daemon import client
 from uffdballoon.model.blockmap import BlockMap
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.records.maps import WireMap
+from uffdballoon.model.sizes import format_size
 
 _BELOW = 12
 """Lines of a screen that are for the legend, the table and the next prompt."""
@@ -45,6 +47,7 @@ def map_(pid: int, *, as_json: bool, png_to: str | None, full: bool, recent_ns: 
     """
     if png_to is not None:
         pyplot_or_refuse()
+        refuse_unless_picture(png_to)
     blocks = ask_for_map(pid, recent_ns)
     if png_to is not None:
         draw_blocks(blocks, png_to)
@@ -57,6 +60,7 @@ def map_(pid: int, *, as_json: bool, png_to: str | None, full: bool, recent_ns: 
 
 def _show(blocks: BlockMap, *, full: bool) -> None:
     console = Console()
+    click.echo(f"{Origin(blocks.pid, blocks.vm).shown}, {format_size(blocks.allocated_bytes)}")
     lines = None if full or not console.is_terminal else max(4, console.height - _BELOW)
     console.print(picture(blocks, Paper.of(console, lines=lines)))
     header = ("RAM block", "broken", "whole", "untouched")

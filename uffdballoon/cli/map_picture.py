@@ -10,6 +10,7 @@ from uffdballoon.bench.drawing import pyplot_or_refuse, save
 from uffdballoon.cli.text.blocks import COLOURS, words_of
 from uffdballoon.model.blockgrid import NO_RAM, choose_columns, lay_out
 from uffdballoon.model.blockstate import STATE_OF_BYTE, BlockState
+from uffdballoon.model.origin import Origin
 from uffdballoon.model.sizes import format_size
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def draw_blocks(blocks: BlockMap, path: str) -> None:
     for spine in axis.spines.values():
         spine.set_visible(False)
     figure.suptitle(
-        f"Memory of the guest in process {blocks.pid}: {format_size(blocks.allocated_bytes)}, "
+        f"Memory of the guest {Origin(blocks.pid, blocks.vm).shown}: "
+        f"{format_size(blocks.allocated_bytes)}, "
         f"a cell is {format_size(grid.cell_bytes)} of guest-physical memory\n"
         f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d %H:%M:%S} UTC",
         fontsize=11,

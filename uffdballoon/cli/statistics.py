@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from uffdballoon.bench import plots
+from uffdballoon.bench.drawing import refuse_unless_picture
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.cli.types import PID, SIZE
 from uffdballoon.daemon import client
@@ -74,18 +75,10 @@ def stats(  # noqa: PLR0913 - what is shown, and what is kept
     Example: uffdballoon stats 4711 --record balloon.json, and then
     uffdballoon stats --simulate balloon.json --ram 128G --plot balloon.png
     """
-    if (
-        (pid is None) == (simulate is None)
-        or (sizes and not simulate)
-        or ((record_to or trace_to) and simulate)
-    ):
-        raise UsageError(
-            "stats takes either a PID or --simulate FILE",
-            why="--ram goes with --simulate; --record and --trace are of a PID",
-            hint="uffdballoon stats PID, or uffdballoon stats --simulate FILE --ram 128G",
-        )
+    _refuse_contradictions(pid, record_to or trace_to, simulate, sizes)
     if plot_to is not None:
         plots.require()
+        refuse_unless_picture(plot_to)
     found: Statistics | Simulation
     if pid is not None:
         found = client.request(pid, "stats", Statistics)
@@ -104,6 +97,23 @@ def stats(  # noqa: PLR0913 - what is shown, and what is kept
         _show(title, fragments)
 
 
+def _refuse_contradictions(
+    pid: int | None, kept_in: str | None, simulate: str | None, sizes: Sequence[int]
+) -> None:
+    if (pid is None) == (simulate is None) or (sizes and not simulate):
+        raise UsageError(
+            "stats takes either a PID or --simulate FILE",
+            why="--ram goes with --simulate, and nothing else does without a PID",
+            hint="uffdballoon stats PID, or uffdballoon stats --simulate FILE --ram 128G",
+        )
+    if simulate is not None and kept_in is not None:
+        raise UsageError(
+            "--simulate goes with neither --record nor --trace",
+            why="what is simulated is no balloon of a guest that runs",
+            hint="uffdballoon stats PID --record FILE, and --simulate FILE then",
+        )
+
+
 def _simulated(path: str, sizes: Sequence[int]) -> Simulation:
     try:
         recording = Recording.parse(parse(Path(path).read_text(encoding="utf-8")))
@@ -113,6 +123,13 @@ def _simulated(path: str, sizes: Sequence[int]) -> Simulation:
             why=getattr(error, "strerror", None) or f"not JSON: {error}",
             hint="give a file that `uffdballoon stats PID --record FILE` wrote",
         ) from error
+    for size in sizes:
+        if size < recording.ram_bytes:
+            raise UsageError(
+                f"--ram {format_size(size)} is less than the recorded guest has",
+                why=f"that has {format_size(recording.ram_bytes)}, and larger ones are simulated",
+                hint="give a larger --ram",
+            )
     return Simulation(
         recorded_ram_bytes=recording.ram_bytes,
         guests=tuple(

@@ -42,7 +42,7 @@ def in_our_words(error: click.ClickException) -> UsageError:
                 hint=see,
             )
         case _:
-            return UsageError(_plain(error.format_message()), hint=see)
+            return UsageError(_plain(error.format_message()), why=_usage_of(context), hint=see)
 
 
 def no_such_verb(name: str, verbs: Iterable[str]) -> UsageError:
@@ -53,6 +53,23 @@ def no_such_verb(name: str, verbs: Iterable[str]) -> UsageError:
         why="uffdballoon does not know it",
         hint=f"did you mean {near}? see uffdballoon --help" if near else "see uffdballoon --help",
     )
+
+
+def with_context(error: click.UsageError, parent: click.Context, verbs: click.Group) -> None:
+    """Say which verb refused it: of an option without its value click does not."""
+    name = parent.invoked_subcommand
+    command = verbs.get_command(parent, name) if error.ctx is None and name else None
+    if command is not None:
+        error.ctx = click.Context(command, info_name=name, parent=parent)
+
+
+def _usage_of(context: click.Context | None) -> str:
+    """Say how the command is called, or what a group consists of."""
+    if context is None:
+        return "uffdballoon does not know what is meant"
+    if isinstance(context.command, click.Group) and context.parent is not None:
+        return f"{context.command_path} has {', '.join(context.command.list_commands(context))}"
+    return f"the command is {' '.join(context.get_usage().removeprefix('Usage: ').split())}"
 
 
 def _name_of(parameter: click.Parameter | None) -> str:

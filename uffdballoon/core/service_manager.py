@@ -57,6 +57,10 @@ class ServiceManager:
         with contextlib.suppress(OSError):
             socket.send_fds(self._socket, ["\n".join(assignments).encode()], fds)
 
+    def tell_attached(self, pid: int, policy: object, *more: str) -> None:
+        """Say in the unit's status what is enforced; ``more`` goes with it."""
+        self.tell(*more, f"STATUS=attached to {pid}, enforcing {policy}")
+
     def wait_until_heard(self) -> bool:
         """Wait until it has read what it was told before."""
         ours, its = os.pipe2(os.O_CLOEXEC)

@@ -106,14 +106,6 @@ def _connect(pid: int) -> Iterator[socket.socket]:
         connection.settimeout(_PATIENCE_S)
         try:
             connection.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            _refuse_another_users(pid)
-            raise NotAttachedError(
-                f"process {pid} is not attached",
-                why=f"no manager listens at {path}",
-                hint=f"attach first: uffdballoon attach {pid}",
-                pid=pid,
-            ) from error
         except PermissionError as error:
             raise PermissionDeniedError(
                 f"not allowed to talk to the manager of process {pid}",
@@ -121,6 +113,17 @@ def _connect(pid: int) -> Iterator[socket.socket]:
                 hint="run as the user who attached, or as root",
                 pid=pid,
                 errno=error.errno,
+            ) from error
+        except BlockingIOError as error:  # others wait for it already, as many as may
+            claimant = claimant_of(pid)
+            raise _silent(pid, claimant.pid if claimant is not None else None) from error
+        except OSError as error:  # XDG_RUNTIME_DIR may be anything, or longer than a path may be
+            _refuse_another_users(pid)
+            raise NotAttachedError(
+                f"process {pid} is not attached",
+                why=f"no manager listens at {path}",
+                hint=f"attach first: uffdballoon attach {pid}",
+                pid=pid,
             ) from error
         try:
             yield connection
@@ -157,7 +160,14 @@ def _hung_up(pid: int) -> ControlError:
     )
 
 
-def _silent(pid: int, manager: int) -> ControlError:
+def _silent(pid: int, manager: int | None) -> ControlError:
+    if manager is None:
+        return ControlError(
+            f"the manager of process {pid} does not answer",
+            why="others wait for it already, as many as may",
+            hint="try again; which process it is shows: uffdballoon list",
+            pid=pid,
+        )
     return ControlError(
         f"the manager of process {pid} does not answer",
         why=f"it is process {manager}, and said nothing for {_PATIENCE_S:g} s",

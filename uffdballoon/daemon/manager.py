@@ -300,7 +300,8 @@ class Manager:
 
     def _map(self, message: dict[str, Any]) -> Job[WireMap]:
         recent_s = requests.seconds_of(message)
-        return (yield from self._session.mapping(recent_s)).to_wire()
+        blocks = yield from self._session.mapping(recent_s)
+        return replace(blocks, vm=self._session.origin.name).to_wire()
 
     def _detach(self, _: dict[str, Any]) -> Detaching:
         self._end(Ending.DETACHED)

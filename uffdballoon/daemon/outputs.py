@@ -81,11 +81,14 @@ class EventWriter:
 
     def write(self, event: Event) -> None:
         """Write it, or have it wait behind others; drop it where too many do."""
+        if self._gone:
+            self.unwritten += 1
+            return
         data = self._encode(event)
-        if self._gone or self._waiting_bytes + len(data) > _MOST_WAITING_BYTES:
+        if self._waiting_bytes + len(data) > _MOST_WAITING_BYTES:
             self.unwritten += 1
             self._missing += 1
-            self._say_trouble("its reader is slow" if not self._gone else "")
+            self._say_trouble("its reader is slow")
             return
         was_idle = not self._waiting
         self._add(data)

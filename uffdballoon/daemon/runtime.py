@@ -14,12 +14,8 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from uffdballoon.errors import (
-    ControlError,
-    PermissionDeniedError,
-    TargetBusyError,
-)
-from uffdballoon.target.claim import claimant_of
+from uffdballoon.errors import ControlError, PermissionDeniedError
+from uffdballoon.target.claim import attached_already, claimant_of, claimants_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,14 +96,16 @@ def remove_dead_sockets() -> None:
     it holds.
     """
     with contextlib.suppress(OSError):
-        for path in list(runtime_directory().iterdir()):
-            if path.suffix not in _SUFFIXES or not path.stem.isdecimal():
-                continue
-            pid = int(path.stem)
-            if path.suffix == _MANAGERS:
-                if claimant_of(pid) is None:
-                    manager_of(pid)
-            elif not Path(f"/proc/{pid}").exists():
+        paths = [
+            path
+            for path in runtime_directory().iterdir()
+            if path.suffix in _SUFFIXES and path.stem.isdecimal()
+        ]
+        managers = [int(path.stem) for path in paths if path.suffix == _MANAGERS]
+        for pid in set(managers) - claimants_of(managers).keys():
+            manager_of(pid)
+        for path in paths:
+            if path.suffix == _KEEPERS and not Path(f"/proc/{path.stem}").exists():
                 path.unlink(missing_ok=True)
 
 
@@ -115,12 +113,7 @@ def refuse_if_attached(pid: int) -> None:
     """Raise TargetBusyError when a manager of that process is alive."""
     manager = manager_of(pid)
     if manager is not None:
-        raise TargetBusyError(
-            f"process {pid} is attached already",
-            why=f"its manager is process {manager}",
-            hint=f"use it, or end it with: uffdballoon detach {pid}",
-            pid=pid,
-        )
+        raise attached_already(pid, manager)
 
 
 def listen_for_verbs(pid: int) -> socket.socket:

@@ -71,6 +71,7 @@ class BlockMap:
     recent_s: float
     regions: tuple[Region, ...]
     ram_blocks: tuple[RamBlockMap, ...]
+    vm: str = ""
 
     @property
     def allocated_bytes(self) -> int:
@@ -85,6 +86,7 @@ class BlockMap:
         """Return it as it goes over the control socket, its cells as runs of letters."""
         return WireMap(
             pid=self.pid,
+            vm=self.vm,
             block_bytes=HUGE_BYTES,
             ram_bytes=self.ram_bytes,
             recent_s=self.recent_s,
@@ -100,6 +102,7 @@ class BlockMap:
         """Return it in the shape of ``map --json``: runs in words."""
         return MapReport(
             pid=self.pid,
+            vm=self.vm,
             block_bytes=HUGE_BYTES,
             ram_bytes=self.ram_bytes,
             recent_s=self.recent_s,
@@ -123,6 +126,7 @@ class BlockMap:
         """Undo to_wire(); raise ControlError for a state that is not known here."""
         return cls(
             pid=told.pid,
+            vm=told.vm,
             ram_bytes=told.ram_bytes,
             recent_s=told.recent_s,
             regions=tuple(

@@ -18,6 +18,8 @@ import psutil
 from uffdballoon.errors import TargetBusyError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from uffdballoon.target.process import Target
 
 _LOCKS = Path("/proc/locks")
@@ -44,7 +46,7 @@ class Claim:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(self._fd)
+            holder = _holder(_locks(), self._fd)
             if holder is None or _could_attach(holder, target.pid):
                 self.close()
                 raise _busy(target.pid, holder) from None
@@ -67,6 +69,17 @@ class Claim:
 
 def claimant_of(pid: int) -> Claimant | None:
     """Return who is attached to process ``pid``; None: nobody, or nobody that can be seen."""
+    return claimants_of([pid]).get(pid)
+
+
+def claimants_of(pids: Iterable[int]) -> dict[int, Claimant]:
+    """Return who is attached to which of the processes, by one look at the locks of the host."""
+    locks = _locks()
+    found = {pid: _claimant_among(locks, pid) for pid in pids}
+    return {pid: claimant for pid, claimant in found.items() if claimant is not None}
+
+
+def _claimant_among(locks: Mapping[str, list[int]], pid: int) -> Claimant | None:
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -78,7 +91,7 @@ def claimant_of(pid: int) -> Claimant | None:
     finally:
         os.close(pidfd)
     try:
-        holder = _holder(locked)
+        holder = _holder(locks, locked)
     finally:
         os.close(locked)
     return holder if holder is not None and _could_attach(holder, pid) else None
@@ -100,15 +113,21 @@ def _open(pid: int, pidfd: int) -> int:
     return again
 
 
-def _holder(fd: int) -> Claimant | None:
+def _locks() -> dict[str, list[int]]:
+    """Read who has taken a flock(2), by device and inode."""
+    holders: dict[str, list[int]] = {}
+    for line in _LOCKS.read_text().splitlines():
+        fields = line.split()
+        if len(fields) >= _LOCK_FIELDS and fields[1] == "FLOCK":
+            holders.setdefault(fields[5], []).append(int(fields[4]))
+    return holders
+
+
+def _holder(locks: Mapping[str, list[int]], fd: int) -> Claimant | None:
     """Find who has locked the inode behind ``fd``."""
     there = os.fstat(fd)
     wanted = f"{os.major(there.st_dev):02x}:{os.minor(there.st_dev):02x}:{there.st_ino}"
-    for line in _LOCKS.read_text().splitlines():
-        fields = line.split()
-        if len(fields) < _LOCK_FIELDS or fields[1] != "FLOCK" or fields[5] != wanted:
-            continue
-        holder = int(fields[4])
+    for holder in locks.get(wanted, []):
         uid = _uid_of(holder)
         if uid is not None:
             return Claimant(holder, uid)
@@ -125,6 +144,12 @@ def _uid_of(pid: int) -> int | None:
         return int(psutil.Process(pid).uids().effective)
     except psutil.Error:
         return None
+
+
+def attached_already(pid: int, manager: int) -> TargetBusyError:
+    """Name the manager that process ``pid`` has."""
+    uid = _uid_of(manager)
+    return _busy(pid, Claimant(manager, uid) if uid is not None else None)
 
 
 def _busy(pid: int, holder: Claimant | None) -> TargetBusyError:

@@ -54,6 +54,7 @@ class MapFacts:
     """What all maps begin with."""
 
     pid: Annotated[int, doc("the target")]
+    vm: Annotated[str, doc("the target's name, as -name has it; empty without one")] = ""
     block_bytes: Annotated[int, doc("size of a block: 2 MiB")]
     ram_bytes: Annotated[int, doc("bytes of guest memory")]
     recent_s: Annotated[float, doc("s that a block counts as touched")]

@@ -60,6 +60,14 @@ class RamWatch:
     def _ask(self) -> int | None:
         return None if self._monitor is None else ram_bytes(self._monitor)
 
+    def _ask_sparse(self) -> int | None:
+        if self._monitor is None:
+            return None
+        try:
+            return sparse_bytes(self._monitor)
+        except QmpError:
+            return None
+
 
 def ram_bytes(monitor: Answers) -> int | None:
     """Return how much RAM there is, with what was plugged in; None when nobody can say."""
@@ -69,14 +77,6 @@ def ram_bytes(monitor: Answers) -> int | None:
             return int(told["base-memory"]) + int(told.get("plugged-memory", 0))
     except QmpError:
         return None
-
-    def _ask_sparse(self) -> int | None:
-        if self._monitor is None:
-            return None
-        try:
-            return sparse_bytes(self._monitor)
-        except QmpError:
-            return None
 
 
 def _news_of(change_bytes: int, step_bytes: int) -> Notice:
