@@ -4,8 +4,8 @@
 #define UFFDB_OBSERVE_H
 
 #include "engine.h"
-#include "toggles.h"
 #include "pages.h"
+#include "toggles.h"
 #include "trace.h"
 
 #define UFFDB_HISTORY 65536 /* changes that a reset may have come before */
@@ -17,7 +17,7 @@ struct uffdb_change {
 	bool inflate;
 	bool toggle;	  /* it was not told which */
 	uint32_t span_ms; /* it came in so long from @time_ns, rounded up; 0: at that time */
-	bool reported; /* free, rather than put into the balloon */
+	bool reported;	  /* free, rather than put into the balloon */
 };
 
 struct uffdb_observer {

@@ -11,6 +11,7 @@ from uffdballoon.errors import QmpError, TargetGoneError, UffdballoonError, Unsu
 from uffdballoon.host.bounded_file import open_bounded_file
 from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.target.seccomp import LOG, look_at_filters
+from uffdballoon.vmm.qemu.asking import sparse_bytes
 from uffdballoon.vmm.qemu.balloon import actual_bytes
 from uffdballoon.vmm.qemu.log_events import BalloonEvents
 from uffdballoon.vmm.qemu.log_file import NAME, DivertedLog, was_left_diverted
@@ -95,7 +96,10 @@ class BalloonLog:
 
 
 def _ballooned_bytes(monitor: Monitor) -> int:
-    """Ask for the driver's count, which QEMU subtracts from the RAM (virtio_balloon_stat())."""
+    """Ask for the driver's count, which QEMU subtracts from the RAM (virtio_balloon_stat()).
+
+    What virtio-mem plugs is no part of that RAM.
+    """
     whole_bytes, left_bytes = ram_bytes(monitor), actual_bytes(monitor)
     if whole_bytes is None or left_bytes is None:
         raise UnsupportedError(
@@ -104,4 +108,4 @@ def _ballooned_bytes(monitor: Monitor) -> int:
             "balloon device?",
             hint="use another observer",
         )
-    return whole_bytes - left_bytes
+    return whole_bytes - sparse_bytes(monitor) - left_bytes
