@@ -150,7 +150,7 @@ RANGES = (
     Wrong(2, f"{_TAKE} --from-file {{bytes}}", "{bytes}:1: "),
     Wrong(2, f"{_TAKE} --from-file ''", "cannot be read"),
     Wrong(2, f"{_TAKE} --node 7", "node"),
-    Wrong(2, f"{_TAKE} --node -1", "--node is not understood"),
+    Wrong(2, f"{_TAKE} --node -1", "is no node"),
     Wrong(2, f"{_TAKE} --node 0 --size 0", "has not 0 B"),
     Wrong(2, f"{_TAKE} --node 0 --size 1T", "has not 1 TiB"),
     Wrong(2, "deflate {attached}", "no range was given"),

@@ -180,4 +180,5 @@ def test_output_that_cannot_be_written_is_an_error_with_a_name(verb: list[str]) 
     assert done.stderr.splitlines() == [
         "error: the output cannot be written",
         "why: No space left on device",
+        "do: write it to another place",
     ]

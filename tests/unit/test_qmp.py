@@ -241,10 +241,10 @@ def test_the_inbox_serves_the_next_connection(
         b'{"QMP": {}}\n',
         b'{"QMP": 7}\n',
         b'{"QMP": {"version": {}, "capabilities": 7}}\n',
-        _EVENT,
+        _EVENT + b'{"QMP": 7}\n',
         _GREETING[:20],
     ],
-    ids=["human", "empty", "number", "capabilities", "event", "cut"],
+    ids=["human", "empty", "number", "capabilities", "behind-event", "cut"],
 )
 def test_what_does_not_greet_as_qmp_is_no_monitor(
     said: bytes, raw: QmpConnection, qemu: _Qemu
@@ -255,6 +255,13 @@ def test_what_does_not_greet_as_qmp_is_no_monitor(
         raw.greet(_PATIENCE_S)
     assert refused.value.why.startswith(_NO_MONITOR)
     assert raw.is_lost
+
+
+def test_an_event_that_comes_before_the_greeting_is_kept(raw: QmpConnection, qemu: _Qemu) -> None:
+    qemu.say(_EVENT + _GREETING)
+    with _meanwhile(lambda: qemu.answer({})):
+        raw.greet(_PATIENCE_S)
+    assert [event["event"] for event in raw.take_events()] == ["RESUME"]
 
 
 def test_one_that_hangs_up_at_once_is_told_from_no_monitor(raw: QmpConnection, qemu: _Qemu) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 _OF_NODE = re.compile(r"\s*(\d{1,3})\s*=(.*)", re.ASCII | re.DOTALL)
+_NODE = re.compile(r"\s*(\d{1,3})\s*", re.ASCII)
 MOST_NODES = 128
 """As QEMU has at most (MAX_NODES, include/system/numa.h)."""
 
@@ -33,8 +34,14 @@ def parse_node_part(text: str) -> tuple[int, int | None]:
     """Read ``N`` or ``N=SIZE``: a node, and how much of it, None for all; raise UsageError."""
     if "=" in text:
         return parse_of_node(text, parse_size)
-    node, _ = parse_of_node(f"{text}=0", parse_size)
-    return node, None
+    match = _NODE.fullmatch(text)
+    if match is None or int(match[1]) >= MOST_NODES:
+        raise UsageError(
+            f"{text!r} is no node",
+            why=f"a node is the number of a NUMA node of the guest, below {MOST_NODES}",
+            hint="write it like 1, or 1=512M for a part of it",
+        )
+    return int(match[1]), None
 
 
 def refuse_twice(option: str, given: Iterable[tuple[int, object]]) -> None:

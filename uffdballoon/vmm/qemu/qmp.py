@@ -285,12 +285,12 @@ class QmpConnection:
             if self._is_out_of_step:
                 return
             raise
-        if self._greeting is not None:
+        if "event" in message:  # as QEMU starts, one may be told before it greets
+            self._inbox.put(message)
+        elif self._greeting is not None:
             _check_greeting(message)
             self._greeting.settle(message)
             self._greeting = None
-        elif "event" in message:
-            self._inbox.put(message)
         else:
             # Others are answers to another client, or to us who waits no more.
             number = message.get("id")
