@@ -673,6 +673,7 @@ struct uffdb_stats {
 	uint64_t resyncs;	   /* losses after which no page of before is held to `told` */
 	uint64_t doubtful;	   /* touches granted for that */
 	uint64_t given_twice;	   /* pages that were in the balloon already; by a log alone */
+	uint64_t pieces;	   /* of huge pages that are not whole in the balloon, now */
 	uint64_t late;		   /* pages that were written in the gap before their window */
 	uint64_t late_reads;	   /* that were read in it: zeros; protected from then on */
 	uint64_t zapped_again; /* pages of zeros: filled in it beside a touched one, or lent to a

@@ -102,6 +102,21 @@ static bool is_unwritten(const struct uffdb_engine *engine, const struct uffdb_m
 	return is_all_zeros(file, range);
 }
 
+static int punch_range(const struct uffdb_memory_file *file, const struct uffdb_range *range)
+{
+	return uffdb_punch_hole(file->fd, file->offset + range->start - file->hva, range->len);
+}
+
+bool uffdb_can_drop(const struct uffdb_engine *engine, uint64_t hva)
+{
+	return file_at(engine, hva);
+}
+
+int uffdb_drop_block(const struct uffdb_engine *engine, const struct uffdb_range *block)
+{
+	return punch_range(file_at(engine, block->start), block);
+}
+
 /*
  * A write that waits at the protection is woken when the mark is taken off that the protection has
  * left in the page table (mm/memory.c, zap_install_uffd_wp_if_needed()). It faults anew, at a
@@ -110,7 +125,7 @@ static bool is_unwritten(const struct uffdb_engine *engine, const struct uffdb_m
 static void punch_out(struct uffdb_engine *engine, const struct uffdb_memory_file *file,
 		      const struct uffdb_range *range)
 {
-	int error = uffdb_punch_hole(file->fd, file->offset + range->start - file->hva, range->len);
+	int error = punch_range(file, range);
 
 	if (error)
 		uffdb_count_failed(&engine->counters, error);

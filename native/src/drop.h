@@ -29,6 +29,12 @@ void uffdb_lend(struct uffdb_engine *engine, uint64_t hva, uint64_t size, bool t
  */
 bool uffdb_was_told(const struct uffdb_engine *engine, const struct uffdb_touch *touch);
 
+/* Can it be punched out of a file that we have? */
+bool uffdb_can_drop(const struct uffdb_engine *engine, uint64_t hva);
+
+/* Punch it, whatever it holds. 0 or -errno. */
+int uffdb_drop_block(const struct uffdb_engine *engine, const struct uffdb_range *block);
+
 /*
  * Drop what is to go: ballooned pages that are still protected, so that nobody has written to them
  * through the mapping, and that hold zeros, so that no other process has.

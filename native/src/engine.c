@@ -199,6 +199,7 @@ static void mark_ballooned(struct uffdb_engine *engine, void *argument)
 
 	marking->pages = uffdb_ledger_set(engine->ledger, marking->hva, marking->len);
 	uffdb_forget_reports(engine, marking->hva, marking->len);
+	uffdb_forget_pieces(engine, marking->hva, marking->len);
 	if (engine->observer)
 		uffdb_observe_certainty(engine, marking->hva, marking->len);
 }
@@ -256,6 +257,7 @@ static void mark_owned(struct uffdb_engine *engine, void *argument)
 
 	marking->pages = uffdb_ledger_clear(engine->ledger, marking->hva, marking->len);
 	uffdb_forget_reports(engine, marking->hva, marking->len);
+	uffdb_forget_pieces(engine, marking->hva, marking->len);
 	uffdb_let_go(engine, marking->hva, marking->len);
 }
 

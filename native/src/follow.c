@@ -19,6 +19,7 @@
 #include "counters.h"
 #include "engine.h"
 #include "follow.h"
+#include "gather.h"
 #include "judge.h"
 #include "ledger.h"
 #include "mailbox.h"
@@ -78,11 +79,10 @@ static bool is_locked(struct uffdb_engine *engine, uint64_t hva)
 }
 
 /* From here on a write to it is trapped, and what it holds stays what it is. */
-static void suspect(struct uffdb_engine *engine, const struct uffdb_range *range, void *argument)
+static void suspect_all(struct uffdb_engine *engine, const struct uffdb_range *range)
 {
 	struct uffdb_range refused = *range;
 
-	(void)argument;
 	if (is_locked(engine, range->start)) {
 		uffdb_call_on_loop(engine, take_refused, &refused);
 		/* The next are refused as well, and no touch of them would be trapped. */
@@ -92,6 +92,24 @@ static void suspect(struct uffdb_engine *engine, const struct uffdb_range *range
 	uffdb_uffd_writeprotect(engine->config.uffd, range->start, range->len, true);
 	uffdb_ledger_set(engine->observer->suspected, range->start, range->len);
 	engine->observer->suspects = true;
+}
+
+/* A huge page that is not punched yet has not been given up by anybody but the driver. */
+static void suspect(struct uffdb_engine *engine, const struct uffdb_range *range, void *argument)
+{
+	uint64_t end = range->start + range->len, next;
+
+	(void)argument;
+	if (!engine->observer->pieces) {
+		suspect_all(engine, range);
+		return;
+	}
+	for (uint64_t at = range->start; at < end; at = next) {
+		next = (at / UFFDB_HUGE + 1) * UFFDB_HUGE;
+		next = next < end ? next : end;
+		if (!uffdb_is_to_be_punched(engine, at))
+			suspect_all(engine, &(const struct uffdb_range){at, next - at});
+	}
 }
 
 /* A read before the window was there: zeros were right, but what follows must be trapped. */
@@ -248,7 +266,7 @@ int uffdb_follow(struct uffdb_engine *engine)
 {
 	uint64_t since_ns = 0;
 	int armed = 0, error;
-	bool looked = false;
+	bool looked = false, gathers = false;
 
 	if (engine->observer) {
 		/* Every call on the loop comes after a drain; of what it finds we need no word. */
@@ -256,6 +274,7 @@ int uffdb_follow(struct uffdb_engine *engine)
 		uffdb_call_on_loop(engine, only_drain, NULL);
 		uffdb_windows_expect(engine->windows, false);
 		armed = uffdb_windows_arm_fresh(engine->windows, &since_ns);
+		gathers = uffdb_gather(engine);
 		if (armed < 0)
 			return armed;
 		if (armed)
@@ -267,7 +286,7 @@ int uffdb_follow(struct uffdb_engine *engine)
 				return error;
 		}
 	}
-	return armed || looked || (engine->observer && engine->observer->suspects);
+	return armed || looked || gathers || (engine->observer && engine->observer->suspects);
 }
 
 int uffdb_engine_follow(struct uffdb_engine *engine)

@@ -372,6 +372,22 @@ const struct uffdb_block *uffdb_ledger_blocks(const struct uffdb_ledger *ledger,
 	return ledger->blocks;
 }
 
+int uffdb_ledger_create_of_pages(const struct uffdb_ledger *ledger, struct uffdb_ledger **out)
+{
+	struct uffdb_block *blocks = calloc(ledger->nr + 1, sizeof(*blocks));
+	int error;
+
+	if (!blocks)
+		return -ENOMEM;
+	for (size_t i = 0; i < ledger->nr; i++) {
+		blocks[i] = ledger->blocks[i];
+		blocks[i].flags = 0;
+	}
+	error = uffdb_ledger_create(blocks, ledger->nr, out);
+	free(blocks);
+	return error;
+}
+
 uint64_t uffdb_block_page(const struct uffdb_block *block)
 {
 	return block->flags & UFFDB_BLOCK_HUGETLB ? UFFDB_HUGE : UFFDB_PAGE;

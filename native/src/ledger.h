@@ -9,6 +9,8 @@
 
 const struct uffdb_block *uffdb_ledger_block(const struct uffdb_ledger *ledger, uint64_t hva);
 const struct uffdb_block *uffdb_ledger_blocks(const struct uffdb_ledger *ledger, size_t *nr);
+/* An empty one over the same RAM blocks, as the driver sees them: of pages of 4 KiB. */
+int uffdb_ledger_create_of_pages(const struct uffdb_ledger *ledger, struct uffdb_ledger **out);
 /* How large a page of it is, in bytes: the least that can be given up or answered. */
 uint64_t uffdb_block_page(const struct uffdb_block *block);
 /* Is a range made of whole pages of one RAM block? 0; -ENOENT outside, or empty; -EINVAL. */

@@ -16,11 +16,13 @@
 #include "clock.h"
 #include "contract.h"
 #include "counters.h"
+#include "drop.h"
 #include "engine.h"
 #include "ledger.h"
 #include "observe.h"
 #include "pagemap.h"
 #include "pages.h"
+#include "pieces.h"
 #include "settle.h"
 #include "uffdballoon.h"
 #include "windows.h"
@@ -164,9 +166,29 @@ void uffdb_observe_refusal(struct uffdb_engine *engine, const struct uffdb_range
 	};
 	int64_t pages = give_taken(engine, &kept);
 
+	uffdb_forget_pieces(engine, range->start, range->len);
 	remember(engine->observer, &kept);
 	uffdb_count(&engine->observer->inflated, pages > 0 ? -(uint64_t)pages : 0);
 	uffdb_count(&engine->observer->refused, pages > 0 ? (uint64_t)pages : 0);
+}
+
+/* Of no piece it is certain any more that it was not taken back. What was punched stays so. */
+static void keep_unpunched(struct uffdb_engine *engine)
+{
+	struct uffdb_pieces *pieces = engine->observer->pieces;
+	const struct uffdb_block *blocks;
+	size_t nr;
+
+	blocks = uffdb_ledger_blocks(pieces->waiting, &nr);
+	for (size_t i = 0; i < nr; i++) {
+		uint64_t at = blocks[i].hva, end = at + blocks[i].size;
+		struct uffdb_range run;
+
+		for (; at < end && uffdb_ledger_next(pieces->waiting, at, end, &run) > 0;
+		     at = run.start + run.len)
+			uffdb_observe_refusal(engine, &run);
+		uffdb_ledger_clear(pieces->given, blocks[i].hva, blocks[i].size);
+	}
 }
 
 /*
@@ -184,6 +206,8 @@ static void on_lost(struct uffdb_engine *engine, uint64_t records)
 	uffdb_count(&observer->resyncs, 1);
 	if (observer->toggles)
 		uffdb_toggles_lost(observer->toggles);
+	if (observer->pieces)
+		keep_unpunched(engine);
 	blocks = uffdb_ledger_blocks(engine->ledger, &nr);
 	for (size_t i = 0; i < nr; i++) {
 		uint64_t at = blocks[i].hva, end = at + blocks[i].size;
@@ -286,15 +310,68 @@ static void on_willneed(struct uffdb_engine *engine, const struct uffdb_change *
 }
 
 /*
- * A page of a huge RAM block is given up in pieces. Once all of them are in the driver's balloon
- * its memory could be given back (QEMU does not, virtio_balloon_inflate_page()): until somebody
- * does, they are counted there and change nothing here.
+ * A page of a huge RAM block is given up in pieces, which change nothing until all of them are in
+ * the driver's balloon. Then the block is, and gather.c gives its memory back.
  */
 static bool is_piece(const struct uffdb_engine *engine, uint64_t hva)
 {
 	const struct uffdb_block *block = uffdb_ledger_block(engine->ledger, hva);
 
 	return !block || uffdb_block_page(block) != UFFDB_PAGE;
+}
+
+static struct uffdb_change whole_of(const struct uffdb_change *piece)
+{
+	struct uffdb_change whole = *piece;
+
+	whole.hva &= ~(UFFDB_HUGE - 1);
+	whole.len = UFFDB_HUGE;
+	return whole;
+}
+
+/* What cannot be protected and punched is left alone: a deflate could not be told in time. */
+static bool is_gathered(const struct uffdb_engine *engine, uint64_t block)
+{
+	return uffdb_pieces_are_all(engine->observer->pieces, block) &&
+	       uffdb_ledger_count(engine->ledger, block, UFFDB_HUGE) == 0 &&
+	       engine->config.write_protect_shared && uffdb_can_drop(engine, block);
+}
+
+static void give_piece(struct uffdb_engine *engine, const struct uffdb_change *piece)
+{
+	struct uffdb_observer *observer = engine->observer;
+	struct uffdb_change whole = whole_of(piece);
+
+	uffdb_ledger_set(observer->pieces->given, piece->hva, piece->len);
+	if (!is_gathered(engine, whole.hva))
+		return;
+	uffdb_count(&observer->inflated, (uint64_t)take_given(engine, &whole));
+	uffdb_pieces_wait(observer->pieces, whole.hva);
+}
+
+/* Of a block that is in the balloon it takes all of it: the kernel fills huge pages whole. */
+static void take_piece_back(struct uffdb_engine *engine, const struct uffdb_change *piece)
+{
+	struct uffdb_observer *observer = engine->observer;
+	struct uffdb_change whole = whole_of(piece);
+
+	uffdb_ledger_clear(observer->pieces->given, piece->hva, piece->len);
+	if (uffdb_ledger_test(engine->ledger, piece->hva) <= 0)
+		return;
+	uffdb_pieces_leave(observer->pieces, whole.hva, whole.len);
+	uffdb_count(&observer->deflated, (uint64_t)give_taken(engine, &whole));
+}
+
+/* It is taken back as soon as it is told, and given once the driver has counted it. */
+static void on_piece(struct uffdb_engine *engine, const struct uffdb_change *piece)
+{
+	if (!engine->observer->pieces)
+		return;
+	remember(engine->observer, piece);
+	if (piece->inflate)
+		note_arrival(engine->observer, piece->hva, piece->len);
+	else
+		take_piece_back(engine, piece);
 }
 
 static uint32_t span_ms(const struct uffdb_observer *observer, uint64_t time_ns)
@@ -322,8 +399,10 @@ static void on_toggle(struct uffdb_engine *engine, const struct uffdb_traced *re
 		uffdb_count(&observer->resyncs, 1);
 	change.inflate =
 		uffdb_toggles_flip(toggles, change.hva, uffdb_is_doubtful(engine, change.hva));
-	if (is_piece(engine, change.hva))
+	if (is_piece(engine, change.hva)) {
+		on_piece(engine, &change);
 		return;
+	}
 	if (!change.inflate) {
 		on_deflate(engine, &change);
 		return;
@@ -365,14 +444,39 @@ static void undo_inflate(struct counting *counting)
 	uffdb_count(&engine->observer->inflated, pages > 0 ? -(uint64_t)pages : 0);
 }
 
+/*
+ * What is punched is gone, so that it has to be certain: a batch in which all came in by the
+ * count, or one after which nothing else can be in the balloon.
+ */
+static void settle_piece(struct counting *counting, const struct uffdb_toggle *toggle,
+			 uint32_t meaning, bool certain)
+{
+	struct uffdb_engine *engine = counting->engine;
+	const struct uffdb_toggles *toggles = engine->observer->toggles;
+	bool sure = certain && (uffdb_toggles_is_certain(toggles) ||
+				meaning != UFFDB_TOGGLE_RIGHT || toggles->nr_in == toggles->nr);
+
+	if (!engine->observer->pieces || meaning == UFFDB_TOGGLE_UNEXPLAINED)
+		return;
+	counting->change.hva = toggle->hva;
+	counting->resynced |= meaning == UFFDB_TOGGLE_IN || meaning == UFFDB_TOGGLE_OUT;
+	uffdb_count(&engine->observer->given_twice, meaning == UFFDB_TOGGLE_GIVEN_TWICE);
+	if (meaning == UFFDB_TOGGLE_OUT || (meaning == UFFDB_TOGGLE_RIGHT && !toggle->in))
+		take_piece_back(engine, &counting->change);
+	else if (sure)
+		give_piece(engine, &counting->change);
+}
+
 static void on_meaning(void *argument, const struct uffdb_toggle *toggle, uint32_t meaning,
 		       bool certain)
 {
 	struct counting *counting = argument;
 	struct uffdb_engine *engine = counting->engine;
 
-	if (is_piece(engine, toggle->hva))
+	if (is_piece(engine, toggle->hva)) {
+		settle_piece(counting, toggle, meaning, certain);
 		return;
+	}
 	counting->change.hva = toggle->hva;
 	switch (meaning) {
 	case UFFDB_TOGGLE_RIGHT:
@@ -517,6 +621,7 @@ void uffdb_observe_unmapping(struct uffdb_engine *engine, uint64_t start, uint64
 			continue;
 		uffdb_ledger_clear(engine->ledger, from, to - from);
 		uffdb_forget_reports(engine, from, to - from);
+		uffdb_forget_pieces(engine, from, to - from);
 		uffdb_windows_note_change(engine->windows, from);
 		uffdb_let_go(engine, from, to - from);
 		uffdb_count(&engine->counters.gone, (to - from) / UFFDB_PAGE);
@@ -563,6 +668,7 @@ void uffdb_observe_again(struct uffdb_engine *engine, uint64_t at_ns)
 		uffdb_ledger_clear(observer->doubtful, blocks[i].hva, blocks[i].size);
 		uffdb_ledger_clear(observer->suspected, blocks[i].hva, blocks[i].size);
 		uffdb_ledger_clear(observer->reported, blocks[i].hva, blocks[i].size);
+		uffdb_forget_pieces(engine, blocks[i].hva, blocks[i].size);
 	}
 	observer->doubt = false;
 	reset_toggles(observer, from, at_ns);
@@ -573,6 +679,9 @@ void uffdb_observe_again(struct uffdb_engine *engine, uint64_t at_ns)
 			continue;
 		if (change->toggle)
 			uffdb_toggles_again(observer->toggles, change->hva, change->inflate);
+		/* What is whole is not, until all of it is given anew. */
+		if (change->toggle && is_piece(engine, change->hva))
+			continue;
 		if (change->inflate)
 			take_given(engine, change);
 		else
@@ -596,6 +705,8 @@ int uffdb_observer_create(struct uffdb_engine *engine)
 		return -ENOMEM;
 	if (observer->trace && observer->trace->config.by == UFFDB_TRACE_BY_LOG) {
 		error = uffdb_toggles_create(engine->ledger, &observer->toggles);
+		if (!error)
+			error = uffdb_pieces_create(engine->ledger, &observer->pieces);
 		if (error)
 			return error;
 	}
@@ -618,6 +729,7 @@ void uffdb_observer_destroy(struct uffdb_observer *observer)
 	uffdb_ledger_destroy(observer->reported);
 	uffdb_ledger_destroy(observer->suspected);
 	uffdb_ledger_destroy(observer->doubtful);
+	uffdb_pieces_destroy(observer->pieces);
 	uffdb_toggles_destroy(observer->toggles);
 	free(observer->history);
 	free(observer);

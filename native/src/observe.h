@@ -5,6 +5,7 @@
 
 #include "engine.h"
 #include "pages.h"
+#include "pieces.h"
 #include "toggles.h"
 #include "trace.h"
 
@@ -23,6 +24,7 @@ struct uffdb_change {
 struct uffdb_observer {
 	struct uffdb_trace *trace;     /* or NULL */
 	struct uffdb_toggles *toggles; /* of a trace by a log, or NULL */
+	struct uffdb_pieces *pieces;   /* of huge pages, which are told of by a log; or NULL */
 	uint64_t drain_ns;	       /* when the drain began, where there are toggles */
 	struct uffdb_change *history;
 	uint64_t nr_history; /* ever; the last UFFDB_HISTORY are there */
@@ -75,6 +77,20 @@ static inline void uffdb_forget_reports(struct uffdb_engine *engine, uint64_t hv
 {
 	if (engine->observer && uffdb_ledger_pages(engine->observer->reported))
 		uffdb_ledger_clear(engine->observer->reported, hva, len);
+}
+
+/* Pieces of huge pages, too, that somebody else has got. */
+static inline void uffdb_forget_pieces(struct uffdb_engine *engine, uint64_t hva, uint64_t len)
+{
+	if (engine->observer && engine->observer->pieces)
+		uffdb_pieces_forget(engine->observer->pieces, hva, len);
+}
+
+/* Does it hold memory because nobody has punched it out yet? */
+static inline bool uffdb_is_to_be_punched(const struct uffdb_engine *engine, uint64_t hva)
+{
+	return engine->observer->pieces &&
+	       uffdb_ledger_test(engine->observer->pieces->waiting, hva) > 0;
 }
 
 /* Is all of a range in the balloon, and was reported free? */

@@ -63,6 +63,14 @@ bool uffdb_was_reset(struct uffdb_engine *engine, uint64_t read_ns)
 	return at_ns;
 }
 
+void uffdb_hear_of_late_reset(struct uffdb_engine *engine)
+{
+	uint64_t at_ns = uffdb_relay_take_reset(engine->relay);
+
+	if (at_ns)
+		empty_balloon(engine, at_ns);
+}
+
 void uffdb_hear_of_kept_reset(struct uffdb_engine *engine)
 {
 	const struct uffdb_monitor_notes *notes = uffdb_ledger_notes(engine->ledger);

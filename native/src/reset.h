@@ -14,6 +14,9 @@ bool uffdb_was_reset(struct uffdb_engine *engine, uint64_t read_ns);
 /* A reset at @at_ns, or 0, as the monitor's client tells of it, later: once is enough. */
 void uffdb_hear_of_reset(struct uffdb_engine *engine, uint64_t at_ns);
 
+/* As uffdb_was_reset(), of what the monitor has told by now. Needs a relay. */
+void uffdb_hear_of_late_reset(struct uffdb_engine *engine);
+
 /* Empty the balloon if a reset was heard of that had no effect yet, by whomever. */
 void uffdb_hear_of_kept_reset(struct uffdb_engine *engine);
 

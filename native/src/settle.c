@@ -27,6 +27,7 @@ static void call_owned(struct uffdb_engine *engine, const struct uffdb_touch *to
 {
 	uffdb_ledger_clear(engine->ledger, touch->hva, touch->size);
 	uffdb_forget_reports(engine, touch->hva, touch->size);
+	uffdb_forget_pieces(engine, touch->hva, touch->size);
 	uffdb_windows_note_change(engine->windows, touch->hva);
 }
 

@@ -2,11 +2,30 @@
 /* What is known of the engine by counting. */
 #include "engine.h"
 #include "histogram.h"
+#include "ledger.h"
 #include "observe.h"
 #include "parking.h"
 #include "turn.h"
 #include "uffdballoon.h"
 #include "windows.h"
+
+/* Of pages of 4 KiB in the driver's balloon, those whose huge page is not in ours. */
+static uint64_t pieces_of(const struct uffdb_observer *observer)
+{
+	const struct uffdb_block *blocks;
+	uint64_t pieces = 0, whole;
+	size_t nr;
+
+	if (!observer->pieces)
+		return 0;
+	blocks = uffdb_ledger_blocks(observer->reported, &nr);
+	for (size_t i = 0; i < nr; i++)
+		if (blocks[i].flags & UFFDB_BLOCK_HUGETLB)
+			pieces += uffdb_ledger_count(observer->toggles->driver, blocks[i].hva,
+						     blocks[i].size);
+	whole = uffdb_ledger_pages(observer->pieces->whole);
+	return pieces > whole ? pieces - whole : 0;
+}
 
 static void add_observed(const struct uffdb_observer *observer, struct uffdb_stats *stats)
 {
@@ -20,6 +39,7 @@ static void add_observed(const struct uffdb_observer *observer, struct uffdb_sta
 	stats->resyncs = observer->resyncs;
 	stats->doubtful = observer->doubts;
 	stats->given_twice = observer->given_twice;
+	stats->pieces = pieces_of(observer);
 	stats->late = observer->late;
 	stats->late_reads = observer->late_reads;
 	stats->arm_ns_max = observer->arm_ns_max;

@@ -18,27 +18,6 @@
 #include "pages.h"
 #include "toggles.h"
 
-/* The driver's pages are of 4 KiB, whatever those of the RAM block are. */
-static int create_driver(const struct uffdb_ledger *ledger, struct uffdb_ledger **out)
-{
-	const struct uffdb_block *blocks;
-	struct uffdb_block *copy;
-	size_t nr;
-	int error;
-
-	blocks = uffdb_ledger_blocks(ledger, &nr);
-	copy = calloc(nr + 1, sizeof(*copy));
-	if (!copy)
-		return -ENOMEM;
-	for (size_t i = 0; i < nr; i++) {
-		copy[i] = blocks[i];
-		copy[i].flags = 0;
-	}
-	error = uffdb_ledger_create(copy, nr, out);
-	free(copy);
-	return error;
-}
-
 /* What another manager has followed up to now. */
 static void take_over(struct uffdb_toggles *toggles, const struct uffdb_ledger *ledger)
 {
@@ -65,7 +44,7 @@ int uffdb_toggles_create(const struct uffdb_ledger *ledger, struct uffdb_toggles
 	if (!toggles)
 		return -ENOMEM;
 	toggles->batch = calloc(UFFDB_TOGGLES, sizeof(*toggles->batch));
-	error = toggles->batch ? create_driver(ledger, &toggles->driver) : -ENOMEM;
+	error = toggles->batch ? uffdb_ledger_create_of_pages(ledger, &toggles->driver) : -ENOMEM;
 	if (error) {
 		uffdb_toggles_destroy(toggles);
 		return error;

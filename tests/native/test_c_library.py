@@ -53,6 +53,15 @@ def test_what_drops_zeros_passes_with_huge_pages() -> None:
         _run("drop", "on-huge-pages")
 
 
+@pytest.mark.needs_root
+@pytest.mark.needs_userfaultfd
+@pytest.mark.takes_huge_pages
+@pytest.mark.skipif("gather" not in _COMMANDS, reason="not built: make build-native")
+def test_what_gathers_pieces_passes_with_huge_pages() -> None:
+    with HugePagePool(_POOL_PAGES):
+        _run("gather", "on-huge-pages")
+
+
 def _run(name: str, *arguments: str) -> None:
     done = subprocess.run(
         [*_COMMANDS[name], *arguments],

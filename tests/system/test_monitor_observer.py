@@ -30,8 +30,6 @@ from uffdballoon.vmm.qemu.log_file import NAME
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from uffdballoon.lab.hugepages import HugePagePool
-
 pytestmark = REAL_QEMU
 
 RAM_BYTES = 192 << 20
@@ -212,16 +210,10 @@ def test_a_manager_that_is_killed_leaves_a_guest_that_the_next_one_follows(guest
         assert guest.guest.verify(span, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
 
 
-def test_it_is_refused_without_a_monitor_and_on_huge_pages(
-    start_qemu: Callable[[QemuOptions], Qemu], huge_pages: HugePagePool
-) -> None:
-    assert huge_pages.free() > 0
-    memory = Memory(size_bytes=128 << 20, backing=Backing.HUGETLBFS, share=True)
-    qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=memory))
+def test_it_is_refused_without_a_monitor(start_qemu: Callable[[QemuOptions], Qemu]) -> None:
+    qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=Memory(size_bytes=128 << 20)))
     with pytest.raises(UsageError, match="observer monitor needs the monitor"):
         Session(replace(options_for(qemu), qmp_path=None))
     said = refused(2, "attach", qemu.pid, "--qmp", "none", *BY_MONITOR)
     assert "needs the monitor" in said
-    said = refused(4, "attach", qemu.pid, "--qmp", qemu.qmp_path, *BY_MONITOR)
-    assert "huge pages" in said
     qemu.guest.ping()

@@ -131,9 +131,38 @@ def test_a_monitor_that_does_not_answer_is_passed_over() -> None:
     assert "monitor not: no answer" in chosen.why
 
 
-def test_huge_pages_are_refused() -> None:
-    huge = replace(BLOCK, page_bytes=2 << 20, backing=Backing.HUGETLBFS)
+HUGE = replace(BLOCK, page_bytes=2 << 20, backing=Backing.HUGETLBFS, shared=True)
+
+
+def test_on_huge_pages_the_log_is_preferred_and_serves_told_with_reports() -> None:
     log = PlayedLog()
-    with pytest.raises(UnsupportedError, match="huge pages"):
-        choose(ObserverKind.MONITOR, circumstances(log, blocks=(BLOCK, huge)))
+    huge = circumstances(
+        log, blocks=(HUGE,), features=Feature.WP_HUGETLBFS_SHMEM, reports_free_pages=True
+    )
+    chosen = choose(None, huge)
+    assert chosen.observer.kind is ObserverKind.MONITOR
+    assert chosen.why == "it tells every page, in and out"
+    with pytest.raises(UnsupportedError, match="the contract told cannot be kept here"):
+        choose(ObserverKind.TRACE, huge)
+
+
+@pytest.mark.parametrize(
+    ("others", "why"),
+    [
+        ({"blocks": (BLOCK, replace(HUGE, shared=False))}, "mapped privately"),
+        ({"blocks": (HUGE,)}, "WP_HUGETLBFS_SHMEM"),
+        (
+            {
+                "blocks": (HUGE,),
+                "features": Feature.WP_HUGETLBFS_SHMEM,
+                "shared_with": "process 7 has it",
+            },
+            "process 7 has it",
+        ),
+    ],
+)
+def test_huge_pages_that_cannot_be_given_back_are_refused(others: dict[str, Any], why: str) -> None:
+    log = PlayedLog()
+    with pytest.raises(UnsupportedError, match=why):
+        choose(ObserverKind.MONITOR, circumstances(log, **others))
     assert log.closed == 0

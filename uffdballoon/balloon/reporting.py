@@ -40,6 +40,7 @@ def observed_of(stats: LoopStats) -> Observed:
         resyncs=stats.resyncs,
         doubtful_touches=stats.doubtful,
         given_twice_pages=stats.given_twice,
+        pieces_bytes=stats.pieces * PAGE_BYTES,
         late_touches=stats.late,
         late_read_pages=stats.late_reads,
         zapped_again_pages=stats.zapped_again,

@@ -180,6 +180,7 @@ class LoopStats:
     resyncs: int
     doubtful: int
     given_twice: int
+    pieces: int
     late: int
     late_reads: int
     zapped_again: int

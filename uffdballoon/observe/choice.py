@@ -13,7 +13,7 @@ from uffdballoon.errors import (
     UnsupportedError,
     UsageError,
 )
-from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.host.uffd import Feature
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.terms import ContractKind
@@ -30,7 +30,6 @@ from uffdballoon.observe.observers import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from uffdballoon.host.uffd import Feature
     from uffdballoon.model.ram import RamBlock, Segment
 
 
@@ -42,7 +41,8 @@ class Circumstances:
     balloon device; None where nobody could be asked. With ``count_reported`` the contract
     wants to be told of these reports. ``kept_trace`` are the fds
     of one that a keeper held, closed unless they are gone on with. ``open_log`` has the VMM tell
-    of each page; None without a monitor.
+    of each page; None without a monitor. ``shared_with`` says who else has the guest's memory, by
+    other mappings or pinned; empty when nobody has.
     """
 
     pid: int
@@ -55,6 +55,7 @@ class Circumstances:
     open_log: Callable[[], LogOfBalloon] | None = None
     kept_trace: Sequence[int] = ()
     count_reported: bool = False
+    shared_with: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ def _choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen
     if circumstances.has_device is False and not circumstances.count_reported:
         return Chosen(DirectObserver(), "the guest has no balloon device")
     refusals = []
-    for kind in ObserverKind:
+    for kind in _in_order(circumstances):
         try:
             refuse_unless_it_serves(kind, circumstances)
             observer = _set_up(kind, circumstances)
@@ -97,6 +98,16 @@ def _choose(wanted: ObserverKind | None, circumstances: Circumstances) -> Chosen
         hint="leave --count-reported out, or see to one of these",
         pid=circumstances.pid,
     )
+
+
+def _in_order(circumstances: Circumstances) -> list[ObserverKind]:
+    """Of pieces of huge pages QEMU makes no system call that could be traced: its log tells."""
+    log_first = _has_huge_pages(circumstances.blocks)
+    return sorted(ObserverKind, key=lambda kind: log_first and kind is not ObserverKind.MONITOR)
+
+
+def _has_huge_pages(blocks: Sequence[RamBlock]) -> bool:
+    return any(block.backing is Backing.HUGETLBFS for block in blocks)
 
 
 def refuse_unless_it_serves(kind: ObserverKind, circumstances: Circumstances) -> None:
@@ -113,15 +124,15 @@ def refuse_unless_it_serves(kind: ObserverKind, circumstances: Circumstances) ->
             "an honest guest's touches would be violations",
             hint="use --observer trace or monitor, or --contract cap --floor SIZE",
         )
-    if circumstances.reports_free_pages and any(
-        block.backing is Backing.HUGETLBFS for block in circumstances.blocks
-    ):
+    if kind is ObserverKind.MONITOR:
+        return  # of reports it is told nothing
+    if circumstances.reports_free_pages and _has_huge_pages(circumstances.blocks):
         raise UnsupportedError(
             "the contract told cannot be kept here",
             why="the balloon device reports free pages, and on hugetlbfs a report looks like "
             "an inflate: both give up 2 MiB at a time",
-            hint="use --contract cap --floor SIZE, --observer direct, or a device with "
-            "free-page-reporting=off",
+            hint="use --observer monitor, --contract cap --floor SIZE, --observer direct, or a "
+            "device with free-page-reporting=off",
             pid=circumstances.pid,
         )
 
@@ -162,15 +173,35 @@ def _set_up(kind: ObserverKind, circumstances: Circumstances) -> Observer:
 def _monitor_observer(circumstances: Circumstances) -> MonitorObserver:
     if circumstances.open_log is None:
         raise no_monitor_error(circumstances.pid)
-    if any(block.page_bytes > PAGE_BYTES for block in circumstances.blocks):
+    if _has_huge_pages(circumstances.blocks):
+        _refuse_unless_gathered(circumstances)
+    return MonitorObserver(circumstances.pid, circumstances.open_log, circumstances.segments)
+
+
+def _refuse_unless_gathered(circumstances: Circumstances) -> None:
+    """QEMU tells of huge pages by pieces of 4 KiB: we give back those that are whole."""
+    why = ""
+    if any(
+        block.backing is Backing.HUGETLBFS and not block.shared for block in circumstances.blocks
+    ):
+        why = "its huge pages (hugetlbfs) are mapped privately: no file of ours has them"
+    elif not circumstances.features & Feature.WP_HUGETLBFS_SHMEM:
+        why = (
+            "this kernel's userfaultfd lacks WP_HUGETLBFS_SHMEM: what the guest writes to a huge "
+            "page while it is given back would be lost"
+        )
+    elif circumstances.shared_with:
+        why = (
+            "what others write to a huge page while it is given back would be lost: "
+            + circumstances.shared_with
+        )
+    if why:
         raise UnsupportedError(
             "observer monitor cannot be had",
-            why="the guest's RAM is of huge pages (hugetlbfs), which QEMU tells of by pieces of "
-            "4 KiB",
+            why=why,
             hint="use another observer",
             pid=circumstances.pid,
         )
-    return MonitorObserver(circumstances.pid, circumstances.open_log, circumstances.segments)
 
 
 def no_monitor_error(pid: int) -> UsageError:

@@ -44,7 +44,7 @@ from uffdballoon.vmm.qemu.balloon_log import BalloonLog
 from uffdballoon.vmm.qemu.discovery import discover
 from uffdballoon.vmm.qemu.machine import Machine
 from uffdballoon.vmm.qemu.naming import names_of
-from uffdballoon.vmm.qemu.suitability import gather, judge, refuse_unsuitable
+from uffdballoon.vmm.qemu.suitability import SHARING, gather, judge, refuse_unsuitable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,6 +193,9 @@ class Attachment:
         refuse_blind_harm(options, sees_resets=stays, vcpus=vcpus)
         unsuitable = judge(gather(self.target, self.layout.blocks, self.machine.monitor))
         refuse_unsuitable(unsuitable, options.allowed, options.pid)
+        self._shared_with = "; ".join(
+            finding.sentence for finding in unsuitable if finding.name in SHARING
+        )
         for finding in unsuitable:
             self._progress(f"does not hold: {finding.sentence}")
         if any(block.backing is Backing.HUGETLBFS for block in self.layout.blocks):
@@ -227,6 +230,7 @@ class Attachment:
             open_log=self._open_log if self._keeps_monitor else None,
             count_reported=options.terms.count_reported,
             kept_trace=options.held.trace if options.held else (),
+            shared_with=self._shared_with,
         )
 
     @property

@@ -72,10 +72,12 @@ class Driver:
     def account(self, ballooned_bytes: int) -> BalloonAccount:
         """Compare the ledger with what the guest says; None where nobody can be asked.
 
-        What it reported free is in the ledger, and not in what its driver counts.
+        What it reported free is in the ledger, and not in what its driver counts. With pieces of
+        huge pages it is the other way round.
         """
         actual = self._machine.actual_bytes()
-        ballooned_bytes -= self._loop.stats().reported_pages * PAGE_BYTES
+        stats = self._loop.stats()
+        ballooned_bytes += (stats.pieces - stats.reported_pages) * PAGE_BYTES
         ram_bytes = self._ram_bytes()
         return BalloonAccount(
             actual_bytes=actual,

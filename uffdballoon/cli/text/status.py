@@ -176,6 +176,13 @@ def _told_by_the_guest(status: Status) -> list[tuple[str, str]]:
                 ),
             )
         )
+    if seen.pieces_bytes:
+        rows.append(
+            (
+                "pieces of huge pages",
+                f"{format_size(seen.pieces_bytes)} given up, kept until the pages are whole",
+            )
+        )
     if status.contract.count_reported:
         there, again = seen.reported_in_balloon_bytes, seen.regained_bytes
         rows.append(

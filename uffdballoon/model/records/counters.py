@@ -45,6 +45,10 @@ class Observed:
     given_twice_pages: Annotated[
         int, doc("pages that it gave up though they were in the balloon already, where QEMU logs")
     ]
+    pieces_bytes: Annotated[
+        int,
+        doc("bytes that it gave up of pages of hugetlbfs that are not whole in its balloon: kept"),
+    ]
     late_touches: Annotated[int, doc("pages that were written before their trap was there")]
     late_read_pages: Annotated[int, doc("pages that were read before their trap was there: zeros")]
     zapped_again_pages: Annotated[

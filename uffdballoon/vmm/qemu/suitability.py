@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from uffdballoon.vmm.qemu.asking import Answers
 
 ALLOWABLE = ("vfio", "vdpa", "encrypted", "shared-elsewhere")
+SHARING = ("vfio", "vdpa", "shared-elsewhere")
+"""By these others write to the guest's memory, past what the VMM has mapped."""
 """The names of findings that refuse an attach, for ``attach --allow``."""
 
 # QEMU, hw/vfio/: vfio-pci, vfio-pci-nohotplug, vfio-ap, vfio-user-pci, ...
