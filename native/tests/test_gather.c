@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /* Huge pages that a driver gives up in pieces are given back, and nothing that it has kept is. */
+#include <sched.h>
+
 #include "log_writer.h"
 
 /* With MISSING_HUGETLBFS, MISSING_SHMEM, MINOR_HUGETLBFS, MINOR_SHMEM, WP_HUGETLBFS_SHMEM */
 #define WANTED_SHARED (WANTED | 0x30u | 0x600u | 0x1000u)
 #define PIECES	      (HUGE / PAGE)
-#define STRIDE	      37		     /* and PIECES have no common divisor */
+#define STRIDE	      37 /* and PIECES have no common divisor */
+#define ROUNDS	      300
 #define LATE_NS	      (3600ull * 1000000000) /* that the monitor may be late: longer than a test */
 
 static bool huge;
@@ -272,6 +275,44 @@ static void what_was_touched_is_kept_until_all_of_it_is_given_anew(void)
 	end(&gathering);
 }
 
+/*
+ * Each time a block is punched, or about to be, a piece of it is taken back and written to at once;
+ * what is taken back last has been the guest's for a while.
+ */
+static void a_guest_that_never_rests_keeps_what_it_took_back(void)
+{
+	struct gathering gathering;
+
+	begin_with(&gathering, (struct uffdb_engine_config){.follow = true});
+	for (uint64_t round = 0; round < ROUNDS; round++) {
+		uint64_t block = round % (SIZE / HUGE), piece = round * STRIDE % PIECES;
+		volatile uint8_t *at =
+			gathering.setup.memory + block * HUGE + piece * STRIDE % PIECES * PAGE;
+		uint8_t byte = (uint8_t)(round % 250 + 2);
+
+		name_pieces(&gathering, block, 0, PIECES);
+		log_actual(&gathering.log, PIECES);
+		/* As soon as it is in the balloon, at the latest; or before. */
+		while (round % 3 && !ballooned_pages(&gathering))
+			sched_yield();
+		while (round % 3 == 2 && held_blocks(&gathering) == SIZE / HUGE)
+			sched_yield();
+		name_pieces(&gathering, block, piece, piece + 1);
+		log_actual(&gathering.log, PIECES - 1);
+		*at = byte;
+		name_pieces(&gathering, block, 0, piece);
+		name_pieces(&gathering, block, piece + 1, PIECES);
+		log_actual(&gathering.log, 0);
+		memset(gathering.setup.memory + block * HUGE + HUGE - PAGE, 1, 1);
+		CHECK(*at == byte || at == gathering.setup.memory + block * HUGE + HUGE - PAGE);
+	}
+	CHECK(stats_of(&gathering.setup).violations == 0 && !ballooned_pages(&gathering));
+	CHECK(stats_of(&gathering.setup).observed_inflated > 0);
+	CHECK(stats_of(&gathering.setup).observed_inflated ==
+	      stats_of(&gathering.setup).observed_deflated);
+	end(&gathering);
+}
+
 static void all(void)
 {
 	a_block_is_given_back_when_all_of_it_is_given();
@@ -282,6 +323,7 @@ static void all(void)
 	what_is_written_to_before_it_is_punched_is_judged_and_kept();
 	a_reset_before_it_is_punched_keeps_its_bytes();
 	what_was_touched_is_kept_until_all_of_it_is_given_anew();
+	a_guest_that_never_rests_keeps_what_it_took_back();
 }
 
 /* With any argument: on huge pages, which whoever gives it has reserved; else they are played. */

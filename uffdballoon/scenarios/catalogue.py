@@ -13,6 +13,7 @@ from uffdballoon.scenarios.drivers import guest_oom, honest_guest
 from uffdballoon.scenarios.endings import manager_dies
 from uffdballoon.scenarios.files import hugetlbfs_2m, tmpfs_shared
 from uffdballoon.scenarios.fragmentation import thp_fragmentation_limit
+from uffdballoon.scenarios.huge_balloon import hugetlbfs_balloon
 from uffdballoon.scenarios.huge_pages import khugepaged_reinflation
 from uffdballoon.scenarios.limits import limit_by_reporting
 from uffdballoon.scenarios.nodes import two_node
@@ -135,6 +136,13 @@ SCENARIOS = (
         "huge pages return to the pool; with the pool empty a touch waits, and the guest lives",
         hugetlbfs_2m,
         (*_MICROGUEST_NEEDS, "huge pages of 2 MiB"),
+    ),
+    Scenario(
+        "hugetlbfs-balloon",
+        "a Linux guest's driver returns huge pages to the pool, where QEMU alone returns none",
+        hugetlbfs_balloon,
+        (*_LINUX_NEEDS, "huge pages of 2 MiB"),
+        Accel.TCG,
     ),
     Scenario(
         "tmpfs-shared",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from uffdballoon.lab.microguest import MicroGuest
     from uffdballoon.lab.qemu_process import QemuProcess
     from uffdballoon.model.fragmentation import FragmentationLimit
+    from uffdballoon.model.observing import ObserverKind
     from uffdballoon.model.records.events import Event, EventKind
 
 OWNED = GpaRange.of(32 << 20, 1 << 20)
@@ -124,13 +125,14 @@ class Stage:
         self,
         memory_bytes: int,
         *,
+        memory: Memory | None = None,
         deflate_on_oom: bool = False,
         free_page_reporting: bool = False,
     ) -> LinuxQemu:
         """Start a guest with Debian's kernel and its balloon driver."""
         options = QemuOptions(
             accel=self.accel,
-            memory=Memory(size_bytes=memory_bytes),
+            memory=memory or Memory(size_bytes=memory_bytes),
             deflate_on_oom=deflate_on_oom,
             free_page_reporting=free_page_reporting,
         )
@@ -154,6 +156,7 @@ class Stage:
         policy: str,
         terms: Terms = TOLD,
         fragmentation: FragmentationLimit | None = None,
+        observer: ObserverKind | None = None,
     ) -> Session:
         """Attach as `uffdballoon attach` does; leave the session to detach."""
         self.events.clear()
@@ -163,6 +166,7 @@ class Stage:
             policy=parse_policy(policy),
             terms=terms,
             fragmentation=fragmentation,
+            observer=observer,
         )
         session = Session(options)
         told_by = session.status().observer.value
