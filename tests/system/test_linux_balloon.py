@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -271,17 +272,19 @@ def test_what_a_driver_gives_up_is_seen_without_a_trace(
         assert session.status().touches.violations == 0
 
 
-def test_told_is_refused_where_reports_look_like_inflates(
+def test_told_is_refused_to_a_trace_where_reports_look_like_inflates(
     start_qemu: Callable[[QemuOptions], Qemu], huge_pages: HugePagePool
 ) -> None:
     assert huge_pages.free() > 0
     memory = Memory(size_bytes=128 << 20, backing=Backing.HUGETLBFS, share=True)
     qemu = start_qemu(QemuOptions(accel=Accel.TCG, memory=memory, free_page_reporting=True))
-    options = SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path), observer=ObserverKind.TRACE)
+    by_trace = SessionOptions(
+        pid=qemu.pid, qmp_path=str(qemu.qmp_path), observer=ObserverKind.TRACE
+    )
     with pytest.raises(UnsupportedError, match="told cannot be kept"):
-        Session(options)
-    with Session(SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path), terms=CAP)) as session:
+        Session(by_trace)
+    with Session(replace(by_trace, terms=CAP)) as session:
         assert session.status().observer is ObserverKind.TRACE
-    with Session(SessionOptions(pid=qemu.pid, qmp_path=str(qemu.qmp_path))) as session:
-        assert session.status().observer is ObserverKind.DIRECT
+    with Session(replace(by_trace, observer=None)) as session:
+        assert session.status().observer is ObserverKind.MONITOR
     qemu.guest.ping()
