@@ -22,6 +22,7 @@ from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.records.balloon import ProgressState
+from uffdballoon.model.records.events import Event, EventKind
 from uffdballoon.model.terms import TOLD, ContractKind, Terms
 from uffdballoon.model.touch import Access, Action
 from uffdballoon.session import Session, SessionOptions
@@ -205,6 +206,58 @@ def test_a_guest_that_moves_its_balloon_without_rest_keeps_what_it_owns(
     assert pool.free() == free
     check_owned(guest)
     assert guest.guest.verify(BALLOON, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
+
+
+@pytest.mark.parametrize("accel", [Accel.KVM, Accel.TCG], ids=lambda accel: accel.value)
+def test_a_reset_empties_it_and_what_is_written_then_is_kept(
+    accel: Accel, pool: HugePagePool
+) -> None:
+    memory = Memory(size_bytes=RAM_BYTES, backing=Backing.HUGETLBFS, share=True, prealloc=True)
+    with Qemu(QemuOptions(accel=accel, memory=memory, seabios=True)) as qemu:
+        qemu.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
+        free = pool.free()
+        told: list[Event] = []
+        with attach(qemu) as session:
+            give_scattered(qemu, BALLOON)
+            wait_until(lambda: pool.free() == free + BLOCKS, session.settle)
+            qemu.guest.reset()
+            wait_until(
+                lambda: any(event.kind is EventKind.RESET for event in told),
+                lambda: told.extend(session.settle()),
+            )
+            assert session.status().ballooned_bytes == session.status().observed.pieces_bytes == 0
+            qemu.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
+            qemu.guest.balloon_inflate(OWNED)
+            wait_until(lambda: pool.free() == free + 1, session.settle)
+            assert session.status().ballooned_bytes == OWNED.size_bytes
+            assert session.status().touches.violations == 0
+        assert qemu.guest.verify(BALLOON, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
+
+
+def test_a_manager_that_is_killed_leaves_a_guest_that_the_next_one_follows(
+    guest: Qemu, pool: HugePagePool
+) -> None:
+    free = pool.free()
+    by_monitor = ("--qmp", guest.qmp_path, "--observer", "monitor")
+    with attached(guest, *by_monitor) as manager:
+        give_scattered(guest, BALLOON)
+        wait_until(lambda: pool.free() == free + BLOCKS)
+        manager.kill()
+        manager.wait(_PATIENCE_S)
+    guest.guest.balloon_deflate(BALLOON)
+    guest.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
+    assert pool.free() == free
+    assert userfaultfd_mappings(guest.pid) == 0
+    with attached(guest, *by_monitor):
+        assert guest.guest.verify(BALLOON, SEED, stride_bytes=PAGE_BYTES).bad_lines == 0
+        give_scattered(guest, BALLOON)
+        wait_until(lambda: pool.free() == free + BLOCKS)
+        assert run("verify", guest.pid).returncode == 0
+        assert run("detach", guest.pid).returncode == 0
+    guest.guest.balloon_deflate(BALLOON)
+    guest.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
+    assert pool.free() == free
+    check_owned(guest)
 
 
 def test_private_huge_pages_are_refused_and_why(pool: HugePagePool) -> None:
