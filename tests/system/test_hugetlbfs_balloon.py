@@ -309,3 +309,26 @@ def test_a_linux_guest_returns_huge_pages_where_qemu_alone_returns_none(
             assert state.ballooned_bytes == state.observed.pieces_bytes == 0
             assert state.touches.violations == 0
     assert qemu.guest.check("echo alive") == "alive\n"
+
+
+@pytest.mark.needs_linux_guest
+def test_blocks_that_are_reported_free_are_none_of_the_balloon() -> None:
+    memory = Memory(size_bytes=LINUX_BYTES, backing=Backing.HUGETLBFS, share=True)
+    options = QemuOptions(memory=memory, free_page_reporting=True)
+    with HugePagePool(LINUX_BYTES // HUGE_BYTES) as pool, LinuxQemu(options) as qemu:
+        with attach(qemu) as session, working(qemu):
+            reach(session, LINUX_BYTES - GIVEN_BYTES)
+            wait_until(
+                lambda: session.status().ballooned_bytes >= GIVEN_BYTES * 9 // 10, session.settle
+            )
+            state = session.status()
+            assert state.ballooned_bytes + state.observed.pieces_bytes == GIVEN_BYTES
+            assert state.balloon.unaccounted_bytes == 0
+            assert pool.free() * HUGE_BYTES >= state.ballooned_bytes
+            reach(session, LINUX_BYTES)
+            work = qemu.guest.check(f"guestwork memory {GIVEN_BYTES} 5 0")
+            assert "bad=0" in work
+            session.settle()
+            state = session.status()
+            assert state.ballooned_bytes == state.touches.violations == 0
+        assert qemu.guest.check("echo alive") == "alive\n"
