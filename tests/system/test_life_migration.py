@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.life import Served
 from tests.support.marks import REAL_QEMU
-from tests.system.test_yielding import Destination, migration_of, set_capability
+from tests.support.yielding import Destination, migration_of, set_capability
 from uffdballoon.lab.microguest import MicroGuest
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
