@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from uffdballoon.lab.microguest import MicroGuest
     from uffdballoon.lab.qemu_process import QemuProcess
     from uffdballoon.model.fragmentation import FragmentationLimit
+    from uffdballoon.model.ram import Backing
     from uffdballoon.model.records.events import Event, EventKind
 
 OWNED = GpaRange.of(32 << 20, 1 << 20)
@@ -126,15 +127,17 @@ class Stage:
         *,
         deflate_on_oom: bool = False,
         free_page_reporting: bool = False,
+        next_kernel: bool = False,
+        backing: Backing | None = None,
     ) -> LinuxQemu:
-        """Start a guest with Debian's kernel and its balloon driver."""
+        """Start a guest with Debian's kernel and its balloon driver; shared with a backing."""
         options = QemuOptions(
             accel=self.accel,
-            memory=Memory(size_bytes=memory_bytes),
+            memory=Memory(size_bytes=memory_bytes, backing=backing, share=backing is not None),
             deflate_on_oom=deflate_on_oom,
             free_page_reporting=free_page_reporting,
         )
-        qemu = self._running.enter_context(LinuxQemu(options))
+        qemu = self._running.enter_context(LinuxQemu(options, next_kernel=next_kernel))
         self.host(
             f"QEMU {qemu.pid} runs a Linux guest of {format_size(memory_bytes)} "
             f"under {self.accel.value}"
