@@ -37,6 +37,7 @@ from uffdballoon.cli.benching import (
 from uffdballoon.cli.output import say
 from uffdballoon.cli.types import SIZE
 from uffdballoon.errors import UsageError
+from uffdballoon.host.privileges import refuse_unless_root
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.left_behind import tell_left_behind
 from uffdballoon.lab.qemu import Accel
@@ -52,11 +53,23 @@ if TYPE_CHECKING:
 _MIN_SAMPLES = 1000
 
 
-@click.group()
+class _AsRoot(click.Command):
+    """A benchmark of what only root may do; its help is for everybody."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        refuse_unless_root(f"`bench {self.name}`")
+        for line in [*HOST.put_right(), *tell_left_behind()]:
+            say(line)
+        return super().invoke(ctx)
+
+
+class _Benchmarks(click.Group):
+    command_class = _AsRoot
+
+
+@click.group(cls=_Benchmarks)
 def bench() -> None:
     """Measure on this machine; ratios travel, absolute times do not."""
-    for line in [*HOST.put_right(), *tell_left_behind()]:
-        say(line)
 
 
 @bench.command("fault-latency")
@@ -181,7 +194,7 @@ def zap(json_to: str | None, plot_to: str | None, *, rounds: int, size: int) -> 
         plots.draw("zap", result, plot_to)
 
 
-@bench.command("planner")
+@bench.command("planner", cls=click.Command)
 @json_to_option
 @plot_to_option
 def planner(json_to: str | None, plot_to: str | None) -> None:
@@ -195,7 +208,7 @@ def planner(json_to: str | None, plot_to: str | None) -> None:
         plots.draw("planner", result, plot_to)
 
 
-@bench.command("encodings")
+@bench.command("encodings", cls=click.Command)
 @json_to_option
 @plot_to_option
 @click.option(
