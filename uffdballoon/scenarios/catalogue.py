@@ -62,7 +62,7 @@ SCENARIOS = (
     ),
     Scenario(
         "violation-storm",
-        "100,000 violations in a row: none is lost, and the manager stays small",
+        "100,000 violations in a row: all are counted, and the manager stays small",
         violation_storm,
     ),
     Scenario(
