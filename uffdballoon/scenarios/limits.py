@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from uffdballoon.lab.host_memory import huge_bytes
+from uffdballoon.lab.qemu_options import Memory
 from uffdballoon.model.addresses import HUGE_BYTES, PAGE_BYTES
 from uffdballoon.model.ram import Backing
 from uffdballoon.model.sizes import format_size
@@ -38,7 +39,8 @@ def limit_by_reporting(stage: Stage) -> None:
 def limit_by_reporting_hugetlbfs(stage: Stage) -> None:
     """Do the same with memory of huge pages, on which a balloon of 4 KiB pages frees nothing."""
     pool = stage.reserve_huge_pages(_RAM_BYTES // HUGE_BYTES)
-    qemu = stage.start_linux(_RAM_BYTES, free_page_reporting=True, backing=Backing.HUGETLBFS)
+    memory = Memory(size_bytes=_RAM_BYTES, backing=Backing.HUGETLBFS, share=True)
+    qemu = stage.start_linux(_RAM_BYTES, memory=memory, free_page_reporting=True)
     _limit_by_reporting(stage, qemu, pool)
     stage.end(qemu)
 

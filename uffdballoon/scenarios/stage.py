@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from uffdballoon.lab.microguest import MicroGuest
     from uffdballoon.lab.qemu_process import QemuProcess
     from uffdballoon.model.fragmentation import FragmentationLimit
-    from uffdballoon.model.ram import Backing
     from uffdballoon.model.records.events import Event, EventKind
 
 OWNED = GpaRange.of(32 << 20, 1 << 20)
@@ -125,15 +124,15 @@ class Stage:
         self,
         memory_bytes: int,
         *,
+        memory: Memory | None = None,
         deflate_on_oom: bool = False,
         free_page_reporting: bool = False,
         next_kernel: bool = False,
-        backing: Backing | None = None,
     ) -> LinuxQemu:
-        """Start a guest with Debian's kernel and its balloon driver; shared with a backing."""
+        """Start a guest with Debian's kernel and its balloon driver."""
         options = QemuOptions(
             accel=self.accel,
-            memory=Memory(size_bytes=memory_bytes, backing=backing, share=backing is not None),
+            memory=memory or Memory(size_bytes=memory_bytes),
             deflate_on_oom=deflate_on_oom,
             free_page_reporting=free_page_reporting,
         )
