@@ -20,6 +20,8 @@ from uffdballoon.model.records.changes import (
     InflatePreview,
     Refusal,
     Released,
+    TakenUp,
+    Yielded,
 )
 from uffdballoon.model.records.events import Notice, TouchEvent
 from uffdballoon.model.records.host import DoctorReport
@@ -66,6 +68,8 @@ of it); `granule`, `guest_agreed` | \
 | `deflate` | `ranges`, `gpa` and `size`, or `nodes`; `granule` | [ChangeReport](#changereport) |
 | `deflate` | `all`: true | [ChangeReport](#changereport) |
 | `release` | `tid`, or none for all | [Released](#released) |
+| `yield` | `for_ns`, up to 24 hours | [Yielded](#yielded) |
+| `take-up` | | [TakenUp](#takenup) |
 | `set` | `size`, what the guest shall have left | [BalloonProgress](#balloonprogress) |
 | `progress` | | [BalloonProgress](#balloonprogress) |
 | `policy` | what is to change of [PolicyInForce](#policyinforce) | [PolicyChange](#policychange) |
@@ -116,7 +120,7 @@ _SECTIONS = (
     _Section(
         "The control socket alone",
         "",
-        (Refusal, Released, Detaching, WireMap, RecordedTrace),
+        (Refusal, Released, Yielded, TakenUp, Detaching, WireMap, RecordedTrace),
     ),
 )
 

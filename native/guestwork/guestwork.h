@@ -13,6 +13,7 @@ int bench_main(int argc, char **argv);
 int hog_main(int argc, char **argv);
 int kexec_main(int argc, char **argv);
 int memory_main(int argc, char **argv);
+int port_main(int argc, char **argv);
 int scatter_main(int argc, char **argv);
 
 /* Both end the program when they cannot do it: what, and why, on standard error. */

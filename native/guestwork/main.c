@@ -18,6 +18,7 @@ static const struct {
 	{"hog", hog_main, "[BYTES [SECONDS]]"},
 	{"kexec", kexec_main, "now|crash KERNEL INITRAMFS [ARGUMENT...]"},
 	{"memory", memory_main, "BYTES SEED SECONDS"},
+	{"port", port_main, "PORT VALUE"},
 	{"scatter", scatter_main, "BYTES SLICE_MS"},
 };
 

@@ -61,12 +61,16 @@ int uffdb_uffd_api(int uffd, uint64_t features, uint64_t *known);
  * uffdb_uffd_register - trap faults of a range; modes add to those it has.
  * @modes: UFFDB_MODE_*
  *
- * Return: 0; -EBUSY when another userfaultfd has it; -ENOMEM when the target is
- *         gone or has no room for the VMAs (vm.max_map_count).
+ * Return: 0; -EBUSY when another userfaultfd has it; -ENOMEM when the target has no
+ *         room for the VMAs (vm.max_map_count); -ESRCH when the target is gone.
  */
 int uffdb_uffd_register(int uffd, uint64_t hva, uint64_t len, uint32_t modes);
 
-/** uffdb_uffd_unregister - trap no more; wakes every waiter and lifts write protection. */
+/**
+ * uffdb_uffd_unregister - trap no more; wakes every waiter and lifts write protection.
+ *
+ * Return: 0; -ENOMEM and -ESRCH as uffdb_uffd_register().
+ */
 int uffdb_uffd_unregister(int uffd, uint64_t hva, uint64_t len);
 
 /**

@@ -5,7 +5,10 @@
 #include <unistd.h>
 
 #include "kernel_compat.h"
+#include "pages.h"
 #include "uffdballoon.h"
+
+#define LOWEST 0x10000ull /* vm.mmap_min_addr, as distributions have it */
 
 static int uffd_ioctl(int uffd, unsigned long request, void *argument)
 {
@@ -44,18 +47,35 @@ int uffdb_uffd_api(int uffd, uint64_t features, uint64_t *known)
 	return error;
 }
 
+/*
+ * Registering and unregistering say ENOMEM of a target that has ended (fs/userfaultfd.c, where
+ * mmget_not_zero() fails), which is what they say of one without room for mappings. Protecting
+ * says ESRCH; at the lowest address that may be mapped nothing of ours is, and nothing is changed.
+ */
+static int unless_gone(int uffd, int error)
+{
+	struct uffdio_writeprotect nowhere = {
+		.range = {LOWEST, UFFDB_PAGE},
+		.mode = UFFDIO_WRITEPROTECT_MODE_DONTWAKE,
+	};
+
+	if (error != -ENOMEM)
+		return error;
+	return uffd_ioctl(uffd, UFFDIO_WRITEPROTECT, &nowhere) == -ESRCH ? -ESRCH : error;
+}
+
 int uffdb_uffd_register(int uffd, uint64_t hva, uint64_t len, uint32_t modes)
 {
 	struct uffdio_register request = {.range = {hva, len}, .mode = modes};
 
-	return uffd_ioctl(uffd, UFFDIO_REGISTER, &request);
+	return unless_gone(uffd, uffd_ioctl(uffd, UFFDIO_REGISTER, &request));
 }
 
 int uffdb_uffd_unregister(int uffd, uint64_t hva, uint64_t len)
 {
 	struct uffdio_range range = {hva, len};
 
-	return uffd_ioctl(uffd, UFFDIO_UNREGISTER, &range);
+	return unless_gone(uffd, uffd_ioctl(uffd, UFFDIO_UNREGISTER, &range));
 }
 
 int uffdb_uffd_zeropage(int uffd, uint64_t hva, uint64_t len, uint32_t flags)

@@ -24,7 +24,10 @@ class Wrong(NamedTuple):
         return [word.format_map(names) for word in shlex.split(self.line)]
 
 
-_VERBS = ("status", "events", "verify", "map", "top --once", "stats", "policy", "release", "detach")
+_VERBS = (
+    *("status", "events", "verify", "map", "top --once", "stats", "policy", "release", "detach"),
+    *("yield", "take-up"),
+)
 
 VERBS_AND_OPTIONS = (
     Wrong(2, "atach {attached}", "did you mean attach"),
@@ -235,7 +238,9 @@ ATTACHES = (
     Wrong(2, "attach {unattached} --reclaim later", "--reclaim is not understood"),
     Wrong(2, "attach {unattached} --reclaim-rate fast", "is not a size"),
     Wrong(2, "attach {unattached} --reclaim-rate 0", "--reclaim-rate"),
+    Wrong(2, "yield {unattached} --for 0", "no useful duration"),
     Wrong(2, "attach {unattached} --min-order 10", "--min-order is not understood"),
+    Wrong(2, "attach {unattached} --min-order 4", "--min-order has no effect without"),
     Wrong(2, "attach {unattached} --max-broken many", "many"),
     Wrong(2, "attach {unattached} --keep-huge-pages --max-broken 3", "--keep-huge-pages"),
     Wrong(2, "attach {unattached} --node-max-broken 3", "does not say what holds for a node"),

@@ -217,6 +217,23 @@ def test_balloon_compares_a_followed_guest_with_one_that_nobody_follows(tmp_path
 
 
 @pytest.mark.needs_linux_guest
+def test_limit_compares_a_balloon_with_a_cgroup(tmp_path: Path) -> None:
+    measured = _bench(tmp_path, "limit", "--size", "384M", "--seconds", 1)
+    alone, balloon, cgroup = measured["series"]
+    limit_bytes = measured["limit_bytes"]
+    assert measured["work_bytes"] > limit_bytes
+    assert alone["outcome"] == balloon["outcome"] == "finished"
+    assert alone["bad_words"] == balloon["bad_words"] == 0
+    assert alone["most_resident_bytes"] > limit_bytes
+    assert balloon["samples"] > 0
+    assert balloon["most_resident_bytes"] <= limit_bytes + measured["grant_bytes"]
+    assert balloon["violations"] == 0
+    assert balloon["answers"]
+    assert cgroup["outcome"] == "killed" or measured["host_swap_bytes"] > 0
+    assert "too little" in refused(2, "bench", "limit", "--size", "64M")
+
+
+@pytest.mark.needs_linux_guest
 def test_steady_compares_an_enforced_guest_with_one_that_is_not(tmp_path: Path) -> None:
     measured = _bench(tmp_path, "steady", "--rounds", 1, "--idle", 1)
     assert measured["violations"] == 0

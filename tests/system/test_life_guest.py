@@ -31,6 +31,7 @@ def linux() -> Iterator[LinuxQemu]:
     plug = (
         *("-object", f"memory-backend-ram,id=plug,size={2 * PLUGGED_BYTES}B"),
         *("-device", "virtio-mem-pci,id=plug0,memdev=plug,requested-size=0"),
+        *("-device", "pvpanic", "-action", "panic=pause"),
     )
     memory = Memory(size_bytes=RAM_BYTES, slots=1, max_bytes=2 << 30)
     with LinuxQemu(QemuOptions(memory=memory, extra=plug)) as qemu:
@@ -101,9 +102,11 @@ def test_a_guest_that_sleeps_takes_all_back_and_gives_it_up_when_it_wakes(
         slept = linux.guest.start("echo mem > /sys/power/state")
         served.serve_until(lambda: state_of(linux) == "suspended")
         served.check(0)
+        served.wait_for(EventKind.SUSPENDED)
         linux.monitor.execute("system_wakeup")
         served.serve_until(slept.is_there)
         assert slept.wait().status == 0
+        served.wait_for(EventKind.WOKEN)
         served.wait_until_reached()
         served.check(BALLOON_BYTES)
         empty(served)
@@ -123,6 +126,25 @@ def test_a_panic_leaves_the_balloon_as_it_was(linux: LinuxQemu) -> None:
             served.wait_for(EventKind.RESET)
             served.check(BALLOON_BYTES)
             empty(served)
+
+
+_TELL_PANIC = "guestwork port 0x505 1"
+"""What the driver of the panic device does (QEMU, docs/specs/pvpanic.txt)."""
+
+
+def test_a_panic_that_its_device_tells_of_is_an_event(linux: LinuxQemu) -> None:
+    with Served(linux) as served, working(linux):
+        fill(served)
+        told = linux.guest.start(_TELL_PANIC)
+        served.wait_for(EventKind.GUEST_PANICKED)
+        served.wait_for(EventKind.STOPPED)
+        assert state_of(linux) == "guest-panicked"
+        panic = next(e for e in served.told if e.kind is EventKind.GUEST_PANICKED)
+        assert panic.why == "QEMU does what it is set to: pause"  # type: ignore[union-attr]
+        served.check(BALLOON_BYTES)
+        linux.monitor.execute("cont")
+        assert told.wait().status == 0
+        empty(served)
 
 
 def test_memory_of_virtio_mem_comes_and_goes(linux: LinuxQemu) -> None:

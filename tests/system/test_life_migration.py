@@ -11,10 +11,11 @@ import pytest
 
 from tests.support.life import Served
 from tests.support.marks import REAL_QEMU
-from tests.system.test_yielding import Destination, migration_of, set_capability
+from tests.support.yielding import Destination, migration_of, set_capability
 from uffdballoon.lab.microguest import MicroGuest
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
+from uffdballoon.model.granule import Granule
 from uffdballoon.model.records.events import EventKind, Notice
 from uffdballoon.model.touch import Access
 
@@ -119,5 +120,30 @@ def test_a_postcopy_migration_leaves_both_sides_what_they_own(source: Qemu, tmp_
         with Served(target) as served:
             served.serve_until(lambda: migration_of(target) == "completed")
             target.guest.balloon_deflate(BALLOON)
+            give_up(served, target)
+            check_enforced(served, target)
+
+
+def test_a_destination_that_is_attached_to_yields_until_postcopy_has_ended(
+    source: Qemu, tmp_path: Path
+) -> None:
+    uri = f"unix:{tmp_path / 'to'}"
+    with Waiting(replace(source.options, extra=("-incoming", "defer"))) as target:
+        for each in (source, target):
+            set_capability(each, "postcopy-ram")
+        with Served(target) as served:
+            served.session.inflate(BALLOON, Granule.SMALL, guest_agreed=True)
+            served.serve()
+            target.monitor.execute("migrate-incoming", uri=uri)
+            source.monitor.execute("migrate-set-parameters", **{"max-bandwidth": 1 << 20})
+            source.monitor.execute("migrate", uri=uri)
+            served.wait_for(EventKind.YIELDED)
+            served.serve_until(lambda: migration_of(source) == "active")
+            source.monitor.execute("migrate-start-postcopy")
+            served.wait_for(EventKind.TAKEN_UP)
+            assert migration_of(source) == migration_of(target) == "completed"
+            assert served.violations == 0
+            assert target.guest.verify(OWNED, SEED).bad_lines == 0
+            served.session.deflate(BALLOON, Granule.SMALL)
             give_up(served, target)
             check_enforced(served, target)

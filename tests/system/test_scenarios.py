@@ -27,6 +27,7 @@ def _scenario(*arguments: str) -> subprocess.CompletedProcess[str]:
 _MARKS = {
     "hugetlbfs-2m": pytest.mark.takes_huge_pages,
     "hugetlbfs-balloon": pytest.mark.takes_huge_pages,
+    "limit-by-reporting-hugetlbfs": pytest.mark.takes_huge_pages,
     "khugepaged-reinflation": pytest.mark.alone,
     "keep-guest-performance": pytest.mark.alone,
     "thp-fragmentation-limit": pytest.mark.alone,

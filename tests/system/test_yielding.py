@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -14,10 +12,22 @@ import pytest
 
 from tests.support.command import Command
 from tests.support.marks import REAL_QEMU
+from tests.support.yielding import (
+    BALLOON,
+    FIRST,
+    OWNED,
+    PATIENCE_S,
+    SEED,
+    Attached,
+    Destination,
+    attach,
+    migration_of,
+    runs,
+    set_capability,
+)
 from uffdballoon.errors import TargetBusyError
 from uffdballoon.lab.qemu import Accel, Memory, QemuOptions
-from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
-from uffdballoon.model.granule import Granule
+from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
@@ -31,58 +41,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from uffdballoon.lab.qemu import Qemu
-    from uffdballoon.model.records.events import Event
 
 pytestmark = REAL_QEMU
-
-BALLOON = GpaRange.of(64 << 20, 8 << 20)
-FIRST = GpaRange.of(BALLOON.start, PAGE_BYTES)
-OWNED = GpaRange.of(32 << 20, 1 << 20)
-SEED = 0xB0B
-_PATIENCE_S = 60.0
-
-
-def set_capability(qemu: Qemu, name: str, *, on: bool = True) -> None:
-    capabilities = [{"capability": name, "state": on}]
-    qemu.monitor.execute("migrate-set-capabilities", capabilities=capabilities)
-
-
-def migration_of(qemu: Qemu) -> str:
-    return str(qemu.monitor.execute("query-migrate").get("status"))
-
-
-def runs(qemu: Qemu) -> bool:
-    return bool(qemu.monitor.execute("query-status")["running"])
-
-
-class Destination:
-    """Where a migration goes; it gets no further than a socket's buffer until go_on()."""
-
-    def __init__(self, path: Path) -> None:
-        self.uri = f"unix:{path}"
-        self._goes_on = threading.Event()
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._thread = threading.Thread(target=self._read)
-        self._thread.start()
-
-    def go_on(self) -> None:
-        self._goes_on.set()
-
-    def close(self) -> None:
-        self.go_on()
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes accept()
-        self._thread.join()
-        self._listener.close()
-
-    def _read(self) -> None:
-        with contextlib.suppress(OSError):
-            source, _ = self._listener.accept()
-            with source:
-                self._goes_on.wait()
-                while source.recv(1 << 20):
-                    pass
 
 
 @pytest.fixture
@@ -91,58 +51,12 @@ def destination(tmp_path: Path) -> Iterator[Destination]:
         yield destination
 
 
-class Attached:
-    """A session that is served by hand, and what it told."""
-
-    def __init__(self, qemu: Qemu, session: Session) -> None:
-        self.qemu = qemu
-        self.session = session
-        self.told: list[Event] = []
-
-    def inflate(self, span: GpaRange = BALLOON) -> None:
-        self.session.inflate(span, Granule.SMALL, guest_agreed=True)
-        self.serve()
-
-    def serve(self) -> None:
-        self.told += self.session.drain_monitor()
-        self.told += self.session.keep_up()
-        self.told += self.session.drain_events()
-
-    def wait_until(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + _PATIENCE_S
-        while not condition():
-            assert time.monotonic() < deadline, self.told
-            self.serve()
-            time.sleep(0.005)
-
-    def wait_for(self, kind: EventKind) -> Event:
-        self.wait_until(lambda: self.has_told(kind))
-        return next(event for event in self.told if event.kind is kind)
-
-    def has_told(self, kind: EventKind) -> bool:
-        return any(event.kind is kind for event in self.told)
-
-    def violates(self, gpa: int) -> None:
-        """Touch a page of the balloon, which is to be a violation."""
-        before = self.session.touch_counts().violations
-        self.qemu.guest.touch(GpaRange.of(gpa, PAGE_BYTES), Access.WRITE)
-        assert self.session.touch_counts().violations == before + 1
-
-
 @pytest.fixture
 def snapshotting(qemu: Qemu) -> Qemu:
     """A guest whose next migration is a background snapshot."""
     qemu.guest.fill(OWNED, SEED)
     set_capability(qemu, "background-snapshot")
     return qemu
-
-
-def attach(qemu: Qemu) -> Session:
-    return Session(
-        SessionOptions(
-            pid=qemu.pid, qmp_path=str(qemu.qmp_path), policy=parse_policy("zero-read,observe")
-        )
-    )
 
 
 @pytest.fixture
@@ -292,7 +206,7 @@ def test_a_guest_goes_on_when_its_manager_is_killed_in_the_middle(
         span = ("--gpa", hex(BALLOON.start), "--size", BALLOON.size_bytes, "--guest-agreed")
         assert command.run("inflate", qemu.pid, *span).returncode == 0
         qemu.monitor.execute("migrate", uri=destination.uri)
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while not command.ask("status", qemu.pid)["yielded"]:
             assert time.monotonic() < deadline
         manager.kill()

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import struct
+import sys
 from pathlib import Path
 
 import pytest
 
 from uffdballoon.bench import drawing, plots
+from uffdballoon.errors import UnsupportedError
 
 pytest.importorskip("matplotlib")
 
@@ -52,3 +54,12 @@ def test_bars_begin_at_zero_and_values_far_apart_have_a_logarithmic_axis() -> No
     assert drawing.scale_to(dots, [0.1, 7.0])
     assert dots.get_xscale() == "log"
     pyplot.close(figure)
+
+
+def test_who_has_no_matplotlib_is_told_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UnsupportedError) as refused:
+        drawing.pyplot_or_refuse()
+    assert f"{sys.executable} -m pip install matplotlib" in refused.value.hint

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from tests.support.monitor import WrittenMonitor
-from uffdballoon.errors import QmpError, TargetBusyError
+from uffdballoon.errors import QmpError, TargetBusyError, UsageError
+from uffdballoon.model.records.changes import TakenUp, Yielded
 from uffdballoon.model.records.events import EventKind
 from uffdballoon.session.yielding import Yielding
 from uffdballoon.vmm.qemu.migrating import Migrations, is_under_way, needs_memory
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _BALLOONED_BYTES = 8 << 20
 _TOUCHED_BYTES = 4096
+_LONG_NS = 3600 * 10**9
 
 
 class _Yielder:
@@ -69,6 +71,7 @@ class _Stage:
         loop = SimpleNamespace(stats=lambda: SimpleNamespace(armed_bytes=self.armed_bytes))
         ledger = SimpleNamespace(ballooned_bytes=_BALLOONED_BYTES)
         attached = SimpleNamespace(
+            target=SimpleNamespace(pid=4711),
             machine=self.machine,
             yielder=self.yielder,
             enforcer=SimpleNamespace(loop=loop, ledger=ledger),
@@ -175,6 +178,75 @@ def test_one_that_outlasts_the_loss_of_the_monitor_stays_yielded(stage: _Stage) 
     stage.machine.is_lost = False
     assert stage.tick() == []
     assert stage.yielder.is_yielded
+
+
+def test_an_operators_time_ends_the_yield_and_not_before(stage: _Stage) -> None:
+    assert stage.part.lift(_LONG_NS) == Yielded(ballooned_bytes=_BALLOONED_BYTES, for_ns=_LONG_NS)
+    stage.migrations.truth = (False, False)
+    assert stage.tick() == [(EventKind.YIELDED, _BALLOONED_BYTES)]
+    due_s = stage.part.tick().due_s
+    assert due_s is not None
+    assert due_s <= _LONG_NS / 1e9
+    stage.part.lift(1)
+    assert stage.tick() == [
+        (EventKind.YIELDED, _BALLOONED_BYTES),
+        (EventKind.TAKEN_UP, _TOUCHED_BYTES),
+    ]
+    assert stage.part.tick().due_s is None
+
+
+def test_an_operators_time_ends_with_the_migration_that_needed_the_memory(stage: _Stage) -> None:
+    stage.part.lift(_LONG_NS)
+    stage.tick("setup")
+    assert stage.tick("completed") == [(EventKind.TAKEN_UP, _TOUCHED_BYTES)]
+
+
+def test_an_operators_time_outlasts_a_plain_migration(stage: _Stage) -> None:
+    stage.migrations.truth = (False, True)
+    stage.part.lift(_LONG_NS)
+    stage.tick("setup")
+    assert stage.tick("completed") == []
+    assert stage.yielder.is_yielded
+
+
+def test_a_migration_that_nobody_told_of_yet_outlasts_an_operators_time(stage: _Stage) -> None:
+    stage.migrations.truth = (True, True)
+    stage.part.lift(1)
+    assert stage.tick() == [(EventKind.YIELDED, _BALLOONED_BYTES)]
+    assert stage.yielder.relay == "relay"
+    with pytest.raises(TargetBusyError, match="cannot be set now"):
+        stage.part.take_up()
+    assert stage.tick("setup", "active") == []
+    assert stage.tick("completed") == [(EventKind.TAKEN_UP, _TOUCHED_BYTES)]
+
+
+def test_an_operators_time_ends_without_a_monitor_as_well(stage: _Stage) -> None:
+    stage.machine.is_lost = True
+    stage.part.lift(1)
+    assert [kind for kind, _ in stage.tick()] == [EventKind.YIELDED, EventKind.TAKEN_UP]
+
+
+def test_a_monitor_that_comes_back_does_not_end_an_operators_time(stage: _Stage) -> None:
+    stage.migrations.truth = (False, False)
+    stage.machine.is_lost = True
+    stage.part.lift(_LONG_NS)
+    stage.tick()
+    stage.machine.is_lost = False
+    stage.tick()
+    assert stage.yielder.is_yielded
+
+
+def test_what_qemu_holds_at_an_operators_word_stays_yielded(stage: _Stage) -> None:
+    stage.part.lift(_LONG_NS)
+    stage.yielder.busy = True
+    with pytest.raises(TargetBusyError):
+        stage.part.take_up()
+    assert stage.yielder.is_yielded
+    stage.yielder.busy = False
+    assert stage.part.take_up() == TakenUp(given_bytes=_TOUCHED_BYTES)
+    assert stage.part.is_time_up
+    with pytest.raises(UsageError, match="the traps are set"):
+        stage.part.take_up()
 
 
 def _able(**states: bool) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def pyplot_or_refuse() -> Any:  # noqa: ANN401 - a module that may not be there
         raise UnsupportedError(
             "a plot needs matplotlib",
             why=str(error),
-            hint="pip install 'uffdballoon[plots]', or plot from the JSON elsewhere",
+            hint=f"{sys.executable} -m pip install matplotlib, or plot from the JSON elsewhere",
         ) from error
     mpl.use("Agg")
     return importlib.import_module("matplotlib.pyplot")

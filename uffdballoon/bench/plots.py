@@ -59,6 +59,11 @@ _CHARTS = {
         {"speed_kept": Unit("of its speed before, more is better")},
         frozenset(),
     ),
+    "limit": Chart(
+        "How much of its RAM a guest has that needs 1.2 times its limit",
+        {"most_resident_bytes": Unit("MiB at most, sampled every 10 ms", 1 << 20)},
+        frozenset({"without a limit", "cgroup"}),
+    ),
     "manager": Chart(
         "How long a manager takes to answer while it is busy",
         {"p99_us": Unit("ms, 99th percentile, less is better", 1e3)},

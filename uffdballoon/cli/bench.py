@@ -15,6 +15,7 @@ from uffdballoon.bench import (
     fault_latency,
     following,
     granularity,
+    limiting,
     managing,
     planning,
     plots,
@@ -36,9 +37,11 @@ from uffdballoon.cli.benching import (
 from uffdballoon.cli.output import say
 from uffdballoon.cli.types import SIZE
 from uffdballoon.errors import UsageError
+from uffdballoon.host.privileges import refuse_unless_root
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.left_behind import tell_left_behind
 from uffdballoon.lab.qemu import Accel
+from uffdballoon.model.sizes import format_size
 from uffdballoon.model.tracing import read_trace
 
 if TYPE_CHECKING:
@@ -50,11 +53,23 @@ if TYPE_CHECKING:
 _MIN_SAMPLES = 1000
 
 
-@click.group()
+class _AsRoot(click.Command):
+    """A benchmark of what only root may do; its help is for everybody."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        refuse_unless_root(f"`bench {self.name}`")
+        for line in [*HOST.put_right(), *tell_left_behind()]:
+            say(line)
+        return super().invoke(ctx)
+
+
+class _Benchmarks(click.Group):
+    command_class = _AsRoot
+
+
+@click.group(cls=_Benchmarks)
 def bench() -> None:
     """Measure on this machine; ratios travel, absolute times do not."""
-    for line in [*HOST.put_right(), *tell_left_behind()]:
-        say(line)
 
 
 @bench.command("fault-latency")
@@ -179,7 +194,7 @@ def zap(json_to: str | None, plot_to: str | None, *, rounds: int, size: int) -> 
         plots.draw("zap", result, plot_to)
 
 
-@bench.command("planner")
+@bench.command("planner", cls=click.Command)
 @json_to_option
 @plot_to_option
 def planner(json_to: str | None, plot_to: str | None) -> None:
@@ -193,7 +208,7 @@ def planner(json_to: str | None, plot_to: str | None) -> None:
         plots.draw("planner", result, plot_to)
 
 
-@bench.command("encodings")
+@bench.command("encodings", cls=click.Command)
 @json_to_option
 @plot_to_option
 @click.option(
@@ -372,6 +387,42 @@ def guest(json_to: str | None, plot_to: str | None, *, size: int, rounds: int, a
     give(result, json_to, granularity.rows, granularity.HEADER)
     if plot_to:
         plots.draw("guest", result, plot_to)
+
+
+@bench.command("limit")
+@json_to_option
+@plot_to_option
+@click.option(
+    "--size",
+    type=SIZE,
+    default=limiting.DEFAULT_SIZE_BYTES,
+    show_default="512M",
+    help="Of the guest's RAM; half of it is the limit.",
+)
+@click.option(
+    "--seconds",
+    type=click.IntRange(1),
+    default=limiting.DEFAULT_SECONDS,
+    show_default=True,
+    help="For which the guest uses its memory.",
+)
+def limit(json_to: str | None, plot_to: str | None, *, size: int, seconds: int) -> None:
+    """Give a Linux guest 1.2 times its limit to do.
+
+    It is held to half of its RAM by its balloon, under cap and throttle, and by a memory cgroup.
+
+    Example: uffdballoon bench limit --size 1G --json limit.json
+    """
+    if size < limiting.LEAST_SIZE_BYTES:
+        raise UsageError(
+            f"--size {format_size(size)} is too little",
+            why=f"a Linux guest lives with half of {format_size(limiting.LEAST_SIZE_BYTES)}",
+            hint="give such as 512M",
+        )
+    result = limiting.run(size_bytes=whole_blocks(size), seconds=seconds, progress=say)
+    give(result, json_to, limiting.rows, limiting.HEADER)
+    if plot_to:
+        plots.draw("limit", result, plot_to)
 
 
 @bench.command("manager")

@@ -44,8 +44,10 @@ _VERBS = {
     "set": "setting",
     "stats": "statistics",
     "status": "status",
+    "take-up": "yielding",
     "top": "top",
     "verify": "verifying",
+    "yield": "yielding",
 }
 """The module of each verb."""
 
@@ -70,7 +72,8 @@ class _Verbs(click.Group):
         with _plain_interrupts():
             module = importlib.import_module(f"uffdballoon.cli.{_VERBS[cmd_name]}")
         # A verb that is a word of Python has an underscore behind it.
-        command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_")
+        name = cmd_name.replace("-", "_")
+        command = getattr(module, name, None) or getattr(module, f"{name}_")
         assert isinstance(command, click.Command)
         return command
 

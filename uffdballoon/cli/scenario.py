@@ -7,6 +7,7 @@ import click
 
 from uffdballoon.cli.output import print_json, print_table, say
 from uffdballoon.errors import ExitCode
+from uffdballoon.host.privileges import refuse_unless_root
 from uffdballoon.lab.host_state import HOST
 from uffdballoon.lab.left_behind import tell_left_behind
 from uffdballoon.lab.qemu import Accel
@@ -50,6 +51,7 @@ def run(name: str, *, accel: str | None, quick: bool) -> int:
     Example: uffdballoon scenario run read-then-write
     """
     chosen = catalogue.find(name)
+    refuse_unless_root("`scenario run`")
     wanted = Accel(accel) if accel else chosen.accel or default_accel()
     for line in [*HOST.put_right(), *tell_left_behind()]:
         say(line)

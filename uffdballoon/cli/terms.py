@@ -24,6 +24,12 @@ def limit_of(
             why="it stands for --min-order 9 --max-broken 0",
             hint="give one or the other",
         )
+    if min_order is not None and max_broken is None and not of_nodes:
+        raise UsageError(
+            "--min-order has no effect without --max-broken or --node-max-broken",
+            why="it says what breaks a block, and not how many may be broken",
+            hint="give one of them, too: --max-broken 0 is none at all",
+        )
     refuse_twice("--node-max-broken", of_nodes)
     if keep_guest_performance:
         return KEEP_GUEST_PERFORMANCE
@@ -31,7 +37,7 @@ def limit_of(
         return None
     return FragmentationLimit(
         min_order=HUGE_ORDER if min_order is None else min_order,
-        max_broken_blocks=0 if max_broken is None and not of_nodes else max_broken,
+        max_broken_blocks=max_broken,
         node_max_broken=of_nodes,
     )
 

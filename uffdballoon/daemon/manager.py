@@ -22,7 +22,7 @@ from uffdballoon.errors import ControlError, TargetGoneError
 from uffdballoon.model.notice import notice
 from uffdballoon.model.part import Source
 from uffdballoon.model.records.balloon import LimitChange
-from uffdballoon.model.records.changes import Detaching, Released
+from uffdballoon.model.records.changes import Detaching, Released, TakenUp, Yielded
 from uffdballoon.model.records.events import EventKind
 from uffdballoon.model.records.status import LoopStatus, ManagerStatus
 from uffdballoon.model.touch import Verdict
@@ -93,6 +93,7 @@ class Manager:
             "inflate": self._inflate,
             "deflate": self._deflate,
             "release": self._release,
+            **dict.fromkeys(("yield", "take-up"), self._yield),
             "set": self._set,
             "policy": self._policy,
             "limit": self._limit,
@@ -260,6 +261,11 @@ class Manager:
 
     def _release(self, message: dict[str, Any]) -> Released:
         return Released(released=self._session.release(requests.tid_of(message)))
+
+    def _yield(self, message: dict[str, Any]) -> Yielded | TakenUp:
+        self._upkeep.rouse(0.0)
+        by_hand, takes_up = self._session.yielding, message["verb"] == "take-up"
+        return by_hand.take_up() if takes_up else by_hand.lift(requests.yield_of(message))
 
     def _status(self, _: dict[str, Any]) -> Job[Status]:
         told = yield from self._session.reporting()

@@ -20,6 +20,7 @@ _MOST_BYTES = 1 << 62  # more than any address space
 _MOST_NODE = 1 << 20
 _MOST_TID = 1 << 22  # PID_MAX_LIMIT, include/linux/threads.h
 _MOST_SECONDS = 1e9
+MOST_YIELD_NS = 24 * 3600 * 10**9
 
 
 def names_ranges(message: Mapping[str, Any]) -> bool:
@@ -121,6 +122,18 @@ def tid_of(message: Mapping[str, Any]) -> int | None:
     if tid is not None and (tid == 0 or not _is_whole(tid, _MOST_TID)):
         raise UsageError("that is no thread", why=f"a thread id is a number from 1 to {_MOST_TID}")
     return tid
+
+
+def yield_of(message: Mapping[str, Any]) -> int:
+    """Read for how long traps are to be lifted, in nanoseconds."""
+    for_ns: Any = message.get("for_ns")
+    if for_ns == 0 or not _is_whole(for_ns, MOST_YIELD_NS):
+        raise UsageError(
+            "traps are not lifted for so long",
+            why="it is for 24 hours at most, and for a nanosecond at least",
+            hint="detach lets go for good",
+        )
+    return int(for_ns)
 
 
 def seconds_of(message: Mapping[str, Any]) -> float:

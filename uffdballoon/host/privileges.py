@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import enum
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uffdballoon._native import ffi, lib
+from uffdballoon.errors import PermissionDeniedError
 from uffdballoon.host.errnos import check
 
 if TYPE_CHECKING:
@@ -51,6 +53,16 @@ def capability_names(mask: int) -> list[str]:
         for number in range(mask.bit_length())
         if mask >> number & 1
     ]
+
+
+def refuse_unless_root(what: str) -> None:
+    """Raise PermissionDeniedError for another user than root, before anything is done."""
+    if os.geteuid():
+        raise PermissionDeniedError(
+            f"{what} needs root",
+            why=f"it traces processes of its own, and this is uid {os.geteuid()}",
+            hint="run it as root",
+        )
 
 
 def held_capabilities() -> frozenset[Capability]:

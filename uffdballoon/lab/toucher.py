@@ -45,6 +45,7 @@ class Toucher:
             stderr=subprocess.PIPE,
             text=True,
             bufsize=1,
+            start_new_session=True,  # Ctrl-C is ours: it ends with its standard input
         )
         self.pid = self._process.pid
         try:

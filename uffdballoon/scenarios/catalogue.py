@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING
 from uffdballoon.errors import UffdballoonError, UsageError
 from uffdballoon.lab.qemu_options import Accel
 from uffdballoon.scenarios.confined import confined_qemu
-from uffdballoon.scenarios.drivers import guest_oom, honest_guest
+from uffdballoon.scenarios.drivers import guest_oom, honest_guest, kexec
 from uffdballoon.scenarios.endings import manager_dies
 from uffdballoon.scenarios.files import hugetlbfs_2m, tmpfs_shared
 from uffdballoon.scenarios.fragmentation import thp_fragmentation_limit
 from uffdballoon.scenarios.huge_balloon import hugetlbfs_balloon
 from uffdballoon.scenarios.huge_pages import khugepaged_reinflation
-from uffdballoon.scenarios.limits import limit_by_reporting
+from uffdballoon.scenarios.limits import (
+    greedy_guest_at_its_limit,
+    limit_by_reporting,
+    limit_by_reporting_hugetlbfs,
+)
 from uffdballoon.scenarios.nodes import two_node
 from uffdballoon.scenarios.performance import keep_guest_performance
 from uffdballoon.scenarios.pressure import greedy_guest, two_vcpus_one_page, violation_storm
@@ -59,13 +63,18 @@ SCENARIOS = (
     ),
     Scenario(
         "violation-storm",
-        "100,000 violations in a row: none is lost, and the manager stays small",
+        "100,000 violations in a row: all are counted, and the manager stays small",
         violation_storm,
     ),
     Scenario(
         "greedy-guest",
         "under `cap` a guest takes back what it may, and no more",
         greedy_guest,
+    ),
+    Scenario(
+        "greedy-guest-limit",
+        "a guest that wants more than its limit is slowed down, and not killed",
+        greedy_guest_at_its_limit,
     ),
     Scenario(
         "two-vcpus-one-page",
@@ -102,10 +111,24 @@ SCENARIOS = (
         Accel.TCG,
     ),
     Scenario(
+        "kexec",
+        "a Linux guest starts another kernel, which knows nothing of the balloon",
+        kexec,
+        _LINUX_NEEDS,
+        Accel.TCG,
+    ),
+    Scenario(
         "limit-by-reporting",
         "a Linux guest that only reports what is free is held to a limit, and given more",
         limit_by_reporting,
         _LINUX_NEEDS,
+        Accel.TCG,
+    ),
+    Scenario(
+        "limit-by-reporting-hugetlbfs",
+        "the same on huge pages, which go back to the pool",
+        limit_by_reporting_hugetlbfs,
+        (*_LINUX_NEEDS, "huge pages of 2 MiB"),
         Accel.TCG,
     ),
     Scenario(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Linux guests and their balloon driver: busy, honest, and out of memory."""
+"""Linux guests and their balloon driver: busy, honest, out of memory, and followed by another."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ _SMALL_RAM_BYTES = 768 << 20
 _SMALL_BALLOON_BYTES = 384 << 20
 _HUNGER_BYTES = 480 << 20
 """More than the balloon leaves, and less than there is without it."""
+_NEXT_RAM_BYTES = 640 << 20
+_NEXT_BALLOON_BYTES = 192 << 20
+_NEXT_WORK_BYTES = 64 << 20
 _SEED = 0x5EED
 
 
@@ -129,3 +132,39 @@ def _check_oom(
     stage.promise(
         f"{name}: the guest is alive", holds=qemu.guest.check("echo alive").strip() == "alive"
     )
+
+
+def kexec(stage: Stage) -> None:
+    """Start another kernel from the one that runs, which knows nothing of the balloon."""
+    qemu = stage.start_linux(_NEXT_RAM_BYTES, next_kernel=True)
+    left_bytes = _NEXT_RAM_BYTES - _NEXT_BALLOON_BYTES
+    with stage.attach(qemu, "zero-read,observe") as session:
+        _reach(stage, session, left_bytes)
+        stage.guest(f"its driver gave {format_size(_NEXT_BALLOON_BYTES)} up")
+        qemu.guest.kexec()
+        stage.guest("started another kernel by kexec, of which nothing tells the host")
+        work = qemu.guest.start(f"guestwork memory {_NEXT_WORK_BYTES} {_SEED} 3600")
+        work.read_line()
+        _reach(stage, session, left_bytes)
+        stage.host(f"{_violations(session)} violations told")
+        stage.promise(
+            "told: what the next kernel touches of the balloon is a violation, and is granted",
+            holds=_violations(session) > 0,
+        )
+        found = session.verify()
+        stage.promise(
+            "what it has not touched yet stays in the ledger, beside what its own driver gave up",
+            holds=not found.disagreements
+            and found.unaccounted_bytes == _NEXT_BALLOON_BYTES - found.ballooned_bytes <= 0,
+        )
+        _reach(stage, session, _NEXT_RAM_BYTES)
+    with stage.attach(qemu, "freeze") as session:
+        stage.promise("attached anew, nothing is held against it", holds=_agrees(stage, session, 0))
+        _reach(stage, session, left_bytes)
+        stage.promise(
+            "and what it gives up is enforced",
+            holds=_agrees(stage, session, _NEXT_BALLOON_BYTES) and not _violations(session),
+        )
+        _reach(stage, session, _NEXT_RAM_BYTES)
+    qemu.guest.check("killall -TERM guestwork")
+    stage.promise("what it works on has its contents", holds="bad=0" in work.wait().output)

@@ -128,6 +128,7 @@ class Stage:
         memory: Memory | None = None,
         deflate_on_oom: bool = False,
         free_page_reporting: bool = False,
+        next_kernel: bool = False,
     ) -> LinuxQemu:
         """Start a guest with Debian's kernel and its balloon driver."""
         options = QemuOptions(
@@ -136,7 +137,7 @@ class Stage:
             deflate_on_oom=deflate_on_oom,
             free_page_reporting=free_page_reporting,
         )
-        qemu = self._running.enter_context(LinuxQemu(options))
+        qemu = self._running.enter_context(LinuxQemu(options, next_kernel=next_kernel))
         self.host(
             f"QEMU {qemu.pid} runs a Linux guest of {format_size(memory_bytes)} "
             f"under {self.accel.value}"

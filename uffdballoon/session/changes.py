@@ -149,8 +149,8 @@ class Changes:
         if self._yielder.is_yielded:
             raise TargetBusyError(
                 "nothing can be trapped now",
-                why="a background snapshot or a postcopy migration is under way, for which QEMU "
-                "has a userfaultfd of its own",
+                why="the traps are lifted, by `yield` or for a background snapshot or postcopy "
+                "migration, for which QEMU has a userfaultfd of its own",
                 hint="ask again when `status` has `yielded` false",
                 pid=self._pid,
             )

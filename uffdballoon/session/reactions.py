@@ -64,7 +64,10 @@ class Reactions:
         """Take waiting events, and do all that they ask for; an empty drain arms the eventfd."""
         events = self._take()
         pausing, self._pausing = self._pausing, None
-        return events if pausing is None else events + run_job(pausing)
+        if pausing is None:
+            return events
+        paused = run_job(pausing)
+        return [*events, *self._take(), *paused]  # who was let go was before the VM stood still
 
     def _take(self) -> list[Event]:
         """Take waiting events, and begin what they ask for."""
@@ -84,7 +87,7 @@ class Reactions:
         except BaseException as end:
             self._pausing = None
             if isinstance(end, StopIteration):
-                self._untold += end.value
+                self._untold += [*self._take(), *end.value]
                 return None
             raise
 

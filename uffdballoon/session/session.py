@@ -69,6 +69,7 @@ class Session:
         self._reactions = Reactions(attached)
         self._monitoring = Monitoring(attached, self._resets)
         self.policies = Policies(attached)
+        self.yielding = Yielding(attached)
         # A reset is followed first: it empties the balloon that the others look at.
         self.parts: tuple[Part, ...] = (
             self._resets,
@@ -78,7 +79,7 @@ class Session:
             Surveying(attached.survey),
             WatchingThreads(attached.vcpus, attached.enforcer.loop),
             self._monitoring,
-            Yielding(attached),
+            self.yielding,
             self._reactions,
         )
 

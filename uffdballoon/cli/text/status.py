@@ -39,7 +39,7 @@ def status_rows(status: Status) -> list[tuple[str, str]]:
         *(("node", _node(node)) for node in status.nodes if len(status.nodes) > 1),
         *_told_by_the_guest(status),
         ("windows", f"{status.windows}, {_armed(status)} ({_mappings(status)})"),
-        *([("yielded", "all traps, to QEMU's own userfaultfd")] if status.yielded else []),
+        *([("yielded", "all traps: nothing is enforced")] if status.yielded else []),
         ("violations", f"{touches.violations}"),
         (
             "other touches",

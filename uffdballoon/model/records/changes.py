@@ -82,6 +82,21 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Yielded:
+    """What `yield` did."""
+
+    ballooned_bytes: Annotated[int, doc("in the balloon, and not trapped from now on")]
+    for_ns: Annotated[int, doc("ns after which the traps are set again at the latest")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenUp:
+    """What `take-up` did."""
+
+    given_bytes: Annotated[int, doc("bytes that were touched meanwhile, and are the guest's")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Detaching:
     """The answer of a manager that is about to end."""
 

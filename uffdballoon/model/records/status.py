@@ -144,7 +144,7 @@ class Status:
     armed_bytes: Annotated[int, doc("bytes in them")]
     yielded: Annotated[
         bool,
-        doc("whether all traps are lifted, while QEMU has a userfaultfd of its own"),
+        doc("whether all traps are lifted: QEMU has a userfaultfd of its own, or `yield` was said"),
     ]
     touches: Annotated[Touches, doc("what was touched")]
     actions: Annotated[dict[Action, int], doc("what was done about it, how often")]

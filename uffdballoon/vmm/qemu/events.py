@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 _KINDS = {
     "RESET": EventKind.RESET,
     "SHUTDOWN": EventKind.SHUTDOWN,
+    "GUEST_PANICKED": EventKind.GUEST_PANICKED,
+    "GUEST_CRASHLOADED": EventKind.GUEST_PANICKED,
+    "SUSPEND": EventKind.SUSPENDED,
+    "SUSPEND_DISK": EventKind.SUSPENDED,
+    "WAKEUP": EventKind.WOKEN,
     "STOP": EventKind.STOPPED,
     "RESUME": EventKind.RESUMED,
     "BALLOON_CHANGE": EventKind.BALLOON_CHANGE,
     "MIGRATION": EventKind.MIGRATION,
 }
+_WHY = {"GUEST_CRASHLOADED": "its crash kernel takes over", "SUSPEND_DISK": "to its disk"}
 # QEMU tells of no DIMM that is plugged in, only of what the guest answers to it: a guest that
 # does not answer is found out by status().
 _LAYOUT_EVENTS = {"ACPI_DEVICE_OST", "DEVICE_DELETED", "MEMORY_DEVICE_SIZE_CHANGE"}
@@ -45,8 +51,10 @@ def _notices_of(kind: str, data: dict[str, Any]) -> list[Notice]:
         return [notice(_KINDS[kind], actual_bytes=int(data["actual"]))]
     if kind == "MIGRATION":
         return [notice(_KINDS[kind], str(data["status"]))]
+    if kind == "GUEST_PANICKED":
+        return [notice(_KINDS[kind], f"QEMU does what it is set to: {data['action']}")]
     if kind in _KINDS:
-        return [notice(_KINDS[kind])]
+        return [notice(_KINDS[kind], _WHY.get(kind, ""))]
     return []
 
 
