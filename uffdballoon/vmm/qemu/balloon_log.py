@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import QmpError, TargetGoneError, UffdballoonError, UnsupportedError
 from uffdballoon.host.bounded_file import open_bounded_file
 from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.notice import notice
+from uffdballoon.model.part import Tick
+from uffdballoon.model.records.events import EventKind
 from uffdballoon.target.seccomp import LOG, look_at_filters
 from uffdballoon.vmm.qemu.asking import sparse_bytes
 from uffdballoon.vmm.qemu.balloon import actual_bytes
@@ -26,6 +30,14 @@ if TYPE_CHECKING:
 MOST_BYTES = 64 << 20
 """Of lines that nobody has read: of 900,000 pages. QEMU writes on without a wait, into nothing."""
 _RECONNECT_S = 1.0
+_AGAIN_S = 1.0  # two that want the log do not take it from each other all the time
+_LOOKS_S = 0.02
+
+
+_TAKEN_AGAIN = (
+    "another had QEMU log elsewhere: taken again, and what was not observed is looked for in "
+    "memory; at the end the log goes there"
+)
 
 
 class BalloonLog:
@@ -48,6 +60,8 @@ class BalloonLog:
         """Raise UnsupportedError or PermissionDeniedError where that cannot be, or be undone."""
         self._monitor = monitor
         self._progress = progress
+        self._again_at = 0.0
+        self._is_told = False
         target = injector.target
         look_at_filters(target.pid, target.pidfd, injector.tids, trusted=trust_seccomp).refuse(
             LOG, target.pid
@@ -74,6 +88,34 @@ class BalloonLog:
     def close(self) -> None:
         """Have events and log as they were; say so where QEMU does not answer."""
         self._undo.close()
+
+    def tick(self) -> Tick:
+        """Take the log again where another client of the monitor had it go elsewhere.
+
+        It is told as an event. What the guest did meanwhile was not observed. Raises
+        TargetGoneError.
+        """
+        if self._log.is_ours():
+            self._is_told = False
+            return Tick(due_s=None if self._log.learn_former() else _LOOKS_S)
+        wait_s = self._again_at - time.monotonic()
+        if wait_s > 0:
+            return Tick(due_s=wait_s)
+        self._again_at = time.monotonic() + _AGAIN_S
+        why = self._take_again()
+        told = [] if why and self._is_told else [notice(EventKind.LOG_TAKEN, why or _TAKEN_AGAIN)]
+        self._is_told = bool(why)
+        return Tick(told, _AGAIN_S if why else _LOOKS_S)
+
+    def _take_again(self) -> str:
+        """Return why that cannot be; empty when it is done."""
+        try:
+            self._log.retake()
+        except TargetGoneError:
+            raise
+        except UffdballoonError as error:
+            return f"another had QEMU log elsewhere, and nothing is observed until it ends: {error}"
+        return ""
 
     def _give_back(self) -> None:
         try:
