@@ -18,6 +18,7 @@ from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.records.events import Event, EventKind
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
+from uffdballoon.vmm.qemu.log_events import EVENTS
 from uffdballoon.vmm.qemu.log_file import NAME
 
 if TYPE_CHECKING:
@@ -109,6 +110,30 @@ def test_a_log_that_another_client_took_is_taken_again_and_the_guest_followed(
     text = other.read_text()
     assert kept in text
     assert write_a_line(guest, 162) in other.read_text().removeprefix(text)
+    check_owned(guest)
+
+
+def test_events_that_another_client_switched_off_are_switched_on_again(guest: Qemu) -> None:
+    with attach(guest) as session:
+        guest.guest.balloon_inflate(BALLOON)
+        session.settle()
+        for name in EVENTS:
+            guest.monitor.execute("trace-event-set-state", name=name, enable=False)
+        guest.guest.balloon_deflate(BALLOON)
+        serve_until_taken(session)
+        guest.guest.fill(BALLOON, SEED, stride_bytes=PAGE_BYTES)
+        guest.guest.balloon_inflate(MORE)
+        session.settle()
+        state = session.status()
+        assert state.ballooned_bytes == MORE.size_bytes
+        assert state.touches.violations == state.balloon.unaccounted_bytes == 0
+        guest.guest.touch(GpaRange.of(MORE.start, 8 * PAGE_BYTES), Access.WRITE)
+        assert session.status().touches.violations == 8
+        assert session.verify().disagreements == ()
+    for name in EVENTS:
+        told = guest.monitor.execute("trace-event-get-state", name=name)
+        assert told[0]["state"] == "disabled"
+    assert write_a_line(guest, 160) in guest.log
     check_owned(guest)
 
 

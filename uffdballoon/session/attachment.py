@@ -191,9 +191,9 @@ class Attachment:
         vcpus = self.vcpus.numbers
         stays = self.machine.relay is not None and not options.leaves_monitor
         refuse_blind_harm(options, sees_resets=stays, vcpus=vcpus)
-        unsuitable = judge(gather(self.target, self.layout.blocks, self.machine.monitor))
-        refuse_unsuitable(unsuitable, options.allowed, options.pid)
-        for finding in unsuitable:
+        self.unsuitable = judge(gather(self.target, self.layout.blocks, self.machine.monitor))
+        refuse_unsuitable(self.unsuitable, options.allowed, options.pid)
+        for finding in self.unsuitable:
             self._progress(f"does not hold: {finding.sentence}")
         if any(block.backing is Backing.HUGETLBFS for block in self.layout.blocks):
             self._progress(

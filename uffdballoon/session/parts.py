@@ -66,7 +66,7 @@ class KeepingLog:
         return ()
 
     def tick(self) -> Tick:
-        """Look at it; the C library rings when QEMU has left it, by the follower's source."""
+        """Look at it; the C library rings when QEMU has left it, by the source of Following."""
         return Tick() if self._log is None else self._log.tick()
 
 

@@ -17,13 +17,14 @@ from uffdballoon.model.records.events import EventKind
 from uffdballoon.target.seccomp import LOG, look_at_filters
 from uffdballoon.vmm.qemu.asking import sparse_bytes
 from uffdballoon.vmm.qemu.balloon import actual_bytes
-from uffdballoon.vmm.qemu.log_events import BalloonEvents
+from uffdballoon.vmm.qemu.log_events import BalloonEvents, EventsWatch
 from uffdballoon.vmm.qemu.log_file import NAME, DivertedLog, was_left_diverted
 from uffdballoon.vmm.qemu.ram_watch import ram_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uffdballoon.model.records.events import Notice
     from uffdballoon.target.injector import Injector
     from uffdballoon.vmm.qemu.monitor import Monitor
 
@@ -35,9 +36,12 @@ _LOOKS_S = 0.02
 
 
 _TAKEN_AGAIN = (
-    "another had QEMU log elsewhere: taken again, and what was not observed is looked for in "
-    "memory; at the end the log goes there"
+    "taken again, and memory is looked at for what was not observed; it is given back at the end"
 )
+
+
+def _log_taken(why: str) -> Notice:
+    return notice(EventKind.LOG_TAKEN, f"another client of the monitor {why}")
 
 
 class BalloonLog:
@@ -60,6 +64,7 @@ class BalloonLog:
         """Raise UnsupportedError or PermissionDeniedError where that cannot be, or be undone."""
         self._monitor = monitor
         self._progress = progress
+        self._watch = EventsWatch(monitor)
         self._again_at = 0.0
         self._is_told = False
         target = injector.target
@@ -90,32 +95,36 @@ class BalloonLog:
         self._undo.close()
 
     def tick(self) -> Tick:
-        """Take the log again where another client of the monitor had it go elsewhere.
+        """Take the log again where another client of the monitor took it, or ended the events.
 
         It is told as an event. What the guest did meanwhile was not observed. Raises
         TargetGoneError.
         """
-        if self._log.is_ours():
+        is_ours = self._log.is_ours()
+        if is_ours and not self._watch.are_off():
             self._is_told = False
             return Tick(due_s=None if self._log.learn_former() else _LOOKS_S)
         wait_s = self._again_at - time.monotonic()
         if wait_s > 0:
             return Tick(due_s=wait_s)
         self._again_at = time.monotonic() + _AGAIN_S
-        why = self._take_again()
-        told = [] if why and self._is_told else [notice(EventKind.LOG_TAKEN, why or _TAKEN_AGAIN)]
-        self._is_told = bool(why)
-        return Tick(told, _AGAIN_S if why else _LOOKS_S)
-
-    def _take_again(self) -> str:
-        """Return why that cannot be; empty when it is done."""
+        what = "switched its trace events off" if is_ours else "had QEMU log elsewhere"
         try:
-            self._log.retake()
+            self._take_again(is_ours=is_ours)
         except TargetGoneError:
             raise
         except UffdballoonError as error:
-            return f"another had QEMU log elsewhere, and nothing is observed until it ends: {error}"
-        return ""
+            was_told, self._is_told = self._is_told, True
+            told = _log_taken(f"{what}, and nothing is observed: {error}")
+            return Tick(() if was_told else (told,), _AGAIN_S)
+        return Tick([_log_taken(f"{what}: {_TAKEN_AGAIN}")], _LOOKS_S)
+
+    def _take_again(self, *, is_ours: bool) -> None:
+        if is_ours:
+            self._events.begin()
+            self._log.reopen()
+        else:
+            self._log.retake()
 
     def _give_back(self) -> None:
         try:

@@ -95,6 +95,11 @@ class DivertedLog:
             raise _not_opened(said, self._target.pid)
         self._older = written_files(self._numbers)
 
+    def reopen(self) -> None:
+        """Have QEMU open our file anew, which is told as if lines were lost; raise QmpError."""
+        self._have_opened(self._fd)
+        self._places = self._numbers.of_file(self._fd, self._numbers.all())
+
     def learn_former(self) -> bool:
         """Look which file QEMU left for ours; False as long as that is to be learned."""
         if self._left is not None:
