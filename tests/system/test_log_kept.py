@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.command import attached, run, status_of
+from tests.support.command import attached, run
 from tests.support.marks import REAL_QEMU
+from uffdballoon.daemon import client
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.observing import ObserverKind
@@ -142,19 +142,17 @@ def test_a_manager_in_its_sandbox_is_woken_and_takes_it_again(guest: Qemu, tmp_p
     with attached(guest, "--observer", "monitor") as manager:
         guest.monitor.hmp(f"logfile {other}")
         deadline = time.monotonic() + _PATIENCE_S
-        while "log-taken" not in {event["kind"] for event in _events_of(guest)}:
+        while EventKind.LOG_TAKEN not in {e.kind for e in client.recent_events(guest.pid)}:
             assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert status_of(guest)["sandbox"]["on"]
+            time.sleep(0.01)
+        state = client.status(guest.pid)
+        assert state.sandbox
+        assert state.sandbox.on
         guest.guest.balloon_inflate(BALLOON)
-        while status_of(guest)["ballooned_bytes"] != BALLOON.size_bytes:
-            assert time.monotonic() < deadline, status_of(guest)
-            time.sleep(0.05)
+        while client.status(guest.pid).ballooned_bytes != BALLOON.size_bytes:
+            assert time.monotonic() < deadline, client.status(guest.pid)
+            time.sleep(0.01)
         assert run("detach", guest.pid).returncode == 0
         assert manager.wait(_PATIENCE_S) == 0
     assert write_a_line(guest, 160) in other.read_text()
     check_owned(guest)
-
-
-def _events_of(qemu: Qemu) -> list[dict[str, object]]:
-    return [json.loads(line) for line in run("events", qemu.pid, "--json").stdout.splitlines()]
