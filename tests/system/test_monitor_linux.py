@@ -79,12 +79,25 @@ def reach(qemu: LinuxQemu, left_bytes: int) -> None:
 
 
 def test_a_manager_that_is_stopped_amid_an_inflate_holds_nobody_up(linux: LinuxQemu) -> None:
+    _stop_amid_an_inflate(linux, stopped_s=0)
+
+
+@pytest.mark.campaign
+def test_a_manager_that_is_stopped_for_ten_seconds_holds_nobody_up(linux: LinuxQemu) -> None:
+    _stop_amid_an_inflate(linux, stopped_s=10)
+
+
+def _stop_amid_an_inflate(linux: LinuxQemu, stopped_s: float) -> None:
     with working(linux), attached(linux, *BY_MONITOR) as manager:
         ask(linux, LEFT_BYTES)
         wait_until(lambda: linux.monitor.balloon_bytes() < RAM_BYTES)
         os.kill(manager.pid, signal.SIGSTOP)
         wait_until(lambda: has_left(linux, LEFT_BYTES))
+        until = time.monotonic() + stopped_s
         assert linux.guest.check("echo alive") == "alive\n"
+        while time.monotonic() < until:
+            assert linux.guest.check("echo alive") == "alive\n"
+            assert has_left(linux, LEFT_BYTES)
         os.kill(manager.pid, signal.SIGCONT)
         check_ledger(linux, BALLOON_BYTES)
         reach(linux, RAM_BYTES)
@@ -109,8 +122,17 @@ def test_a_manager_that_is_killed_amid_an_inflate_hurts_nobody(linux: LinuxQemu)
 
 
 def test_cycles_beside_a_hungry_workload_lose_no_byte_and_no_page(linux: LinuxQemu) -> None:
+    _go_in_and_out(linux, CYCLES)
+
+
+@pytest.mark.campaign
+def test_twenty_cycles_lose_no_byte_and_no_page(linux: LinuxQemu) -> None:
+    _go_in_and_out(linux, 20)
+
+
+def _go_in_and_out(linux: LinuxQemu, cycles: int) -> None:
     with attached(linux, *BY_MONITOR), working(linux, WORK_BYTES):
-        for _ in range(CYCLES):
+        for _ in range(cycles):
             reach(linux, LEFT_BYTES)
             reach(linux, RAM_BYTES)
         state = client.status(linux.pid)

@@ -190,9 +190,11 @@ class _Given:
         self._fd = fd
 
     def __enter__(self) -> int:
-        before = self._numbers.all()
+        before = self._numbers_of_it()
         self._monitor.execute_with_file("getfd", {"fdname": _GIVEN}, self._fd)
-        came = self._numbers.of_file(self._fd, self._numbers.all() - before)
+        now = self._numbers_of_it()
+        # QEMU may have closed one meanwhile, in its RCU thread, and its number serves again.
+        came = now - before or now
         if not came:
             self.__exit__()
             raise QmpError(
@@ -201,6 +203,9 @@ class _Given:
                 hint="is its limit of open files reached?",
             )
         return max(came)
+
+    def _numbers_of_it(self) -> set[int]:
+        return self._numbers.of_file(self._fd, self._numbers.all())
 
     def __exit__(self, *_: object) -> None:
         self._monitor.execute("closefd", {"fdname": _GIVEN})
