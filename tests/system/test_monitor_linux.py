@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A Linux driver's balloon by QEMU's log: managers that stop or die amid, and a hungry guest."""
+"""A Linux driver's balloon, told of exactly: managers that stop or die amid, a hungry guest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [*REAL_QEMU, pytest.mark.needs_linux_guest]
 RAM_BYTES = 768 << 20
 BALLOON_BYTES = 256 << 20
 LEFT_BYTES = RAM_BYTES - BALLOON_BYTES
-BY_MONITOR = ("--observer", "monitor", "--policy", "observe")
+EXACT = pytest.mark.parametrize("kind", ["monitor"])
 WORK_BYTES = 192 << 20
 CYCLES = 6
 _PATIENCE_S = 90.0
@@ -38,6 +38,10 @@ def linux(request: pytest.FixtureRequest) -> Iterator[LinuxQemu]:
     options = QemuOptions(memory=Memory(size_bytes=RAM_BYTES), free_page_reporting=request.param)
     with LinuxQemu(options) as qemu:
         yield qemu
+
+
+def by(kind: str) -> tuple[str, ...]:
+    return ("--observer", kind, "--policy", "observe")
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -78,17 +82,23 @@ def reach(qemu: LinuxQemu, left_bytes: int) -> None:
     check_ledger(qemu, RAM_BYTES - left_bytes)
 
 
-def test_a_manager_that_is_stopped_amid_an_inflate_holds_nobody_up(linux: LinuxQemu) -> None:
-    _stop_amid_an_inflate(linux, stopped_s=0)
+@EXACT
+def test_a_manager_that_is_stopped_amid_an_inflate_holds_nobody_up(
+    kind: str, linux: LinuxQemu
+) -> None:
+    _stop_amid_an_inflate(linux, kind, stopped_s=0)
 
 
 @pytest.mark.campaign
-def test_a_manager_that_is_stopped_for_ten_seconds_holds_nobody_up(linux: LinuxQemu) -> None:
-    _stop_amid_an_inflate(linux, stopped_s=10)
+@EXACT
+def test_a_manager_that_is_stopped_for_ten_seconds_holds_nobody_up(
+    kind: str, linux: LinuxQemu
+) -> None:
+    _stop_amid_an_inflate(linux, kind, stopped_s=10)
 
 
-def _stop_amid_an_inflate(linux: LinuxQemu, stopped_s: float) -> None:
-    with working(linux), attached(linux, *BY_MONITOR) as manager:
+def _stop_amid_an_inflate(linux: LinuxQemu, kind: str, stopped_s: float) -> None:
+    with working(linux), attached(linux, *by(kind)) as manager:
         ask(linux, LEFT_BYTES)
         wait_until(lambda: linux.monitor.balloon_bytes() < RAM_BYTES)
         os.kill(manager.pid, signal.SIGSTOP)
@@ -104,15 +114,16 @@ def _stop_amid_an_inflate(linux: LinuxQemu, stopped_s: float) -> None:
         assert client.status(linux.pid).windows == 0
 
 
-def test_a_manager_that_is_killed_amid_an_inflate_hurts_nobody(linux: LinuxQemu) -> None:
+@EXACT
+def test_a_manager_that_is_killed_amid_an_inflate_hurts_nobody(kind: str, linux: LinuxQemu) -> None:
     with working(linux):
-        with attached(linux, *BY_MONITOR) as manager:
+        with attached(linux, *by(kind)) as manager:
             ask(linux, LEFT_BYTES)
             wait_until(lambda: linux.monitor.balloon_bytes() < RAM_BYTES)
             manager.kill()
             wait_until(lambda: has_left(linux, LEFT_BYTES))
             assert linux.guest.check("echo alive") == "alive\n"
-        with attached(linux, *BY_MONITOR):
+        with attached(linux, *by(kind)):
             # What nobody saw is the driver's alone; it is taken back, and given up anew.
             ask(linux, RAM_BYTES)
             wait_until(lambda: has_left(linux, RAM_BYTES))
@@ -131,7 +142,7 @@ def test_twenty_cycles_lose_no_byte_and_no_page(linux: LinuxQemu) -> None:
 
 
 def _go_in_and_out(linux: LinuxQemu, cycles: int) -> None:
-    with attached(linux, *BY_MONITOR), working(linux, WORK_BYTES):
+    with attached(linux, *by("monitor")), working(linux, WORK_BYTES):
         for _ in range(cycles):
             reach(linux, LEFT_BYTES)
             reach(linux, RAM_BYTES)
