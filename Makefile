@@ -91,7 +91,8 @@ SEED ?= 1
 .PHONY: campaign
 campaign: build ## Kill managers and targets 4,800 and 350 times, and what else repeats; SEED=1
 	UFFDBALLOON_SEED=$(SEED) $(BIN)/python -m pytest -m campaign -s tests/campaign \
-		tests/system/test_hold.py tests/system/test_rcu_thread.py tests/system/test_attach_matrix.py
+		tests/system/test_hold.py tests/system/test_rcu_thread.py tests/system/test_attach_matrix.py \
+		tests/system/test_monitor_linux.py
 
 RELEASE ?= trixie
 ROUNDS ?= tests/system/test_rcu_thread.py tests/system/test_ram_or_refusal.py \

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from examples.demo import host
 from examples.demo.guest import RAM_BYTES, Guest, boot
+from examples.demo.linux import LinuxDemo, boot_linux
 from examples.demo.manager import DemoError, Manager
 from examples.demo.screen import Screen
 from uffdballoon.errors import UffdballoonError
@@ -216,6 +217,10 @@ def main() -> int:
     screen = Screen()
     try:
         put_right = HOST.put_right()
+        with boot_linux(screen) as linux:
+            if linux is not None:
+                LinuxDemo(screen, linux).run()
+                screen.say("\nAnd a guest that breaks its word, which Linux does not.")
         with boot() as guest:
             screen.say(guest.introduction)
             for line in put_right:

@@ -51,6 +51,25 @@ class Manager:
     def deflate(self, gpa: int, size_bytes: int) -> None:
         self._do("deflate", "--gpa", hex(gpa), "--size", str(size_bytes))
 
+    def set_balloon(self, size_bytes: int) -> None:
+        """Have the guest's own driver leave it so much."""
+        self._do("set", "--balloon", str(size_bytes))
+
+    def verify(self) -> None:
+        """See that ledger, page tables and the guest agree; wait until what moved is quiet."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while (done := self._ask("verify")).returncode != 0:
+            if time.monotonic() > deadline:
+                raise DemoError(f"uffdballoon verify: {done.stdout.strip()} {done.stderr.strip()}")
+            time.sleep(0.05)
+
+    def wait_until_no_window_is_left(self) -> dict[str, Any]:
+        """Return the status then, or after a while: windows are tidied once it is quiet."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while (state := self.status())["windows"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return state
+
     def status(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self._do("status", "--json"))
         return answer

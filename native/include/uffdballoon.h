@@ -427,6 +427,20 @@ void uffdb_contract_reset(struct uffdb_contract *contract, uint64_t now_ns);
  */
 uint32_t uffdb_contract_judge(struct uffdb_contract *contract, const struct uffdb_judged *touch);
 
+/* ---- a file that others write to ---- */
+
+/**
+ * uffdb_bounded_file_open - open a file without a name that takes so much memory at most.
+ * @name: what /proc shows of it
+ * @size: bytes; the rest of what is written to it fails with ENOSPC
+ *
+ * It lies in a tmpfs of its own that is mounted nowhere, and ends with it.
+ *
+ * Return: fd, for reading and writing; -EPERM without CAP_SYS_ADMIN; -ENOSYS before Linux 5.2;
+ *         -ENODEV on a kernel without tmpfs; -ENOMEM, -EMFILE, -ENFILE.
+ */
+int uffdb_bounded_file_open(const char *name, uint64_t size);
+
 /* ---- trace: what the target's balloon device gives up and takes back, as others record it ---- */
 
 /**

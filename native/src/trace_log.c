@@ -5,7 +5,9 @@
  * a deflate comes after the deflate's line.
  *
  * A file keeps nobody waiting. It grows, so holes are punched into what was read; where its file
- * system is full all the same, QEMU drops lines and says nothing.
+ * system is full all the same, QEMU drops lines and says nothing. Nor does it say that another
+ * client of its monitor had it log elsewhere; but it closes this file then (util/log.c), a grace
+ * period of RCU later: 10 to 100 ms.
  *
  * Lines carry no time that could be used (with -msg timestamp=on one of CLOCK_REALTIME, which is
  * set now and then). One that was not there when the file's size was asked for was finished later
@@ -21,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -40,6 +43,8 @@ struct log_trace {
 	struct uffdb_trace trace;
 	int fd; /* of our own: its position is nobody else's */
 	int inotify, watch;
+	int closing; /* an inotify that tells when who writes closes it */
+	int bell;    /* readable when one of the two is */
 	char path[32];
 	bool bounded;	  /* its file system has a size */
 	bool was_full;	  /* at the last drain */
@@ -215,6 +220,14 @@ static void look_for_room(struct taking *taking)
 	log->drained = log->at;
 }
 
+/* Whoever writes to it does so no more: it was left for another. */
+static bool was_closed(const struct log_trace *log)
+{
+	struct inotify_event events[16];
+
+	return read(log->closing, events, sizeof(events)) > 0;
+}
+
 static uint64_t log_drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *argument)
 {
 	struct log_trace *log = (struct log_trace *)of;
@@ -225,6 +238,8 @@ static uint64_t log_drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *a
 		pass_on(&taking, UFFDB_TRACED_ACTUAL, of->config.actual_pages,
 			of->config.actual_pages);
 	log->begun = true;
+	if (was_closed(log))
+		pass_on(&taking, UFFDB_TRACED_LOST, 0, 0);
 	read_what_is_there(&taking);
 	if (log->bounded || log->at != log->drained)
 		look_for_room(&taking);
@@ -234,7 +249,7 @@ static uint64_t log_drain(struct uffdb_trace *of, uffdb_traced_fn *take, void *a
 
 static int log_get_fd(const struct uffdb_trace *of)
 {
-	return ((const struct log_trace *)of)->inotify;
+	return ((const struct log_trace *)of)->bell;
 }
 
 static void empty_inotify(const struct log_trace *log)
@@ -269,10 +284,11 @@ static void log_destroy(struct uffdb_trace *of)
 {
 	struct log_trace *log = (struct log_trace *)of;
 
-	if (log->inotify >= 0)
-		close(log->inotify);
-	if (log->fd >= 0)
-		close(log->fd);
+	const int fds[] = {log->bell, log->closing, log->inotify, log->fd};
+
+	for (size_t i = 0; i < sizeof(fds) / sizeof(*fds); i++)
+		if (fds[i] >= 0)
+			close(fds[i]);
 	free(log->buffer);
 	free(log);
 }
@@ -309,6 +325,28 @@ static int open_log(struct log_trace *log, int fd)
 	return 0;
 }
 
+static int add_to_bell(struct log_trace *log, int fd)
+{
+	struct epoll_event event = {.events = EPOLLIN};
+
+	return epoll_ctl(log->bell, EPOLL_CTL_ADD, fd, &event) ? -errno : 0;
+}
+
+/* Two of them: of one, each file has a single watch, and that of IN_MODIFY goes with its ring. */
+static int make_bell(struct log_trace *log)
+{
+	int error;
+
+	log->inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	log->closing = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	log->bell = epoll_create1(EPOLL_CLOEXEC);
+	if (log->inotify < 0 || log->closing < 0 || log->bell < 0 ||
+	    inotify_add_watch(log->closing, log->path, IN_CLOSE_WRITE) < 0)
+		return -errno;
+	error = add_to_bell(log, log->inotify);
+	return error ? error : add_to_bell(log, log->closing);
+}
+
 static int begin_log(struct log_trace *log)
 {
 	int error = open_log(log, log->trace.config.log_fd);
@@ -318,10 +356,8 @@ static int begin_log(struct log_trace *log)
 	log->buffer = malloc(BUFFER);
 	if (!log->buffer)
 		return -ENOMEM;
-	log->inotify = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
-	if (log->inotify < 0)
-		return -errno;
-	return log_quiet(&log->trace);
+	error = make_bell(log);
+	return error ? error : log_quiet(&log->trace);
 }
 
 int uffdb_trace_create_log(const struct uffdb_trace_config *config, struct uffdb_trace **out)
@@ -331,7 +367,7 @@ int uffdb_trace_create_log(const struct uffdb_trace_config *config, struct uffdb
 
 	if (!log)
 		return -ENOMEM;
-	log->fd = log->inotify = log->watch = -1;
+	log->fd = log->inotify = log->watch = log->closing = log->bell = -1;
 	log->since = uffdb_now_ns(CLOCK_MONOTONIC);
 	error = uffdb_trace_init(&log->trace, &LOG, config);
 	if (!error)

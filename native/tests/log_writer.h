@@ -4,7 +4,6 @@
 #define LOG_WRITER_H
 
 #include <inttypes.h>
-#include <linux/mount.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <sys/stat.h>
@@ -39,26 +38,16 @@ static inline struct log_file make_log(void)
 	return log;
 }
 
-/* In a tmpfs of its own that is mounted nowhere. */
-static inline struct log_file make_small_log(const char *size)
+static inline struct log_file make_small_log(uint64_t size)
 {
-	struct log_file log = {0};
-	int context = (int)syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC), root;
+	struct log_file log = {.fd = uffdb_bounded_file_open("log", size)};
 
-	if (context < 0 && errno == EPERM) {
+	if (log.fd == -EPERM) {
 		fprintf(stderr, "no tmpfs can be made here\n");
 		exit(SKIPPED);
 	}
-	CHECK(context >= 0);
-	CHECK(!syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "size", size, 0));
-	CHECK(!syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0));
-	root = (int)syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, 0);
-	CHECK(root >= 0);
-	log.fd = openat(root, "log", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 	CHECK(log.fd >= 0);
 	log.writer = open_writer(log.fd);
-	close(root);
-	close(context);
 	return log;
 }
 

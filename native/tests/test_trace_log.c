@@ -454,6 +454,36 @@ static void the_bell_rings_once_for_what_is_written(void)
 	end(&observed);
 }
 
+/* Another client of QEMU's monitor had it log elsewhere; then it logs here again. */
+static void a_log_that_is_left_for_another_is_noticed(void)
+{
+	struct observed observed;
+	struct setup *setup = &observed.setup;
+	int fd;
+
+	observe(&observed);
+	give_up_and_count(&observed, 0, 8);
+	follow(&observed);
+	fd = uffdb_trace_fd(observed.trace);
+	CHECK(!uffdb_trace_quiet(observed.trace) && !is_readable(fd, 0));
+	close(observed.log.writer);
+	CHECK(is_readable(fd, -1));
+	setup->memory[0] = 2; /* it may have been taken back, and nobody was told */
+	CHECK(stats_of(setup).violations == 0 && stats_of(setup).doubtful == 1);
+	CHECK(stats_of(setup).resyncs == 1 && stats_of(setup).lost_records == 0);
+	CHECK(!is_readable(fd, 0) && ballooned(&observed) == 7);
+	observed.log.writer = open_writer(observed.log.fd);
+	take_back_and_count(&observed, 0, 8);
+	follow(&observed);
+	CHECK(ballooned(&observed) == 0);
+	give_up_and_count(&observed, 20, 24);
+	follow(&observed);
+	setup->memory[20 * PAGE] = 2;
+	CHECK(stats_of(setup).violations == 1 && ballooned(&observed) == 3);
+	keeps_its_bytes(&observed, 24, PAGES);
+	end(&observed);
+}
+
 static void await_windows(struct observed *observed, uint64_t windows)
 {
 	while (stats_of(&observed->setup).windows != windows)
@@ -519,7 +549,7 @@ static void a_full_file_system_loses_lines_and_says_so(void)
 	struct observed observed;
 	struct setup *setup = &observed.setup;
 
-	observe_as(&observed, make_small_log("256k"), 0, (struct uffdb_engine_config){0});
+	observe_as(&observed, make_small_log(256 << 10), 0, (struct uffdb_engine_config){0});
 	give_up_and_count(&observed, 0, 8);
 	follow(&observed);
 	CHECK(stats_of(setup).resyncs == 0);
@@ -576,6 +606,7 @@ int main(void)
 	foreign_lines_and_gone_ram_change_nothing();
 	a_truncated_log_is_read_from_its_beginning();
 	the_bell_rings_once_for_what_is_written();
+	a_log_that_is_left_for_another_is_noticed();
 	a_thread_of_its_own_follows();
 	what_was_read_takes_no_memory();
 	a_full_file_system_loses_lines_and_says_so();

@@ -98,10 +98,21 @@ def test_set_verify_and_stats_of_a_guest_that_does_as_it_is_asked(
 
 def test_a_guest_that_does_nothing_is_stalled_and_why_is_told(tcg: Qemu) -> None:
     with attached(tcg):
+        done = run("set", tcg.pid, "--balloon", _LEFT, "--within", "1ms")
+        assert done.returncode == 1
+        assert "moving" in done.stderr
+        assert "not there in time" in done.stderr
         done = run("set", tcg.pid, "--balloon", _LEFT)
         assert done.returncode == 1
         assert "stalled" in done.stderr
         assert "driver" in done.stderr
+        balloon = status_of(tcg)["balloon"]
+        assert (balloon["asked_bytes"], balloon["actual_bytes"]) == (_LEFT, RAM_BYTES)
+        assert "driver" in balloon["why"]
+        told = run("status", tcg.pid).stdout
+        assert "4 MiB asked for, 0 B given up by its own word, 0 B known, 0 B freed" in told
+        assert "why they differ" in told
+        refused(2, "set", tcg.pid, "--balloon", _LEFT, "--within", "1s", "--no-wait")
         tcg.monitor.execute("stop")
         done = run("set", tcg.pid, "--balloon", _LEFT, "--json")
         assert "not running (paused)" in json.loads(done.stdout)["why"]
@@ -285,6 +296,7 @@ def test_what_was_in_the_balloon_before_is_said_not_to_be_known(tcg: Qemu) -> No
     with Session(options, progress=said.append) as session:
         assert any("which pages make up the 4 MiB" in line for line in said)
         assert session.verify().unaccounted_bytes == BALLOON.size_bytes
+        assert session.status().balloon.why.startswith("some was in the balloon before")
         tcg.guest.balloon_deflate(BALLOON)
         session.settle()
         assert session.verify().unaccounted_bytes == 0

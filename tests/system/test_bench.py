@@ -207,13 +207,16 @@ def test_the_toucher_records_every_touch_of_every_thread(backing: str) -> None:
 
 @pytest.mark.needs_linux_guest
 def test_balloon_compares_a_followed_guest_with_one_that_nobody_follows(tmp_path: Path) -> None:
-    measured = _bench(tmp_path, "balloon", "--rounds", 1, "--size", "64M")
+    by = ("--observer", "trace", "--observer", "monitor")
+    measured = _bench(tmp_path, "balloon", "--rounds", 1, "--size", "64M", *by)
     by_name = {row["name"]: row for row in measured["series"]}
-    assert set(by_name) == {"nobody", "trace"}
-    trace = by_name["trace"]
-    assert trace["unaccounted_bytes"] == trace["disagreements"] == trace["violations"] == 0
-    assert trace["left_in_ledger_bytes"] == 0
-    assert {"inflate: trace vs nobody", "deflate: trace vs nobody"} <= set(measured["ratios"])
+    assert set(by_name) == {"nobody", "trace", "monitor"}
+    for name in ("trace", "monitor"):
+        row = by_name[name]
+        assert row["unaccounted_bytes"] == row["disagreements"] == row["violations"] == 0
+        assert row["left_in_ledger_bytes"] == 0
+        ratios = {f"{what}: {name} vs nobody" for what in ("inflate", "deflate")}
+        assert ratios <= set(measured["ratios"])
 
 
 @pytest.mark.needs_linux_guest

@@ -31,10 +31,13 @@ def _run_demo(*prefix: str, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.mark.alone
 @pytest.mark.needs_qemu
+@pytest.mark.needs_linux_guest
 def test_demo_holds_on_a_real_qemu_and_is_plain_where_nobody_watches() -> None:
     done = _run_demo()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith("A real QEMU")
+    assert done.stdout.startswith("A real QEMU with a Linux guest")
+    assert "its balloon is followed by the observer" in done.stdout
+    assert "0 violations" in done.stdout
     assert "\x1b" not in done.stdout
 
 

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.command import attached, refused, run, status_of
+from tests.support.command import attached, refused, run
 from tests.support.marks import REAL_QEMU
+from uffdballoon.daemon import client
 from uffdballoon.errors import UsageError
 from uffdballoon.lab.qemu import Accel, Memory, Qemu, QemuOptions
 from uffdballoon.model.addresses import PAGE_BYTES, GpaRange
 from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.policy import parse_policy
 from uffdballoon.model.ram import Backing
-from uffdballoon.model.records.balloon import BalloonAccount
+from uffdballoon.model.records.balloon import BalloonAccount, Verification
 from uffdballoon.model.records.events import Event, EventKind
 from uffdballoon.model.touch import Access
 from uffdballoon.session import Session, SessionOptions
@@ -65,9 +66,14 @@ def guest(options: QemuOptions, start_qemu: Callable[[QemuOptions], Qemu]) -> Qe
 
 def wait_until_ballooned(qemu: Qemu, size_bytes: int) -> None:
     deadline = time.monotonic() + _PATIENCE_S
-    while status_of(qemu)["ballooned_bytes"] != size_bytes:
-        assert time.monotonic() < deadline, status_of(qemu)
-        time.sleep(0.05)
+    while client.status(qemu.pid).ballooned_bytes != size_bytes:
+        assert time.monotonic() < deadline, client.status(qemu.pid)
+        time.sleep(0.01)
+
+
+def check_verified(qemu: Qemu) -> None:
+    found = client.request(qemu.pid, "verify", Verification)
+    assert (found.disagreements, found.unaccounted_bytes) == ((), 0)
 
 
 def check_as_before(qemu: Qemu) -> None:
@@ -165,12 +171,14 @@ def test_a_reset_empties_the_balloon(
 
 def test_a_manager_in_its_sandbox_follows_and_gives_the_log_back(guest: Qemu) -> None:
     with attached(guest, *BY_MONITOR) as manager:
-        assert status_of(guest)["sandbox"]["on"]
+        state = client.status(guest.pid)
+        assert state.sandbox
+        assert state.sandbox.on
         guest.guest.balloon_inflate(BALLOON)
         wait_until_ballooned(guest, BALLOON.size_bytes)
         guest.guest.balloon_deflate(BALLOON)
         wait_until_ballooned(guest, 0)
-        assert status_of(guest)["touches"]["violations"] == 0
+        assert client.status(guest.pid).touches.violations == 0
         assert run("detach", guest.pid).returncode == 0
         assert manager.wait(_PATIENCE_S) == 0
     check_as_before(guest)
@@ -186,8 +194,7 @@ def test_a_manager_that_is_stopped_holds_nobody_up_and_follows_after(guest: Qemu
         assert guest.monitor.balloon_bytes() == RAM_BYTES - BALLOON.size_bytes - MORE.size_bytes
         os.kill(manager.pid, signal.SIGCONT)
         wait_until_ballooned(guest, BALLOON.size_bytes + MORE.size_bytes)
-        assert run("verify", guest.pid).returncode == 0
-        assert status_of(guest)["balloon"]["unaccounted_bytes"] == 0
+        check_verified(guest)
     check_owned(guest)
 
 
@@ -202,7 +209,7 @@ def test_a_manager_that_is_killed_leaves_a_guest_that_the_next_one_follows(guest
     with attached(guest, *BY_MONITOR) as manager:
         guest.guest.balloon_inflate(MORE)
         wait_until_ballooned(guest, MORE.size_bytes)
-        assert run("verify", guest.pid).returncode == 0
+        check_verified(guest)
         assert run("detach", guest.pid).returncode == 0
         assert manager.wait(_PATIENCE_S) == 0
     check_as_before(guest)

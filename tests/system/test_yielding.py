@@ -95,6 +95,8 @@ def test_what_is_cancelled_is_taken_up_or_said_to_be_kept_by_qemu(
     attached.qemu.monitor.execute("migrate", uri=destination.uri)
     attached.wait_for(EventKind.YIELDED)
     assert attached.session.status().yielded
+    asked = attached.session.ask_balloon(attached.qemu.options.memory.size_bytes // 2)
+    assert asked.why.startswith("QEMU discards nothing during a background snapshot")
     with pytest.raises(TargetBusyError, match="trapped"):
         attached.inflate(OWNED)
     attached.qemu.monitor.execute("migrate_cancel")

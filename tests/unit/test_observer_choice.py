@@ -13,6 +13,7 @@ from uffdballoon.host.trace import TracedRam
 from uffdballoon.host.uffd import Feature
 from uffdballoon.model.addresses import Gpa, Hva
 from uffdballoon.model.observing import ObserverKind
+from uffdballoon.model.part import Tick
 from uffdballoon.model.ram import Backing, RamBlock, Segment
 from uffdballoon.model.terms import ContractKind
 from uffdballoon.observe import observers
@@ -41,6 +42,9 @@ class PlayedLog:
 
     def __init__(self) -> None:
         self.closed = 0
+
+    def tick(self) -> Tick:
+        return Tick()
 
     def close(self) -> None:
         self.closed += 1

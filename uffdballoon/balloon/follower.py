@@ -49,7 +49,7 @@ class Follower:
         self._noting: Job[None] | None = None
         self._inflates: deque[InflateCounts] = deque(maxlen=_KEPT)
         self._seen = (0, 0)  # pages given up and taken back, as last told
-        self._resyncs = 0
+        self._resyncs = self._lost = 0
         self._errno = 0
 
     def fileno(self) -> int:
@@ -166,7 +166,10 @@ class Follower:
             self._enforcer.ledger.copy_to(self._now)
             self._noting = self._note_inflate(time.time_ns())
         if stats.resyncs != self._resyncs:
-            why = f"{stats.lost_records} record(s) of the trace were lost; looked at memory instead"
+            lost = stats.lost_records - self._lost
+            what = f"{lost} record(s) of the trace were lost" if lost else "not all was told"
+            why = f"{what}; looked at memory instead"
+            self._lost = stats.lost_records
             notices.append(notice(EventKind.RESYNC, why))
             self._resyncs = stats.resyncs
         return notices

@@ -32,6 +32,7 @@ _OPTIONS = {
     "event": ("--observer", "event", "--contract", "cap", "--floor", "0"),
     "scan": ("--observer", "scan", "--contract", "cap", "--floor", "0"),
 }
+_EXACT = ("trace", "monitor")
 OBSERVERS = tuple(_OPTIONS)
 
 
@@ -104,7 +105,7 @@ def _cycle(
         inflate_s = reach(qemu, _RAM_BYTES - size_bytes)
         state = _agreement(qemu, name) if name != NOBODY else {}
         deflate_s = reach(qemu, _RAM_BYTES)
-        if name == "trace":
+        if name in _EXACT:
             state["left_in_ledger_bytes"] = settled(qemu.pid).ballooned_bytes
     return (inflate_s, deflate_s), state
 

@@ -19,6 +19,7 @@ from uffdballoon.target.backing import fds_of_block
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from uffdballoon.model.part import Tick
     from uffdballoon.model.ram import RamBlock, Segment
 
 
@@ -31,6 +32,9 @@ class LogOfBalloon(Protocol):
     fd: int
     actual_pages: int
 
+    def tick(self) -> Tick:
+        """See to it that the VMM still writes there; raise TargetGoneError."""
+
     def close(self) -> None:
         """Have the VMM write where it wrote before."""
 
@@ -42,6 +46,7 @@ class Observer(Protocol):
     observing: Observing
     wanted: Feature
     trace: Trace | None
+    log: LogOfBalloon | None
 
     @property
     def how(self) -> str:
@@ -62,6 +67,7 @@ class DirectObserver:
     observing = Observing.NONE
     wanted = Feature(0)
     trace: Trace | None = None
+    log: LogOfBalloon | None = None
 
     @property
     def how(self) -> str:
@@ -122,7 +128,7 @@ class MonitorObserver(DirectObserver):
     ) -> None:
         """Begin to read; raise what ``open_log`` and Trace.of_log() raise."""
         ram = [TracedRam(segment.gpa, segment.hva, segment.size_bytes) for segment in segments]
-        self._log = open_log()
+        self.log = self._log = open_log()
         try:
             self.trace = self._trace = Trace.of_log(
                 pid, self._log.fd, ram, actual_pages=self._log.actual_pages

@@ -191,12 +191,12 @@ class Attachment:
         vcpus = self.vcpus.numbers
         stays = self.machine.relay is not None and not options.leaves_monitor
         refuse_blind_harm(options, sees_resets=stays, vcpus=vcpus)
-        unsuitable = judge(gather(self.target, self.layout.blocks, self.machine.monitor))
-        refuse_unsuitable(unsuitable, options.allowed, options.pid)
+        self.unsuitable = judge(gather(self.target, self.layout.blocks, self.machine.monitor))
+        refuse_unsuitable(self.unsuitable, options.allowed, options.pid)
         self._shared_with = "; ".join(
-            finding.sentence for finding in unsuitable if finding.name in SHARING
+            finding.sentence for finding in self.unsuitable if finding.name in SHARING
         )
-        for finding in unsuitable:
+        for finding in self.unsuitable:
             self._progress(f"does not hold: {finding.sentence}")
         if any(block.backing is Backing.HUGETLBFS for block in self.layout.blocks):
             self._progress(

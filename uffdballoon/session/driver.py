@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.observing import ObserverKind
 from uffdballoon.model.records.balloon import (
     BalloonAccount,
     BalloonProgress,
@@ -15,6 +17,9 @@ from uffdballoon.model.records.balloon import (
 
 if TYPE_CHECKING:
     from uffdballoon.session.attachment import Attachment
+
+
+_INHIBITING = ("vfio", "vdpa", "encrypted")
 
 
 class Driver:
@@ -28,6 +33,10 @@ class Driver:
         self._loop = attached.enforcer.loop
         self._nodes = attached.nodes
         self._before = self._nodes.ballooned()
+        self._observer = attached.observer.kind
+        self._yielder = attached.yielder
+        self._unsuitable = attached.unsuitable
+        self._progress: DriverProgress | None = None
 
     def ask(self, target_bytes: int) -> BalloonProgress:
         """Ask it to leave the guest that much memory; return progress().
@@ -76,13 +85,43 @@ class Driver:
         huge pages it is the other way round.
         """
         actual = self._machine.actual_bytes()
+        asked = self._progress
         stats = self._loop.stats()
         ballooned_bytes += (stats.pieces - stats.reported_pages) * PAGE_BYTES
         ram_bytes = self._ram_bytes()
+        unknown = None if actual is None else ram_bytes - actual - ballooned_bytes
         return BalloonAccount(
             actual_bytes=actual,
-            unaccounted_bytes=None if actual is None else ram_bytes - actual - ballooned_bytes,
+            unaccounted_bytes=unknown,
+            asked_bytes=None if asked is None else asked.target_bytes,
+            why=self._why_they_differ(actual, unknown),
         )
+
+    def _why_they_differ(self, actual: int | None, unknown: int | None) -> str:
+        whys = []
+        asked = self._progress
+        if asked is not None and actual is not None and actual != asked.target_bytes:
+            whys.append(asked.why or "the guest's driver is on its way")
+        if unknown is not None and unknown > 0:
+            whys.append(self._why_nothing_goes() or self._why_unknown())
+        return "; ".join(whys)
+
+    def _why_unknown(self) -> str:
+        if self._observer is ObserverKind.DIRECT:
+            return "the observer direct does not follow the guest's own balloon"
+        return "some was in the balloon before anybody looked, or while nobody could"
+
+    def _why_nothing_goes(self) -> str:
+        """Say why QEMU counts what the driver gives up, and keeps it; empty when it does not.
+
+        QEMU, hw/virtio/virtio-balloon.c: virtio_balloon_inhibited().
+        """
+        if self._yielder.is_yielded:
+            return "QEMU discards nothing during a background snapshot or a postcopy migration"
+        pinned = [finding.name for finding in self._unsuitable if finding.name in _INHIBITING]
+        if pinned:
+            return f"QEMU discards nothing of a guest whose memory others use ({pinned[0]})"
+        return ""
 
     def _ram_bytes(self) -> int:
         """Return what QEMU counts, with what was plugged in and out since the attach."""
@@ -90,5 +129,8 @@ class Driver:
 
     def _with_ballooned(self, progress: DriverProgress) -> BalloonProgress:
         now = self._nodes.ballooned()
+        if not progress.why:
+            progress = replace(progress, why=self._why_nothing_goes())
+        self._progress = progress
         came = {node: now[node] - self._before.get(node, 0) for node in now}
         return BalloonProgress.of(progress, self._ledger.ballooned_bytes, came)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from uffdballoon.core.fault_loop import FaultLoop
     from uffdballoon.core.yielding import Yielder
     from uffdballoon.model.job import Job
+    from uffdballoon.observe.observers import LogOfBalloon
     from uffdballoon.session.vcpus import Vcpus
 
 
@@ -51,6 +52,22 @@ class Following:
         self._follower.answer()
         self._rang = True
         return False
+
+
+class KeepingLog:
+    """Sees to it that QEMU still logs to us, where its log is what is followed."""
+
+    name = "log"
+
+    def __init__(self, log: LogOfBalloon | None) -> None:
+        self._log = log
+
+    def sources(self) -> Sequence[Source]:
+        return ()
+
+    def tick(self) -> Tick:
+        """Look at it; the C library rings when QEMU has left it, by the source of Following."""
+        return Tick() if self._log is None else self._log.tick()
 
 
 class Guarding:

@@ -18,7 +18,14 @@ from uffdballoon.session.attachment import Attachment
 from uffdballoon.session.changes import Changes
 from uffdballoon.session.driver import Driver
 from uffdballoon.session.monitoring import Monitoring
-from uffdballoon.session.parts import Following, Guarding, Reclaiming, Surveying, WatchingThreads
+from uffdballoon.session.parts import (
+    Following,
+    Guarding,
+    KeepingLog,
+    Reclaiming,
+    Surveying,
+    WatchingThreads,
+)
 from uffdballoon.session.policies import Policies
 from uffdballoon.session.reactions import Reactions
 from uffdballoon.session.recording import recording
@@ -74,6 +81,7 @@ class Session:
         self.parts: tuple[Part, ...] = (
             self._resets,
             Following(attached.follower),
+            KeepingLog(attached.observer.log),
             Guarding(attached.guard, attached.follower),
             Reclaiming(attached.reclaimer, attached.follower, attached.yielder),
             Surveying(attached.survey),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -54,13 +55,32 @@ class FdNumbers:
         """Return those among some that are open on the file that our ``fd`` is open on."""
         return {number for number in among if self._is_same(number, fd)}
 
-    def _is_same(self, number: int, fd: int) -> bool:
+    def written_to(self) -> dict[int, int]:
+        """Return duplicates, the caller's to close, of those that are open for writing alone."""
+        found: dict[int, int] = {}
+        for number in self.all():
+            theirs = self.duplicate(number)
+            if theirs is None:
+                continue
+            if fcntl.fcntl(theirs, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+                found[number] = theirs
+            else:
+                os.close(theirs)
+        return found
+
+    def duplicate(self, number: int) -> int | None:
+        """Return a duplicate, the caller's to close; None when it is closed meanwhile."""
         try:
-            theirs = duplicate_fd(self._target.pidfd, number, pid=self._target.pid)
+            return duplicate_fd(self._target.pidfd, number, pid=self._target.pid)
         except UffdballoonError as error:
             if error.errno == errno.EBADF:
-                return False  # closed meanwhile
+                return None
             raise
+
+    def _is_same(self, number: int, fd: int) -> bool:
+        theirs = self.duplicate(number)
+        if theirs is None:
+            return False
         try:
             return os.path.sameopenfile(theirs, fd)
         finally:

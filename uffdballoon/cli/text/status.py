@@ -162,6 +162,9 @@ def _told_by_the_guest(status: Status) -> list[tuple[str, str]]:
         unseen = balloon.unaccounted_bytes
         apart = f"; {format_size(unseen)} of its balloon not known" if unseen and unseen > 0 else ""
         rows.append(("left to the guest", f"{format_size(balloon.actual_bytes)}{apart}"))
+        rows.append(("its balloon", _side_by_side(status, balloon.actual_bytes)))
+    if balloon.why:
+        rows.append(("why they differ", balloon.why))
     if status.ram_change_bytes:
         rows.append(("RAM since the attach", _ram_change(status.ram_change_bytes)))
     if status.guest_memory is not None:
@@ -194,6 +197,18 @@ def _told_by_the_guest(status: Status) -> list[tuple[str, str]]:
     if seen.resyncs:
         rows.append(("trace", f"lost {seen.lost_records} records, {seen.resyncs} times"))
     return rows
+
+
+def _side_by_side(status: Status, actual_bytes: int) -> str:
+    """Say what was asked for, what the guest says of it, and what the host has of it."""
+    has_bytes = nominal_bytes(status) + (status.ram_change_bytes or 0)
+    asked_bytes = status.balloon.asked_bytes
+    asked = "nothing" if asked_bytes is None else format_size(max(0, has_bytes - asked_bytes))
+    return (
+        f"{asked} asked for, {format_size(max(0, has_bytes - actual_bytes))} given up by its own "
+        f"word, {format_size(status.ballooned_bytes)} known, {format_size(status.reclaimed_bytes)} "
+        "freed"
+    )
 
 
 def _ram_change(change_bytes: int) -> str:

@@ -76,6 +76,10 @@ class BalloonAccount:
     unaccounted_bytes: Annotated[
         int | None, doc("bytes in its balloon that the ledger does not know; below zero: too many")
     ]
+    asked_bytes: Annotated[
+        int | None, doc("bytes that it was asked to keep last; null: nothing was asked for")
+    ] = None
+    why: Annotated[str, doc("why these differ; empty: they agree, or nobody can say")] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

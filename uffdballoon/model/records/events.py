@@ -24,6 +24,7 @@ class EventKind(enum.Enum):
     INFLATE = "inflate"
     DEFLATE = "deflate"
     RESYNC = "resync"
+    LOG_TAKEN = "log-taken"
     NOT_ZAPPED = "not-zapped"
     NOT_TRAPPED = "not-trapped"
     FRAGMENTATION_LIMIT = "fragmentation-limit"

@@ -5,27 +5,43 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING
 
 from uffdballoon.errors import QmpError, TargetGoneError, UffdballoonError, UnsupportedError
 from uffdballoon.host.bounded_file import open_bounded_file
 from uffdballoon.model.addresses import PAGE_BYTES
+from uffdballoon.model.notice import notice
+from uffdballoon.model.part import Tick
+from uffdballoon.model.records.events import EventKind
 from uffdballoon.target.seccomp import LOG, look_at_filters
 from uffdballoon.vmm.qemu.asking import sparse_bytes
 from uffdballoon.vmm.qemu.balloon import actual_bytes
-from uffdballoon.vmm.qemu.log_events import BalloonEvents
+from uffdballoon.vmm.qemu.log_events import BalloonEvents, EventsWatch
 from uffdballoon.vmm.qemu.log_file import NAME, DivertedLog, was_left_diverted
 from uffdballoon.vmm.qemu.ram_watch import ram_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from uffdballoon.model.records.events import Notice
     from uffdballoon.target.injector import Injector
     from uffdballoon.vmm.qemu.monitor import Monitor
 
 MOST_BYTES = 64 << 20
 """Of lines that nobody has read: of 900,000 pages. QEMU writes on without a wait, into nothing."""
 _RECONNECT_S = 1.0
+_AGAIN_S = 1.0  # two that want the log do not take it from each other all the time
+_LOOKS_S = 0.02
+
+
+_TAKEN_AGAIN = (
+    "taken again, and memory is looked at for what was not observed; it is given back at the end"
+)
+
+
+def _log_taken(why: str) -> Notice:
+    return notice(EventKind.LOG_TAKEN, f"another client of the monitor {why}")
 
 
 class BalloonLog:
@@ -48,6 +64,9 @@ class BalloonLog:
         """Raise UnsupportedError or PermissionDeniedError where that cannot be, or be undone."""
         self._monitor = monitor
         self._progress = progress
+        self._watch = EventsWatch(monitor)
+        self._again_at = 0.0
+        self._is_told = False
         target = injector.target
         look_at_filters(target.pid, target.pidfd, injector.tids, trusted=trust_seccomp).refuse(
             LOG, target.pid
@@ -74,6 +93,38 @@ class BalloonLog:
     def close(self) -> None:
         """Have events and log as they were; say so where QEMU does not answer."""
         self._undo.close()
+
+    def tick(self) -> Tick:
+        """Take the log again where another client of the monitor took it, or ended the events.
+
+        It is told as an event. What the guest did meanwhile was not observed. Raises
+        TargetGoneError.
+        """
+        is_ours = self._log.is_ours()
+        if is_ours and not self._watch.are_off():
+            self._is_told = False
+            return Tick(due_s=None if self._log.learn_former() else _LOOKS_S)
+        wait_s = self._again_at - time.monotonic()
+        if wait_s > 0:
+            return Tick(due_s=wait_s)
+        self._again_at = time.monotonic() + _AGAIN_S
+        what = "switched its trace events off" if is_ours else "had QEMU log elsewhere"
+        try:
+            self._take_again(is_ours=is_ours)
+        except TargetGoneError:
+            raise
+        except UffdballoonError as error:
+            was_told, self._is_told = self._is_told, True
+            told = _log_taken(f"{what}, and nothing is observed: {error}")
+            return Tick(() if was_told else (told,), _AGAIN_S)
+        return Tick([_log_taken(f"{what}: {_TAKEN_AGAIN}")], _LOOKS_S)
+
+    def _take_again(self, *, is_ours: bool) -> None:
+        if is_ours:
+            self._events.begin()
+            self._log.reopen()
+        else:
+            self._log.retake()
 
     def _give_back(self) -> None:
         try:

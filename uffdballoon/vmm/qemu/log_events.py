@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
 
 from uffdballoon.errors import QmpError, UnsupportedError
 from uffdballoon.vmm.qemu.asking import understanding
 
 if TYPE_CHECKING:
     from uffdballoon.vmm.qemu.monitor import Monitor
+    from uffdballoon.vmm.qemu.qmp import Pending
 
 # QEMU, hw/virtio/trace-events: a line for each page of 4 KiB that the driver gives up or takes
 # back, and one for how many it has by its own word, which it writes after each batch.
 EVENTS = ("virtio_balloon_handle_output", "virtio_balloon_set_config")
+_QUESTION = "trace-event-get-state"
+_LOOKS_S = 1.0
 _BACKEND = "trace:"  # util/log.c lists it among the items of `log` with the backend `log` only
 
 
@@ -48,16 +53,48 @@ class BalloonEvents:
         self._monitor.execute("trace-event-set-state", {"name": name, "enable": enable})
 
 
+class EventsWatch:
+    """Looks now and then whether they are still on; it waits for nothing."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self._asked: list[Pending] = []
+        self._ask_at = 0.0
+
+    def are_off(self) -> bool:
+        """Tell whether QEMU has answered that one is off, and ask anew where it has answered."""
+        if not self._asked:
+            self._ask()
+        if not self._asked or not all(pending.wait(0.0) for pending in self._asked):
+            return False
+        answered, self._asked = self._asked, []
+        try:
+            return any(_state_in(pending.result()) == "disabled" for pending in answered)
+        except QmpError:
+            return False  # the connection ended
+
+    def _ask(self) -> None:
+        if time.monotonic() < self._ask_at:
+            return
+        self._ask_at = time.monotonic() + _LOOKS_S
+        with contextlib.suppress(QmpError):  # as long as there is no connection
+            self._asked = [self._monitor.submit(_QUESTION, {"name": name}) for name in EVENTS]
+
+
 def _state_of(monitor: Monitor, name: str) -> str:
     try:
-        told = monitor.execute("trace-event-get-state", {"name": name})
+        told = monitor.execute(_QUESTION, {"name": name})
     except QmpError as error:
         raise _lacking(f"it has no trace event {name}: {error.why}") from error
-    with understanding("trace-event-get-state"):
-        state = str(told[0]["state"])
+    state = _state_in(told)
     if state == "unavailable":
         raise _lacking(f"its trace event {name} was not built in")
     return state
+
+
+def _state_in(told: Any) -> str:  # noqa: ANN401 - QEMU's answer
+    with understanding(_QUESTION):
+        return str(told[0]["state"])
 
 
 def _lacking(why: str) -> UnsupportedError:

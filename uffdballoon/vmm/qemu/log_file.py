@@ -24,6 +24,7 @@ from uffdballoon.target.remote_fds import (
     open_and_replace,
     replace_fd,
 )
+from uffdballoon.vmm.qemu.left_log import LeftLog, written_files
 from uffdballoon.vmm.qemu.options import parse_options
 
 if TYPE_CHECKING:
@@ -53,10 +54,12 @@ class DivertedLog:
         self._target = injector.target
         self._fd = fd
         self._places: set[int] = set()
+        self._left: LeftLog | None = None
         self._former, self._path = _where_it_goes(self._target)
         self._numbers = FdNumbers(self._target)
         try:
             self._divert()
+            self._older = written_files(self._numbers)
         except BaseException:
             with contextlib.suppress(UffdballoonError):
                 self._places = fds_of_file(self._target, fd)
@@ -70,27 +73,70 @@ class DivertedLog:
         What it takes of /proc is open already: a manager that has given its privileges up may do
         it. Raises QmpError, and what replace_fd() raises.
         """
+        if self._left is not None:
+            self._note_former(self._left.wait())
         self._put_former_in(self._numbers.of_file(self._fd, self._places))
+
+    def is_ours(self) -> bool:
+        """Tell whether it still goes to our file; raise TargetGoneError."""
+        return bool(self._numbers.of_file(self._fd, self._places))
+
+    def retake(self) -> None:
+        """Have it go to our file again; where it goes now it goes again after restore().
+
+        Which file that is is learned later. Raises QmpError, and UnsupportedError where QEMU
+        does not open ours.
+        """
+        self._forget_left()
+        self._left = LeftLog(self._numbers, self._older)
+        said = self._have_opened(self._fd)
+        self._places = self._numbers.of_file(self._fd, self._numbers.all())
+        if not self._places:
+            raise _not_opened(said, self._target.pid)
+        self._older = written_files(self._numbers)
+
+    def reopen(self) -> None:
+        """Have QEMU open our file anew, which is told as if lines were lost; raise QmpError."""
+        self._have_opened(self._fd)
+        self._places = self._numbers.of_file(self._fd, self._numbers.all())
+
+    def learn_former(self) -> bool:
+        """Look which file QEMU left for ours; False as long as that is to be learned."""
+        if self._left is not None:
+            former = self._left.take()
+            if former is None:
+                return False
+            self._note_former(former)
+        return True
+
+    def _note_former(self, former: int | None) -> None:
+        self._forget_left()
+        if former is not None:
+            self._forget_former()
+            self._former = former
+
+    def _forget_left(self) -> None:
+        if self._left is not None:
+            self._left.close()
+            self._left = None
 
     def close(self) -> None:
         """Let go of what was noted."""
+        self._forget_left()
+        self._forget_former()
+        self._numbers.close()
+
+    def _forget_former(self) -> None:
         if self._former >= 0:
             os.close(self._former)
             self._former = -1
-        self._numbers.close()
 
     def _divert(self) -> None:
         said = self._have_opened(self._fd)
         self._places = fds_of_file(self._target, self._fd)
         if not self._places:
             self._set_back_what_closed()
-            raise UnsupportedError(
-                "observer monitor cannot be had",
-                why="QEMU does not open the file that it is to log to: "
-                f"{said or 'it says nothing'} (a security module, or no /proc where it lives?)",
-                hint="use another observer",
-                pid=self._target.pid,
-            )
+            raise _not_opened(said, self._target.pid)
 
     def _have_opened(self, fd: int) -> str:
         """Have a file of ours be the log; return what QEMU has against it."""
@@ -120,6 +166,16 @@ class DivertedLog:
                 replace_fd(self._injector, number, place)
 
 
+def _not_opened(said: str, pid: int) -> UnsupportedError:
+    return UnsupportedError(
+        "observer monitor cannot be had",
+        why="QEMU does not open the file that it is to log to: "
+        f"{said or 'it says nothing'} (a security module, or no /proc where it lives?)",
+        hint="use another observer",
+        pid=pid,
+    )
+
+
 def was_left_diverted(target: Target) -> bool:
     """Tell whether the log goes to a file of a manager that was killed."""
     return any(map(_is_ours, target.fds().values()))
@@ -134,9 +190,11 @@ class _Given:
         self._fd = fd
 
     def __enter__(self) -> int:
-        before = self._numbers.all()
+        before = self._numbers_of_it()
         self._monitor.execute_with_file("getfd", {"fdname": _GIVEN}, self._fd)
-        came = self._numbers.of_file(self._fd, self._numbers.all() - before)
+        now = self._numbers_of_it()
+        # QEMU may have closed one meanwhile, in its RCU thread, and its number serves again.
+        came = now - before or now
         if not came:
             self.__exit__()
             raise QmpError(
@@ -145,6 +203,9 @@ class _Given:
                 hint="is its limit of open files reached?",
             )
         return max(came)
+
+    def _numbers_of_it(self) -> set[int]:
+        return self._numbers.of_file(self._fd, self._numbers.all())
 
     def __exit__(self, *_: object) -> None:
         self._monitor.execute("closefd", {"fdname": _GIVEN})
