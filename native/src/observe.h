@@ -42,6 +42,8 @@ struct uffdb_observer {
 	uint64_t awaited_hva; /* the block whose touch found the windows busy last */
 	uint32_t awaited;     /* so often */
 
+	struct uffdb_ledger *lately; /* given up while their window was slack: slack.c */
+
 	struct uffdb_ledger *seen; /* the controlling side's: that held memory at the last scan */
 
 	/* @counted: of @reported_bytes, what was put into the ledger. */
