@@ -93,6 +93,10 @@ struct uffdb_engine {
 
 	struct uffdb_slack slack;
 
+	/* gift.c */
+	uint64_t awaited_hva; /* the block whose touch found the windows busy last */
+	uint32_t awaited;     /* so often */
+
 	/* yield.c */
 	_Atomic bool yielded; /* no window is registered, and nothing is judged */
 };

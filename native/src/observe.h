@@ -39,8 +39,6 @@ struct uffdb_observer {
 
 	/* In the ledger, because free page reporting gave them up: gift.c. */
 	struct uffdb_ledger *reported;
-	uint64_t awaited_hva; /* the block whose touch found the windows busy last */
-	uint32_t awaited;     /* so often */
 
 	struct uffdb_ledger *lately; /* given up while their window was slack: slack.c */
 

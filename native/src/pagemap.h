@@ -18,8 +18,9 @@ bool uffdb_is_populated(int pagemap_fd, uint64_t start, uint64_t end);
 bool uffdb_has_memory(int pagemap_fd, uint64_t start, uint64_t end);
 
 /*
- * Is the page, or the huge page that it is of, neither the zero page nor the huge zero page? The
- * second is memory for PAGEMAP_SCAN (fs/proc/task_mmu.c, pagemap_thp_category()).
+ * Is the page, or the huge page that it is of, neither the zero page nor the huge zero page? Older
+ * kernels have PAGEMAP_SCAN call the second memory ("fs/proc/task_mmu: fix PAGE_IS_PFNZERO
+ * detection for the huge zero folio").
  */
 bool uffdb_is_own(int pagemap_fd, uint64_t hva);
 

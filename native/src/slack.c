@@ -318,7 +318,7 @@ int64_t uffdb_engine_look(struct uffdb_engine *engine)
 	error = look_at_all(engine);
 	taken = (int64_t)atomic_load(&engine->slack.taken_bytes) - before;
 	pthread_mutex_unlock(&engine->control);
-	return error ? error : taken;
+	return error && error != -ESRCH ? error : taken;
 }
 
 static void ask_whether_near(struct uffdb_engine *engine, void *argument)

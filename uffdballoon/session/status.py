@@ -13,6 +13,7 @@ from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.blockmap import Tally
 from uffdballoon.model.records.counters import Stops
 from uffdballoon.model.records.status import ContractStatus, Status, TargetState
+from uffdballoon.model.terms import ContractKind
 from uffdballoon.model.touch import Action
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def reporting(
     """
     surveyed = yield from attached.survey.renewing()
     yield from attached.machine.asking()
+    attached.enforcer.loop.look()
     with attached.machine.answered():
         return _report(attached, changes, resets, driver, reactions, surveyed)
 
@@ -86,6 +88,8 @@ def _report(
         deflated_pages_total=deflated_bytes // PAGE_BYTES + stats.observed_deflated,
         windows=stats.windows,
         armed_bytes=stats.armed_bytes,
+        unarmed_bytes=stats.unarmed_bytes,
+        traps_always=not stats.slackens or attached.options.terms.kind is not ContractKind.CAP,
         yielded=attached.yielder.is_yielded,
         touches=touches_of(stats),
         actions={a: count for a, count in stats.actions.items() if a is not Action.NONE},
