@@ -22,6 +22,7 @@
 #include "observe.h"
 #include "pages.h"
 #include "settle.h"
+#include "slack.h"
 #include "touch.h"
 #include "uffdballoon.h"
 #include "windows.h"
@@ -39,7 +40,7 @@ static bool is_whole_report(const struct uffdb_engine *engine, const struct uffd
 static bool is_whole(const struct uffdb_engine *engine, const struct uffdb_touch *touch,
 		     const struct uffdb_range *gift)
 {
-	return engine->slack.on && !touch->block->flags &&
+	return uffdb_slack_is_for(engine, touch->block) &&
 	       uffdb_ledger_count(engine->ledger, gift->start, gift->len) == gift->len / UFFDB_PAGE;
 }
 

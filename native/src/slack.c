@@ -129,7 +129,7 @@ static void take_pages(struct uffdb_engine *engine, const struct look *look, uin
 }
 
 /* These were given up again: they are as those of any new window. */
-static void look_again(struct uffdb_engine *engine, const struct look *look, uint64_t start,
+static void leave_to_look(struct uffdb_engine *engine, const struct look *look, uint64_t start,
 		       uint64_t end)
 {
 	if (look->traps)
@@ -149,7 +149,7 @@ static void take_range(struct uffdb_engine *engine, const struct look *look, uin
 			again = (struct uffdb_range){end, 0};
 		if (again.start > start)
 			take_pages(engine, look, start, again.start);
-		look_again(engine, look, again.start, again.start + again.len);
+		leave_to_look(engine, look, again.start, again.start + again.len);
 		start = again.start + again.len;
 	}
 }
@@ -190,7 +190,7 @@ static int take_of(struct uffdb_engine *engine, const struct look *look, uint64_
 	return 0;
 }
 
-static int take_all(struct uffdb_engine *engine, const struct look *look)
+static int take_in_run(struct uffdb_engine *engine, const struct look *look)
 {
 	uint64_t at = look->run.start, end = at + look->run.len;
 	struct uffdb_range ballooned;
@@ -234,7 +234,7 @@ static void look_only(struct uffdb_engine *engine, void *argument)
 {
 	struct look *look = argument;
 
-	look->error = take_all(engine, look);
+	look->error = take_in_run(engine, look);
 	if (!look->error)
 		look->error = end_empty(engine, look->run.start, look->run.start + look->run.len);
 }
@@ -246,7 +246,7 @@ static void tighten_run(struct uffdb_engine *engine, void *argument)
 
 	look->error = uffdb_windows_trap_slack(engine->windows, &look->run);
 	if (!look->error)
-		look->error = take_all(engine, look);
+		look->error = take_in_run(engine, look);
 	/* A target that is gone takes nothing any more. */
 	if (look->error == -ESRCH)
 		look->error = 0;
@@ -360,9 +360,9 @@ bool uffdb_slack_make_room(struct uffdb_engine *engine, const struct uffdb_touch
 	return true;
 }
 
-static bool wants_slack(const struct uffdb_engine *engine, const struct uffdb_touch *touch)
+bool uffdb_slack_is_for(const struct uffdb_engine *engine, const struct uffdb_block *block)
 {
-	return engine->slack.on && !touch->late && !touch->block->flags &&
+	return engine->slack.on && !block->flags &&
 	       engine->contract.terms.kind == UFFDB_CONTRACT_CAP &&
 	       !has_node_floors(&engine->contract.terms) && !atomic_load(&engine->yielded);
 }
@@ -411,7 +411,7 @@ bool uffdb_slack_grant(struct uffdb_engine *engine, const struct uffdb_touch *to
 	struct uffdb_range run;
 	bool slackened;
 
-	if (!wants_slack(engine, touch))
+	if (touch->late || !uffdb_slack_is_for(engine, touch->block))
 		return false;
 	if (uffdb_windows_is_slack(engine->windows, touch->hva)) {
 		/* It was read before its window went slack, which woke it. */

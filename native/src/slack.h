@@ -13,6 +13,9 @@ static inline bool uffdb_has_slack(const struct uffdb_engine *engine)
 /* Of this engine, may windows be slack at all? */
 bool uffdb_can_slacken(const struct uffdb_engine *engine);
 
+/* The loop's: may those of a RAM block be, by the contract as it is? */
+bool uffdb_slack_is_for(const struct uffdb_engine *engine, const struct uffdb_block *block);
+
 /* What is in the balloon even if all that is slack was taken, in bytes. Any thread. */
 uint64_t uffdb_slack_certain(const struct uffdb_engine *engine);
 

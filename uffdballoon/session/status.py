@@ -19,6 +19,7 @@ from uffdballoon.model.touch import Action
 if TYPE_CHECKING:
     from uffdballoon.balloon.survey import Surveyed
     from uffdballoon.model.job import Job
+    from uffdballoon.model.terms import Terms
     from uffdballoon.session.attachment import Attachment
     from uffdballoon.session.changes import Changes
     from uffdballoon.session.driver import Driver
@@ -89,7 +90,7 @@ def _report(
         windows=stats.windows,
         armed_bytes=stats.armed_bytes,
         unarmed_bytes=stats.unarmed_bytes,
-        traps_always=not stats.slackens or attached.options.terms.kind is not ContractKind.CAP,
+        traps_always=not stats.slackens or _is_told_of_each(attached.options.terms),
         yielded=attached.yielder.is_yielded,
         touches=touches_of(stats),
         actions={a: count for a, count in stats.actions.items() if a is not Action.NONE},
@@ -106,6 +107,11 @@ def _report(
             zap_max=max(changes.stops_ns, default=0) // 1000,
         ),
     )
+
+
+def _is_told_of_each(terms: Terms) -> bool:
+    """Tell whether the contract takes it to trap each touch."""
+    return terms.kind is not ContractKind.CAP or bool(terms.node_floors)
 
 
 def _contract_state(attached: Attachment, ballooned_bytes: int) -> ContractStatus:
