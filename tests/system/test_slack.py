@@ -37,9 +37,7 @@ _PATIENCE_S = 60.0
 
 @pytest.fixture(params=[Accel.KVM, Accel.TCG])
 def two(request: pytest.FixtureRequest, start_qemu: Callable[[QemuOptions], Qemu]) -> Qemu:
-    options = QemuOptions(
-        accel=request.param, memory=Memory(size_bytes=RAM_BYTES), processors=2
-    )
+    options = QemuOptions(accel=request.param, memory=Memory(size_bytes=RAM_BYTES), processors=2)
     qemu = start_qemu(options)
     qemu.guest.fill(OWNED, SEED)
     return qemu
@@ -145,12 +143,13 @@ def test_whoever_asks_for_it_has_each_touch_trapped(two: Qemu) -> None:
 
 def test_the_command_shows_it(start_qemu: Callable[[QemuOptions], Qemu]) -> None:
     qemu = start_qemu(QemuOptions(accel=Accel.KVM, memory=Memory(size_bytes=RAM_BYTES)))
-    with attached(qemu, "--contract", "cap", "--floor", "16M", "--policy", "observe"):
+    cap = ("--contract", "cap", "--floor", "16M", "--policy", "observe")
+    with attached(qemu, *cap):
         given = ("--gpa", hex(BALLOON.start), "--size", BALLOON.size_bytes, "--guest-agreed")
         assert run("inflate", qemu.pid, *given).returncode == 0
         qemu.guest.touch(GpaRange.of(BALLOON.start, 2 * HUGE_BYTES), Access.WRITE)
         touches = status_of(qemu)["touches"]
         assert touches["taken_unseen_bytes"] > 0
         assert "taken untrapped" in run("status", qemu.pid).stdout
-    with attached(qemu, "--contract", "cap", "--floor", "16M", "--policy", "observe", "--always-trap"):
+    with attached(qemu, *cap, "--always-trap"):
         assert status_of(qemu)["traps_always"]

@@ -211,8 +211,7 @@ _NS_PER_US = 1000
 @click.option(
     "--always-trap",
     is_flag=True,
-    help="With cap: trap each touch of the balloon, to tell of it, where it is far above the floor, "
-    "too.",
+    help="With cap: trap and tell of each touch of the balloon, far above the floor, too.",
 )
 @click.option(
     "--reclaim",
