@@ -618,7 +618,7 @@ struct uffdb_engine_config {
 	 * else everything is trapped always.
 	 */
 	bool slackens;
-	bool tell_begin;	   /* news are also that the balloon begins to move */
+	bool tell_begin; /* news are also that the balloon begins to move */
 	/*
 	 * Zeros for a reader cost memory there, and are dropped again by holes: within a second
 	 * after it went on. Copied; the fds must outlive the engine. Needs @pagemap_fd.
@@ -690,8 +690,8 @@ struct uffdb_stats {
 	uint64_t unarmed_bytes;	     /* of windows that trap nothing, for now; not in armed_bytes */
 	uint64_t taken_unseen_bytes; /* of these: taken back, without a touch that was trapped */
 	uint64_t slackens;	     /* 1: there may be such windows */
-	uint64_t moving;       /* 1: the balloon did a moment ago, and may go on to */
-	uint64_t follow_errno; /* of following, at last: ENOMEM without room for a window */
+	uint64_t moving;	     /* 1: the balloon did a moment ago, and may go on to */
+	uint64_t follow_errno;	     /* of following, at last: ENOMEM without room for a window */
 };
 
 struct uffdb_engine;

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 #include <sched.h>
 
-#include "judge.h"
 #include "answer.h"
 #include "clock.h"
 #include "counters.h"
 #include "drop.h"
 #include "engine.h"
 #include "gift.h"
+#include "judge.h"
 #include "ledger.h"
 #include "observe.h"
 #include "pagemap.h"

@@ -130,7 +130,7 @@ static void take_pages(struct uffdb_engine *engine, const struct look *look, uin
 
 /* These were given up again: they are as those of any new window. */
 static void leave_to_look(struct uffdb_engine *engine, const struct look *look, uint64_t start,
-		       uint64_t end)
+			  uint64_t end)
 {
 	if (look->traps)
 		for (uint64_t at = start; at < end; at = (at / UFFDB_HUGE + 1) * UFFDB_HUGE)
@@ -196,8 +196,7 @@ static int take_in_run(struct uffdb_engine *engine, const struct look *look)
 	struct uffdb_range ballooned;
 	int error = 0;
 
-	while (!error && at < end &&
-	       uffdb_ledger_next(engine->ledger, at, end, &ballooned) > 0) {
+	while (!error && at < end && uffdb_ledger_next(engine->ledger, at, end, &ballooned) > 0) {
 		at = ballooned.start + ballooned.len;
 		if (look->traps)
 			error = protect(engine, ballooned.start, ballooned.len, true);
@@ -285,8 +284,8 @@ int uffdb_slack_tighten_for_gifts(struct uffdb_engine *engine)
 {
 	const struct uffdb_observer *observer = engine->observer;
 
-	if (!uffdb_has_slack(engine) || (!uffdb_ledger_pages(observer->lately) &&
-					 !atomic_load(&observer->look_everywhere)))
+	if (!uffdb_has_slack(engine) ||
+	    (!uffdb_ledger_pages(observer->lately) && !atomic_load(&observer->look_everywhere)))
 		return 0;
 	return uffdb_slack_tighten(engine);
 }

@@ -41,7 +41,7 @@ struct uffdb_windows {
 	_Atomic uint8_t *fresh;	  /* got one, and is to be armed or looked at */
 	_Atomic uint8_t *armed;
 	_Atomic uint8_t *slack; /* has its window, which traps nothing: slack.c */
-	uint8_t *unlooked; /* armed after its pages were given up, and not looked at since */
+	uint8_t *unlooked;	/* armed after its pages were given up, and not looked at since */
 	_Atomic bool any_changed, any_fresh;
 	bool any_unlooked;
 	_Atomic bool look_at_armed; /* what is given up in a window is looked at as well */

@@ -262,7 +262,7 @@ static void what_is_given_up_again_is_in_the_balloon_again(void)
 	struct setup *setup = &slack.setup;
 
 	begin_given_up(&slack, (struct uffdb_engine_config){.terms = free_to_take,
-							     .observing = UFFDB_OBSERVE_TRACE});
+							    .observing = UFFDB_OBSERVE_TRACE});
 	for (int round = 0; round < 20; round++) {
 		fill(setup, 0, 8);
 		CHECK(!madvise(setup->memory, 4 * HUGE, MADV_DONTNEED));
@@ -286,8 +286,7 @@ static void a_quiet_guest_is_trapped_again(void)
 	struct setup *setup = &slack.setup;
 	uint64_t granted;
 
-	begin_given_up(&slack,
-		       (struct uffdb_engine_config){.terms = free_to_take, .follow = true});
+	begin_given_up(&slack, (struct uffdb_engine_config){.terms = free_to_take, .follow = true});
 	fill(setup, 3, 5);
 	while (stats_of(setup).unarmed_bytes)
 		usleep(1000);
@@ -345,8 +344,7 @@ static void *take_all(void *argument)
 	for (uint64_t i = 0; i < pages; i++) {
 		uint64_t page = (i + greedy->index * pages / GREEDY) % pages;
 
-		*(volatile uint8_t *)(greedy->memory + page * PAGE + greedy->index) =
-			byte_of(page);
+		*(volatile uint8_t *)(greedy->memory + page * PAGE + greedy->index) = byte_of(page);
 	}
 	greedy->done = true;
 	return NULL;
@@ -373,11 +371,11 @@ static void threads_that_take_all_they_can_never_pass_the_floor(void)
 	struct setup *setup = &slack.setup;
 
 	begin(&slack, (struct uffdb_engine_config){.terms = free_to_take,
-						    .observing = UFFDB_OBSERVE_TRACE,
-						    .follow = true,
-						    .nr_rungs = 1,
-						    .rungs = {{.kind = UFFDB_RUNG_FREEZE}},
-						    .around_bytes = HUGE});
+						   .observing = UFFDB_OBSERVE_TRACE,
+						   .follow = true,
+						   .nr_rungs = 1,
+						   .rungs = {{.kind = UFFDB_RUNG_FREEZE}},
+						   .around_bytes = HUGE});
 	for (int round = 0; round < ROUNDS; round++) {
 		give_all_up(&slack);
 		CHECK(uffdb_engine_set_policy(setup->engine, NULL, 0, &floor) == 0);
