@@ -629,7 +629,14 @@ struct uffdb_engine_config {
 	uint32_t observing;	   /* enum uffdb_observing */
 	struct uffdb_trace *trace; /* for UFFDB_OBSERVE_TRACE; must outlive the engine */
 	bool follow;		   /* on a thread of our own, from start to stop */
-	bool tell_begin;	   /* news are also that the balloon begins to move */
+	/*
+	 * Under UFFDB_CONTRACT_CAP, trap no more than the floor needs: see uffdb_engine_look().
+	 * Of private anonymous memory alone, without node floors, with UFFDB_OBSERVE_NONE or
+	 * UFFDB_OBSERVE_TRACE, on a kernel with PAGEMAP_SCAN, with a ledger that is in no file;
+	 * else everything is trapped always.
+	 */
+	bool slackens;
+	bool tell_begin; /* news are also that the balloon begins to move */
 	/*
 	 * Zeros for a reader cost memory there, and are dropped again by holes: within a second
 	 * after it went on. Copied; the fds must outlive the engine. Needs @pagemap_fd.
@@ -699,8 +706,11 @@ struct uffdb_stats {
 	uint64_t arm_ns_max;   /* from an inflate to its window */
 	uint64_t windows;
 	uint64_t armed_bytes;
-	uint64_t moving;       /* 1: the balloon did a moment ago, and may go on to */
-	uint64_t follow_errno; /* of following, at last: ENOMEM without room for a window */
+	uint64_t unarmed_bytes;	     /* of windows that trap nothing, for now; not in armed_bytes */
+	uint64_t taken_unseen_bytes; /* of these: taken back, without a touch that was trapped */
+	uint64_t slackens;	     /* 1: there may be such windows */
+	uint64_t moving;	     /* 1: the balloon did a moment ago, and may go on to */
+	uint64_t follow_errno;	     /* of following, at last: ENOMEM without room for a window */
 };
 
 struct uffdb_engine;
@@ -856,6 +866,18 @@ int64_t uffdb_engine_deflate(struct uffdb_engine *engine, uint64_t hva, uint64_t
  * @at_ns: CLOCK_MONOTONIC; what was observed after it holds. 0: nothing does.
  */
 int uffdb_engine_reset(struct uffdb_engine *engine, uint64_t at_ns);
+
+/**
+ * uffdb_engine_look - find out what was taken back unseen, and take it out of the ledger.
+ *
+ * With @slackens of the config the first touch of a 2 MiB block that is all in the balloon has the
+ * windows around it, 32 MiB at most, trap nothing until nothing more is taken there; the rest of
+ * the balloon, which is trapped, is never below the floor by that. The thread that follows looks at
+ * them every 100 ms; so does this call, for whoever needs the ledger to be exact.
+ *
+ * Return: bytes that were taken, or -errno.
+ */
+int64_t uffdb_engine_look(struct uffdb_engine *engine);
 
 /**
  * uffdb_engine_tidy - unregister windows that lost their last ballooned page to a grant.

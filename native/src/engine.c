@@ -22,6 +22,7 @@
 #include "roles.h"
 #include "scan.h"
 #include "settle.h"
+#include "slack.h"
 #include "thread_ids.h"
 #include "touched.h"
 #include "turn.h"
@@ -108,6 +109,7 @@ static int make_parts(struct uffdb_engine *engine)
 		error = (int)uffdb_scan(engine);
 	if (!error)
 		error = uffdb_follower_create(engine);
+	engine->slack.on = !error && uffdb_can_slacken(engine);
 	return error;
 }
 
@@ -236,7 +238,10 @@ int64_t uffdb_engine_inflate(struct uffdb_engine *engine, uint64_t hva, uint64_t
 		return error;
 	pthread_mutex_lock(&engine->control);
 	note_inflating(engine, hva, len);
-	error = uffdb_windows_arm(engine->windows, hva, len);
+	/* What is to be zapped is there still, and was not taken. */
+	error = uffdb_slack_tighten(engine);
+	if (!error)
+		error = uffdb_windows_arm(engine->windows, hva, len);
 	if (!error)
 		uffdb_call_on_loop(engine, mark_ballooned, &marking);
 	pthread_mutex_unlock(&engine->control);

@@ -33,6 +33,15 @@
 struct uffdb_observer;
 struct uffdb_relay;
 
+/* slack.c */
+struct uffdb_slack {
+	bool on;
+	_Atomic uint64_t taken_bytes; /* the loop's, ever */
+	uint32_t runs;		      /* that went slack; whoever holds @control, as those below */
+	uint32_t quiet_looks;
+	uint64_t seen_bytes; /* of @taken_bytes, as of the last look */
+};
+
 struct uffdb_engine {
 	struct uffdb_engine_config config;
 	struct uffdb_contract contract;
@@ -81,6 +90,12 @@ struct uffdb_engine {
 	_Atomic uint32_t nr_again; /* ranges that are to be zapped again */
 	struct uffdb_range again[UFFDB_MAX_AGAIN];
 	bool holds_loop;
+
+	struct uffdb_slack slack;
+
+	/* gift.c */
+	uint64_t awaited_hva; /* the block whose touch found the windows busy last */
+	uint32_t awaited;     /* so often */
 
 	/* yield.c */
 	_Atomic bool yielded; /* no window is registered, and nothing is judged */

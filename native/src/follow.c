@@ -27,6 +27,7 @@
 #include "pagemap.h"
 #include "pages.h"
 #include "process.h"
+#include "slack.h"
 #include "uffdballoon.h"
 #include "windows.h"
 #include "zapqueue.h"
@@ -273,6 +274,9 @@ int uffdb_follow(struct uffdb_engine *engine)
 		uffdb_windows_expect(engine->windows, true);
 		uffdb_call_on_loop(engine, only_drain, NULL);
 		uffdb_windows_expect(engine->windows, false);
+		error = uffdb_slack_tighten_for_gifts(engine);
+		if (error)
+			return error;
 		armed = uffdb_windows_arm_fresh(engine->windows, &since_ns);
 		gathers = uffdb_gather(engine);
 		if (armed < 0)

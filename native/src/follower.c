@@ -23,6 +23,7 @@
 #include "observe.h"
 #include "scan.h"
 #include "signals.h"
+#include "slack.h"
 #include "uffdballoon.h"
 #include "windows.h"
 
@@ -30,6 +31,7 @@
 #define QUIET_NS  300000000ull	/* so long without news: what moved is told */
 #define SCAN_NS	  1000000000ull /* between two scans */
 #define TIDY_NS	  1000000000ull /* between two looks for empty windows */
+#define SLACK_NS  100000000ull	/* between two looks at what is slack */
 #define MS_PER_S  1000
 
 struct progress {
@@ -43,7 +45,7 @@ struct follower {
 	bool bell_is_up;
 	uint64_t traced;   /* records, as of the last look */
 	uint64_t quiet_ns; /* when what moved has been quiet for long enough; 0: nothing moved */
-	uint64_t scan_ns, tidy_ns; /* when the next is due; 0: none is */
+	uint64_t scan_ns, tidy_ns, slack_ns; /* when the next is due; 0: none is */
 	struct progress told, seen;
 };
 
@@ -90,7 +92,8 @@ static int until_ms(uint64_t due_ns, uint64_t now_ns)
 /* How long to sleep at most; -1: until somebody wakes us. */
 static int patience_ms(const struct follower *follower)
 {
-	const uint64_t due[] = {follower->quiet_ns, follower->scan_ns, follower->tidy_ns};
+	const uint64_t due[] = {follower->quiet_ns, follower->scan_ns, follower->tidy_ns,
+				follower->slack_ns};
 	uint64_t now_ns = uffdb_now_ns(CLOCK_MONOTONIC);
 	int least = follower->busy ? FOLLOW_MS : -1;
 
@@ -150,6 +153,19 @@ static bool is_traced(struct follower *follower)
 	return follower->traced != before;
 }
 
+static void keep_up_with_slack(struct follower *follower, uint64_t now_ns)
+{
+	struct uffdb_engine *engine = follower->engine;
+
+	if (uffdb_has_slack(engine)) {
+		if (!follower->slack_ns)
+			follower->slack_ns = now_ns + SLACK_NS;
+		uffdb_slack_keep_up(engine, is_due(&follower->slack_ns, SLACK_NS, now_ns));
+	}
+	if (!uffdb_has_slack(engine))
+		follower->slack_ns = 0;
+}
+
 static void look_and_tidy(struct follower *follower)
 {
 	struct uffdb_engine *engine = follower->engine;
@@ -167,6 +183,7 @@ static void look_and_tidy(struct follower *follower)
 		/* What came before the bell was up rang nothing. */
 		follower->busy = follow_once(follower) || !hung;
 	}
+	keep_up_with_slack(follower, now_ns);
 	if (uffdb_windows_changed(engine->windows)) {
 		if (!follower->tidy_ns)
 			follower->tidy_ns = now_ns + TIDY_NS;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * A grant is as large as the gift. Free page reporting gives up whole blocks; one that is taken
+ * A grant is as large as the gift, where that is a whole block, as free page reporting gives it up,
+ * or a driver that deflates nothing under `cap` (which traps all there: slack.c). One that is taken
  * back a page at a time would never be a huge page again. No answer of userfaultfd's fills one at
  * once, so the block is taken out of the ledger and out of its window, and the kernel's own fault
  * path serves it: with a huge page, where the host gives those.
@@ -21,24 +22,39 @@
 #include "observe.h"
 #include "pages.h"
 #include "settle.h"
+#include "slack.h"
 #include "touch.h"
 #include "uffdballoon.h"
 #include "windows.h"
 
 #define TRIES 64 /* to find the controlling side elsewhere, of one block */
 
-/* Is the block around a touch one that was reported free, and nothing of it was taken back? */
+/* Was a block reported free, and nothing of it taken back? */
+static bool is_whole_report(const struct uffdb_engine *engine, const struct uffdb_range *gift)
+{
+	return engine->observer && uffdb_ledger_pages(engine->observer->reported) &&
+	       uffdb_is_reported(engine, gift->start, gift->len);
+}
+
+/* As far above the floor it would have gone slack, whole. */
+static bool is_whole(const struct uffdb_engine *engine, const struct uffdb_touch *touch,
+		     const struct uffdb_range *gift)
+{
+	return uffdb_slack_is_for(engine, touch->block) &&
+	       uffdb_ledger_count(engine->ledger, gift->start, gift->len) == gift->len / UFFDB_PAGE;
+}
+
+/* Is the block around a touch to be taken back as one? */
 static bool is_gift(const struct uffdb_engine *engine, const struct uffdb_touch *touch,
 		    struct uffdb_range *gift)
 {
 	const struct uffdb_block *block = touch->block;
 
-	if (!engine->observer || !uffdb_ledger_pages(engine->observer->reported) ||
-	    uffdb_is_huge(touch))
+	if (uffdb_is_huge(touch))
 		return false;
 	*gift = (struct uffdb_range){touch->hva & ~(UFFDB_HUGE - 1), UFFDB_HUGE};
 	return gift->start >= block->hva && gift->start + gift->len <= block->hva + block->size &&
-	       uffdb_is_reported(engine, gift->start, gift->len);
+	       (is_whole_report(engine, gift) || is_whole(engine, touch, gift));
 }
 
 static bool is_allowed(const struct uffdb_engine *engine, const struct uffdb_judged *judged)
@@ -53,14 +69,12 @@ static bool is_allowed(const struct uffdb_engine *engine, const struct uffdb_jud
 static bool may_try_again(struct uffdb_engine *engine, const struct uffdb_touch *touch,
 			  const struct uffdb_range *gift)
 {
-	struct uffdb_observer *observer = engine->observer;
-
 	if (touch->late)
 		return false;
-	if (observer->awaited_hva != gift->start)
-		observer->awaited = 0;
-	observer->awaited_hva = gift->start;
-	return observer->awaited++ < TRIES;
+	if (engine->awaited_hva != gift->start)
+		engine->awaited = 0;
+	engine->awaited_hva = gift->start;
+	return engine->awaited++ < TRIES;
 }
 
 static void take_gift(struct uffdb_engine *engine, const struct uffdb_touch *touch,
@@ -70,10 +84,11 @@ static void take_gift(struct uffdb_engine *engine, const struct uffdb_touch *tou
 
 	whole.hva = gift->start;
 	whole.size = gift->len;
+	if (is_whole_report(engine, gift))
+		uffdb_count(&engine->observer->regained, gift->len);
 	uffdb_ledger_clear(engine->ledger, gift->start, gift->len);
 	uffdb_forget_reports(engine, gift->start, gift->len);
 	uffdb_count(&engine->counters.granted, 1);
-	uffdb_count(&engine->observer->regained, gift->len);
 	uffdb_events_post(&engine->events, &engine->counters, &whole, UFFDB_GRANTED,
 			  UFFDB_ACTION_GRANT);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* A block of 2 MiB that was reported free is granted as that block. The fault loop's. */
+/* A block of 2 MiB that was given up whole is granted as that block. The fault loop's. */
 #ifndef UFFDB_GIFT_H
 #define UFFDB_GIFT_H
 

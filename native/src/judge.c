@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-#include "judge.h"
+#include <sched.h>
+
 #include "answer.h"
 #include "clock.h"
 #include "counters.h"
 #include "drop.h"
 #include "engine.h"
 #include "gift.h"
+#include "judge.h"
 #include "ledger.h"
 #include "observe.h"
 #include "pagemap.h"
@@ -13,6 +15,7 @@
 #include "parking.h"
 #include "reset.h"
 #include "settle.h"
+#include "slack.h"
 #include "touch.h"
 #include "uffdballoon.h"
 
@@ -30,7 +33,7 @@ static struct uffdb_judged judged_by(const struct uffdb_engine *engine,
 				     const struct uffdb_touch *touch)
 {
 	return (struct uffdb_judged){
-		.ballooned_bytes = uffdb_ledger_pages(engine->ledger) * UFFDB_PAGE,
+		.ballooned_bytes = uffdb_slack_certain(engine),
 		.touched_bytes = touch->ballooned ? touch->size : 0,
 		.now_ns = touch->read_ns,
 		.role = touch->role,
@@ -99,6 +102,8 @@ static void grant_by_contract(struct uffdb_engine *engine, const struct uffdb_to
 {
 	const struct uffdb_judged judged = judged_by(engine, touch);
 
+	if (uffdb_slack_grant(engine, touch))
+		return;
 	if (uffdb_grant_as_given(engine, touch, &judged))
 		return;
 	uffdb_count(&engine->counters.granted, 1);
@@ -139,6 +144,12 @@ void uffdb_judge(struct uffdb_engine *engine, struct uffdb_touch *touch)
 		uffdb_answer_retry(&engine->answerer, touch);
 		return;
 	}
+	if (!uffdb_slack_make_room(engine, touch)) {
+		/* It faults again, until whoever is at the windows is done. */
+		sched_yield();
+		uffdb_answer_retry(&engine->answerer, touch);
+		return;
+	}
 	act_on(engine, touch, find_verdict(engine, touch));
 }
 
@@ -168,5 +179,6 @@ void uffdb_judge_late(struct uffdb_engine *engine, uint64_t hva, uint64_t size)
 		.block = uffdb_ledger_block(engine->ledger, hva),
 	};
 
+	uffdb_slack_make_room(engine, &touch);
 	act_on(engine, &touch, find_verdict(engine, &touch));
 }

@@ -59,14 +59,24 @@ static void protect_if_filled(struct uffdb_engine *engine, const struct uffdb_ch
 		protect_filled(engine, block, at, step < end - at ? step : end - at);
 }
 
+/* Of what nobody traps, what is there may be from before: which it is not, where it is known. */
+static void note_if_slack(struct uffdb_engine *engine, uint64_t start, uint64_t end)
+{
+	if (uffdb_windows_is_slack(engine->windows, start))
+		uffdb_ledger_set(engine->observer->lately, start, end - start);
+}
+
 /* Each block that it reaches into. */
 static void ask_for_windows(struct uffdb_engine *engine, const struct uffdb_change *given,
 			    uint64_t known_ns)
 {
 	const uint64_t end = given->hva + given->len;
 
-	for (uint64_t at = given->hva; at < end; at = (at / UFFDB_HUGE + 1) * UFFDB_HUGE)
+	for (uint64_t at = given->hva, next; at < end; at = next) {
+		next = (at / UFFDB_HUGE + 1) * UFFDB_HUGE;
+		note_if_slack(engine, at, next < end ? next : end);
 		uffdb_windows_note_inflate(engine->windows, at, known_ns);
+	}
 }
 
 static void remember(struct uffdb_observer *observer, const struct uffdb_change *change)
@@ -716,6 +726,8 @@ int uffdb_observer_create(struct uffdb_engine *engine)
 		error = uffdb_ledger_create(blocks, nr, &observer->suspected);
 	if (!error)
 		error = uffdb_ledger_create(blocks, nr, &observer->reported);
+	if (!error)
+		error = uffdb_ledger_create(blocks, nr, &observer->lately);
 	if (!error && engine->config.observing == UFFDB_OBSERVE_SCAN)
 		error = uffdb_ledger_create(blocks, nr, &observer->seen);
 	return error;
@@ -726,6 +738,7 @@ void uffdb_observer_destroy(struct uffdb_observer *observer)
 	if (!observer)
 		return;
 	uffdb_ledger_destroy(observer->seen);
+	uffdb_ledger_destroy(observer->lately);
 	uffdb_ledger_destroy(observer->reported);
 	uffdb_ledger_destroy(observer->suspected);
 	uffdb_ledger_destroy(observer->doubtful);

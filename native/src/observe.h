@@ -41,8 +41,8 @@ struct uffdb_observer {
 
 	/* In the ledger, because free page reporting gave them up: gift.c. */
 	struct uffdb_ledger *reported;
-	uint64_t awaited_hva; /* the block whose touch found the windows busy last */
-	uint32_t awaited;     /* so often */
+
+	struct uffdb_ledger *lately; /* given up while their window was slack: slack.c */
 
 	struct uffdb_ledger *seen; /* the controlling side's: that held memory at the last scan */
 

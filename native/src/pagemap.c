@@ -242,6 +242,19 @@ bool uffdb_is_populated(int pagemap_fd, uint64_t start, uint64_t end)
 	return !ioctl(pagemap_fd, PAGEMAP_SCAN, &arg) && !has_markers(pagemap_fd, start, end);
 }
 
+bool uffdb_has_memory(int pagemap_fd, uint64_t start, uint64_t end)
+{
+	struct uffdb_range found;
+	uint64_t next;
+
+	return scan(pagemap_fd, HOLDS_MEMORY, start, end, &found, 1, &next) != 0;
+}
+
+bool uffdb_is_own(int pagemap_fd, uint64_t hva)
+{
+	return is_own_memory(pagemap_fd, hva) > 0;
+}
+
 bool uffdb_is_gone(int pagemap_fd)
 {
 	uint64_t entry;

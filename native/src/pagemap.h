@@ -14,6 +14,16 @@ int uffdb_holds_memory(int pagemap_fd, uint64_t hva);
 /* Is every page of a range there? False when that cannot be told. */
 bool uffdb_is_populated(int pagemap_fd, uint64_t start, uint64_t end);
 
+/* Does any page of a range hold memory of its own? True as well when that cannot be told. */
+bool uffdb_has_memory(int pagemap_fd, uint64_t start, uint64_t end);
+
+/*
+ * Is the page, or the huge page that it is of, neither the zero page nor the huge zero page? Older
+ * kernels have PAGEMAP_SCAN call the second memory ("fs/proc/task_mmu: fix PAGE_IS_PFNZERO
+ * detection for the huge zero folio").
+ */
+bool uffdb_is_own(int pagemap_fd, uint64_t hva);
+
 /* Has the process ended, or given up its memory to end? */
 bool uffdb_is_gone(int pagemap_fd);
 

@@ -9,6 +9,7 @@
 #include "observe.h"
 #include "parking.h"
 #include "settle.h"
+#include "slack.h"
 #include "uffdballoon.h"
 
 struct ruling {
@@ -79,6 +80,11 @@ int uffdb_engine_set_policy(struct uffdb_engine *engine, const struct uffdb_rung
 
 	if (error)
 		return error;
-	uffdb_call_on_loop(engine, set_ruling, &ruling);
-	return ruling.went_on;
+	pthread_mutex_lock(&engine->control);
+	/* What may have been taken by these terms is known before there are others. */
+	error = uffdb_slack_tighten(engine);
+	if (!error)
+		uffdb_call_on_loop(engine, set_ruling, &ruling);
+	pthread_mutex_unlock(&engine->control);
+	return error ? error : ruling.went_on;
 }

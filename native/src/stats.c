@@ -70,7 +70,13 @@ void uffdb_engine_stats(const struct uffdb_engine *engine, struct uffdb_stats *s
 		.follow_errno = (uint64_t)-engine->follow_error,
 		.windows = uffdb_windows_count(engine->windows),
 		.armed_bytes = uffdb_windows_bytes(engine->windows),
+		.unarmed_bytes = uffdb_windows_slack_bytes(engine->windows),
+		.taken_unseen_bytes = atomic_load(&engine->slack.taken_bytes),
+		.slackens = engine->slack.on,
 	};
+	/* Of the windows; they are read while they change. */
+	stats->armed_bytes -= stats->unarmed_bytes < stats->armed_bytes ? stats->unarmed_bytes
+									: stats->armed_bytes;
 	for (size_t i = 0; i < UFFDB_ACTIONS; i++)
 		stats->actions[i] = engine->counters.actions[i];
 	for (size_t i = 0; i < UFFDB_ERRNOS; i++)

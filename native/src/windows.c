@@ -40,7 +40,8 @@ struct uffdb_windows {
 	_Atomic uint8_t *changed; /* by unit: lost a ballooned page to a grant */
 	_Atomic uint8_t *fresh;	  /* got one, and is to be armed or looked at */
 	_Atomic uint8_t *armed;
-	uint8_t *unlooked; /* armed after its pages were given up, and not looked at since */
+	_Atomic uint8_t *slack; /* has its window, which traps nothing: slack.c */
+	uint8_t *unlooked;	/* armed after its pages were given up, and not looked at since */
 	_Atomic bool any_changed, any_fresh;
 	bool any_unlooked;
 	_Atomic bool look_at_armed; /* what is given up in a window is looked at as well */
@@ -51,6 +52,7 @@ struct uffdb_windows {
 	void *wake_argument;
 	_Atomic uint64_t fresh_since_ns;
 	_Atomic uint64_t windows, bytes; /* as of the last change, for any thread */
+	_Atomic uint64_t slack_bytes;	 /* in whole units */
 };
 
 static struct extent *extent_at(const struct uffdb_windows *windows, uint64_t hva)
@@ -99,6 +101,14 @@ static bool is_scarce(const struct uffdb_windows *windows, const struct extent *
 {
 	return of->block->flags & UFFDB_BLOCK_HUGETLB && windows->pagemap_fd >= 0 &&
 	       !uffdb_is_populated(windows->pagemap_fd, unit->start, unit->start + unit->len);
+}
+
+/* Whatever is in it from here on is trapped, or left to the guest. */
+static void end_slack(struct uffdb_windows *windows, const struct extent *of, uint64_t unit)
+{
+	if (!atomic_exchange(&windows->slack[unit], 0))
+		return;
+	atomic_fetch_sub(&windows->slack_bytes, range_of_units(of, unit, unit + 1).len);
 }
 
 static bool is_needed(const struct uffdb_windows *windows, const struct extent *of, uint64_t unit)
@@ -171,9 +181,12 @@ static int unregister_units(void *argument, uint64_t first, uint64_t last)
 	if (!error)
 		windows->bytes -= range.len;
 	for (uint64_t unit = first; unit < last; unit++) {
-		if (error)
+		if (error) {
 			windows->armed[unit] = 1;
-		else if (is_needed(windows, of, unit))
+			continue;
+		}
+		end_slack(windows, of, unit);
+		if (is_needed(windows, of, unit))
 			note_fresh(windows, unit, 0);
 	}
 	return error;
@@ -262,7 +275,9 @@ static int make_extents(struct uffdb_windows *windows, const struct uffdb_window
 	windows->fresh = calloc(units + 1, 1);
 	windows->armed = calloc(units + 1, 1);
 	windows->unlooked = calloc(units + 1, 1);
-	if (!windows->changed || !windows->fresh || !windows->armed || !windows->unlooked)
+	windows->slack = calloc(units + 1, 1);
+	if (!windows->changed || !windows->fresh || !windows->armed || !windows->unlooked ||
+	    !windows->slack)
 		return -ENOMEM;
 	error = uffdb_planner_create(units, config->budget, &ops, &windows->planner);
 	for (size_t i = 0; !error && i < windows->nr; i++)
@@ -298,6 +313,7 @@ void uffdb_windows_destroy(struct uffdb_windows *windows)
 	if (!windows)
 		return;
 	uffdb_planner_destroy(windows->planner);
+	free((void *)windows->slack);
 	free(windows->unlooked);
 	free((void *)windows->armed);
 	free((void *)windows->fresh);
@@ -464,7 +480,8 @@ void uffdb_windows_note_inflate(struct uffdb_windows *windows, uint64_t hva, uin
 		return;
 	unit = unit_at(of, hva);
 	/* The page is in the ledger; unregister_units() clears this first and looks there last. */
-	if (!atomic_load(&windows->armed[unit]) || atomic_load(&windows->look_at_armed))
+	if (!atomic_load(&windows->armed[unit]) || atomic_load(&windows->look_at_armed) ||
+	    atomic_load(&windows->slack[unit]))
 		note_fresh(windows, unit, time_ns);
 }
 
@@ -543,7 +560,7 @@ void uffdb_windows_look_everywhere(struct uffdb_windows *windows)
 	for (size_t i = 0; i < windows->nr; i++)
 		for (uint64_t unit = windows->extents[i].first_unit;
 		     unit < windows->extents[i].first_unit + windows->extents[i].count; unit++)
-			windows->unlooked[unit] = windows->armed[unit];
+			windows->unlooked[unit] = windows->armed[unit] && !windows->slack[unit];
 	windows->any_unlooked = true;
 }
 
@@ -622,6 +639,10 @@ int uffdb_windows_lift(struct uffdb_windows *windows)
 
 		if (failed && failed != -ESRCH)
 			error = failed;
+		/* Restored, they trap again. */
+		for (uint64_t unit = windows->extents[i].first_unit;
+		     unit < windows->extents[i].first_unit + windows->extents[i].count; unit++)
+			end_slack(windows, &windows->extents[i], unit);
 	}
 	return error;
 }
@@ -661,6 +682,126 @@ int uffdb_windows_restore(struct uffdb_windows *windows)
 	else
 		windows->lifted = false;
 	return error;
+}
+
+/* Is all of it trapped, in the balloon, and seen to since it was given up? */
+static bool may_be_slack(const struct uffdb_windows *windows, const struct extent *of,
+			 uint64_t unit)
+{
+	struct uffdb_range range = range_of_units(of, unit, unit + 1);
+
+	return windows->armed[unit] && !windows->slack[unit] && !windows->fresh[unit] &&
+	       !windows->changed[unit] && !windows->unlooked[unit] && range.len == UFFDB_HUGE &&
+	       uffdb_ledger_count(windows->ledger, range.start, range.len) ==
+		       range.len / UFFDB_PAGE;
+}
+
+/* Let go of a run, and keep khugepaged out of it: to register never takes a mode away. */
+static int register_slack(struct uffdb_windows *windows, const struct uffdb_range *run)
+{
+	int error = uffdb_uffd_unregister(windows->uffd, run->start, run->len);
+
+	/* Without it the run is the kernel's all the more, which is what slack counts with. */
+	if (!error)
+		(void)uffdb_uffd_register(windows->uffd, run->start, run->len, UFFDB_MODE_WP);
+	return error;
+}
+
+uint64_t uffdb_windows_slacken(struct uffdb_windows *windows, uint64_t hva, uint64_t most_bytes,
+			       struct uffdb_range *run)
+{
+	struct extent *of = extent_at(windows, hva);
+	uint64_t first, last, most = most_bytes / UFFDB_HUGE;
+	int error;
+
+	if (!of || of->block->flags || windows->keep || windows->lifted || !most)
+		return 0;
+	first = unit_at(of, hva);
+	if (!may_be_slack(windows, of, first))
+		return 0;
+	last = first + 1;
+	while (last - first < most && last < of->first_unit + of->count &&
+	       may_be_slack(windows, of, last))
+		last++;
+	while (last - first < most && first > of->first_unit &&
+	       may_be_slack(windows, of, first - 1))
+		first--;
+	*run = range_of_units(of, first, last);
+	if (uffdb_has_memory(windows->pagemap_fd, run->start, run->start + run->len))
+		return 0;
+	/* Before it can be taken unseen. */
+	atomic_fetch_add(&windows->slack_bytes, run->len);
+	for (uint64_t unit = first; unit < last; unit++)
+		windows->slack[unit] = 1;
+	error = register_slack(windows, run);
+	if (error) {
+		for (uint64_t unit = first; unit < last; unit++)
+			end_slack(windows, of, unit);
+		return 0;
+	}
+	wake_whoever_tidies(windows);
+	return run->len;
+}
+
+bool uffdb_windows_next_slack(const struct uffdb_windows *windows, uint64_t *at,
+			      struct uffdb_range *run)
+{
+	for (size_t i = 0; i < windows->nr; i++) {
+		const struct extent *of = &windows->extents[i];
+		uint64_t unit = *at > of->first_unit ? *at : of->first_unit, end;
+
+		while (unit < of->first_unit + of->count && !windows->slack[unit])
+			unit++;
+		if (unit >= of->first_unit + of->count)
+			continue;
+		for (end = unit; end < of->first_unit + of->count && windows->slack[end];)
+			end++;
+		*run = range_of_units(of, unit, end);
+		*at = end;
+		return true;
+	}
+	return false;
+}
+
+int uffdb_windows_trap_slack(struct uffdb_windows *windows, const struct uffdb_range *run)
+{
+	const struct extent *of = extent_at(windows, run->start);
+
+	return windows->lifted
+		       ? 0
+		       : uffdb_uffd_register(windows->uffd, run->start, run->len, of->modes);
+}
+
+void uffdb_windows_end_slack(struct uffdb_windows *windows, const struct uffdb_range *run)
+{
+	const struct extent *of = extent_at(windows, run->start);
+	uint64_t last = unit_at(of, run->start + run->len - 1) + 1;
+
+	for (uint64_t unit = unit_at(of, run->start); unit < last; unit++)
+		end_slack(windows, of, unit);
+}
+
+void uffdb_windows_look_again_at(struct uffdb_windows *windows, uint64_t hva)
+{
+	const struct extent *of = extent_at(windows, hva);
+
+	if (of)
+		windows->unlooked[unit_at(of, hva)] = windows->any_unlooked = true;
+}
+
+bool uffdb_windows_is_slack(const struct uffdb_windows *windows, uint64_t hva)
+{
+	const struct extent *of;
+
+	if (!atomic_load(&windows->slack_bytes))
+		return false;
+	of = extent_at(windows, hva);
+	return of && windows->slack[unit_at(of, hva)];
+}
+
+uint64_t uffdb_windows_slack_bytes(const struct uffdb_windows *windows)
+{
+	return windows->slack_bytes;
 }
 
 bool uffdb_windows_is_armed(const struct uffdb_windows *windows, uint64_t hva)

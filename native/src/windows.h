@@ -52,6 +52,23 @@ void uffdb_windows_look_at_armed(struct uffdb_windows *windows);
 int uffdb_windows_lift(struct uffdb_windows *windows);
 /* Register what is planned. -EBUSY: somebody else's registration is still there; all are lifted. */
 int uffdb_windows_restore(struct uffdb_windows *windows);
+/*
+ * Have the windows around @hva trap nothing, up to @most_bytes of them: whole blocks, all of which
+ * is in the balloon and absent. Return: bytes, of @run; 0: none.
+ */
+uint64_t uffdb_windows_slacken(struct uffdb_windows *windows, uint64_t hva, uint64_t most_bytes,
+			       struct uffdb_range *run);
+/* The first such run from unit @at on, which is moved behind it; false: none. */
+bool uffdb_windows_next_slack(const struct uffdb_windows *windows, uint64_t *at,
+			      struct uffdb_range *run);
+/* Have a run trap again. It counts as slack until what was taken of it is known. */
+int uffdb_windows_trap_slack(struct uffdb_windows *windows, const struct uffdb_range *run);
+void uffdb_windows_end_slack(struct uffdb_windows *windows, const struct uffdb_range *run);
+/* Have a block looked at once more by uffdb_windows_look(). */
+void uffdb_windows_look_again_at(struct uffdb_windows *windows, uint64_t hva);
+/* Any thread. Bytes are whole blocks: never less than what can be taken unseen. */
+bool uffdb_windows_is_slack(const struct uffdb_windows *windows, uint64_t hva);
+uint64_t uffdb_windows_slack_bytes(const struct uffdb_windows *windows);
 /* Does a window cover @hva? Any thread. */
 bool uffdb_windows_is_armed(const struct uffdb_windows *windows, uint64_t hva);
 uint64_t uffdb_windows_count(const struct uffdb_windows *windows);

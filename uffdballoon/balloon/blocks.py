@@ -29,6 +29,7 @@ def look_at_blocks(
 ) -> Job[BlockMap]:
     """Take a picture of the guest's memory, a piece in a step."""
     since_ns = time.monotonic_ns() - int(recent_s * 1e9)
+    enforcer.loop.look()
     regions = []
     for span in regions_of(layout.segments):
         cells = Cells(span)

@@ -273,6 +273,7 @@ class Enforcer:
 
     def disagreeing(self) -> Job[list[HvaRange]]:
         """List ballooned stretches that hold memory in the target: there should be none."""
+        self.loop.look()
         found: list[HvaRange] = []
         turn = Turn()
         for block in self.ledger.blocks:

@@ -19,6 +19,7 @@ def touches_of(stats: LoopStats) -> Touches:
     return Touches(
         ordinary=stats.ordinary,
         granted=stats.granted,
+        taken_unseen_bytes=stats.taken_unseen_bytes,
         violations=stats.violations,
         host_reads=stats.host_reads,
         filled_outside=stats.filled_outside,

@@ -125,16 +125,26 @@ class Engine(_Attached):
 
     cap grants by the contract, and reported what was discarded in large blocks.
     ordinary touches owned memory in a window, of which one page in 2 MiB is in the
-    balloon; unfilled is the same without filling around.
+    balloon; unfilled is the same without filling around. With ``slackens`` only that is trapped
+    which the floor needs.
     """
 
-    def __init__(self, pid: int, mode: str, block: RamBlock) -> None:
+    def __init__(
+        self,
+        pid: int,
+        mode: str,
+        block: RamBlock,
+        *,
+        floor_bytes: int = 0,
+        slackens: bool = False,
+    ) -> None:
         super().__init__(pid)
         self.name = f"engine:{mode}"
         self._is_ordinary = mode in ("ordinary", "unfilled")
         reported = mode == "reported"
         is_cap = reported or mode == "cap"
-        terms = Terms(kind=ContractKind.CAP, count_reported=reported) if is_cap else TOLD
+        cap = Terms(kind=ContractKind.CAP, floor_bytes=floor_bytes, count_reported=reported)
+        terms = cap if is_cap else TOLD
         trace = Trace(pid) if reported else None
         if trace is not None:
             self.undo.callback(trace.close)
@@ -150,6 +160,7 @@ class Engine(_Attached):
                 observing=Observing.NONE if trace is None else Observing.TRACE,
                 trace=trace,
                 rungs=LADDERS.get(mode, (_OBSERVE,)),
+                slackens=slackens,
                 around_bytes=0 if mode == "unfilled" else HUGE_BYTES,
             ),
         )

@@ -209,6 +209,11 @@ _NS_PER_US = 1000
     help="Windows to trap in at most; by default half of the mappings that are left to QEMU.",
 )
 @click.option(
+    "--always-trap",
+    is_flag=True,
+    help="With cap: trap and tell of each touch of the balloon, far above the floor, too.",
+)
+@click.option(
     "--reclaim",
     type=click.Choice([mode.value for mode in Reclaiming]),
     default=Reclaiming.NOW.value,
@@ -281,6 +286,7 @@ def attach(  # noqa: PLR0913 - an option each
     grace_ns: int | None,
     grace_bytes: int | None,
     max_windows: int | None,
+    always_trap: bool,
     policy: Policy,
     observer: str,
     method: Literal["auto", "direct", "passed"],
@@ -341,6 +347,7 @@ def attach(  # noqa: PLR0913 - an option each
         terms=terms,
         policy=policy,
         max_windows=max_windows,
+        always_trap=always_trap,
         uffd_method=method,
         trust_seccomp=trust_seccomp,
         stop_budget_ns=stop_budget_us * _NS_PER_US if stop_budget_us else None,

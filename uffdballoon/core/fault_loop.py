@@ -82,7 +82,8 @@ class LoopOptions:
     ``trace`` is for Observing.TRACE, and must outlive the loop. Without ``follow`` nothing is
     followed but by FaultLoop.follow() and tidy(). A touch that waited ``memory_patience_ns`` for a
     page of the host has the target killed; 0: it waits on. So late as ``reset_delay_ns`` the
-    monitor may tell of a reset: a violation waits for it where a rung harms.
+    monitor may tell of a reset: a violation waits for it where a rung harms. With ``slackens``
+    windows trap nothing where all that is touched would be granted, as far as that can be done.
     """
 
     terms: Terms
@@ -97,6 +98,7 @@ class LoopOptions:
     tell_begin: bool = False
     memory_patience_ns: int = 0
     reset_delay_ns: int = 0
+    slackens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,9 @@ class LoopStats:
     arm_ns_max: int
     windows: int
     armed_bytes: int
+    unarmed_bytes: int
+    taken_unseen_bytes: int
+    slackens: int
     moving: int
     follow_errno: int
     actions: dict[Action, int]
@@ -230,6 +235,7 @@ class FaultLoop:
                 "huge_mappings": options.huge_mappings,
                 "observing": options.observing,
                 "follow": options.follow,
+                "slackens": options.slackens,
                 "tell_begin": options.tell_begin,
                 "memory_files": files,
                 "nr_memory_files": len(fds.files),
@@ -335,6 +341,10 @@ class FaultLoop:
         out = ffi.new("uint64_t[]", lib.UFFDB_ORDERS)
         count = lib.uffdb_engine_arrivals(self._engine, out, lib.UFFDB_ORDERS)
         return [int(value) for value in out[0:count]]
+
+    def look(self) -> int:
+        """Take what was taken back untrapped out of the ledger; return its bytes."""
+        return check_uffd(lib.uffdb_engine_look(self._engine), "cannot look at what was taken back")
 
     def tidy(self) -> int:
         """Let go of windows that lost their last ballooned page; return their bytes."""

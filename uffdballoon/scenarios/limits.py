@@ -18,6 +18,7 @@ from uffdballoon.session.policies import PolicyWish
 if TYPE_CHECKING:
     from uffdballoon.lab.hugepages import HugePagePool
     from uffdballoon.lab.linux_qemu import LinuxQemu
+    from uffdballoon.model.records.status import Status
     from uffdballoon.scenarios.stage import Stage
     from uffdballoon.session import Session
 
@@ -93,11 +94,11 @@ def _take_back_blocks(stage: Stage, session: Session, qemu: LinuxQemu) -> None:
     stage.finish(session, qemu.guest.start(f"guestwork hog {_ENOUGH_BYTES}"))
     after = session.status()
     grants = after.touches.granted - before.touches.granted
-    regained_bytes = after.observed.regained_bytes - before.observed.regained_bytes
+    regained_bytes = _taken_back(after) - _taken_back(before)
     grown = huge_bytes(qemu.pid) - huge
     stage.host(
         f"{format_size(_ENOUGH_BYTES)} used again: {grants} grants, {format_size(regained_bytes)} "
-        f"of it in blocks of 2 MiB; {format_size(max(grown, 0))} more in huge pages"
+        f"of it in blocks of 2 MiB or untrapped; {format_size(max(grown, 0))} more in huge pages"
     )
     on_huge_pages = session.layout.blocks[0].page_bytes == HUGE_BYTES
     stage.promise(
@@ -108,6 +109,11 @@ def _take_back_blocks(stage: Stage, session: Session, qemu: LinuxQemu) -> None:
     )
     stage.promise("within the limit nothing was a violation", holds=not after.touches.violations)
     _wait_for_reports(stage, session)
+
+
+def _taken_back(status: Status) -> int:
+    """Return the bytes that came back as blocks, or where nothing was trapped."""
+    return status.observed.regained_bytes + status.touches.taken_unseen_bytes
 
 
 def _reach_the_limit(stage: Stage, session: Session, qemu: LinuxQemu) -> None:

@@ -259,6 +259,7 @@ class Attachment:
             rungs=options.policy.rungs,
             window_budget=self._window_budget(),
             huge_mappings=self._most_huge_mappings(),
+            slackens=not options.always_trap,
             follow_cpu=options.follow_cpu,
             tell_begin=options.fragmentation is not None,
             memory_patience_ns=options.memory_patience_ns,

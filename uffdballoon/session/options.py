@@ -34,6 +34,7 @@ class SessionOptions:
     ``memory_patience_ns`` for a huge page of an empty pool has the target killed; 0: it waits on.
     Windows cut huge pages into ``max_huge_mappings`` mappings at most, by default a share of
     what the target may have.
+    With ``always_trap`` each touch of the balloon is trapped, also where none of them matters.
     With ``trust_seccomp`` filters of the target that cannot be read are taken to harm nobody.
     ``without_monitor`` is the operator's word that what can hurt shall go without a monitor;
     The monitor at ``qmp_path`` is kept for as long as the session lasts, or, with
@@ -47,6 +48,7 @@ class SessionOptions:
     terms: Terms = TOLD
     policy: Policy = DEFAULT_POLICY
     max_windows: int | None = None
+    always_trap: bool = False
     max_huge_mappings: int | None = None
     follow_cpu: bool = True
     uffd_method: Choice = "auto"

@@ -13,11 +13,13 @@ from uffdballoon.model.addresses import PAGE_BYTES
 from uffdballoon.model.blockmap import Tally
 from uffdballoon.model.records.counters import Stops
 from uffdballoon.model.records.status import ContractStatus, Status, TargetState
+from uffdballoon.model.terms import ContractKind
 from uffdballoon.model.touch import Action
 
 if TYPE_CHECKING:
     from uffdballoon.balloon.survey import Surveyed
     from uffdballoon.model.job import Job
+    from uffdballoon.model.terms import Terms
     from uffdballoon.session.attachment import Attachment
     from uffdballoon.session.changes import Changes
     from uffdballoon.session.driver import Driver
@@ -35,6 +37,7 @@ def reporting(
     """
     surveyed = yield from attached.survey.renewing()
     yield from attached.machine.asking()
+    attached.enforcer.loop.look()
     with attached.machine.answered():
         return _report(attached, changes, resets, driver, reactions, surveyed)
 
@@ -86,6 +89,8 @@ def _report(
         deflated_pages_total=deflated_bytes // PAGE_BYTES + stats.observed_deflated,
         windows=stats.windows,
         armed_bytes=stats.armed_bytes,
+        unarmed_bytes=stats.unarmed_bytes,
+        traps_always=not stats.slackens or _is_told_of_each(attached.options.terms),
         yielded=attached.yielder.is_yielded,
         touches=touches_of(stats),
         actions={a: count for a, count in stats.actions.items() if a is not Action.NONE},
@@ -102,6 +107,11 @@ def _report(
             zap_max=max(changes.stops_ns, default=0) // 1000,
         ),
     )
+
+
+def _is_told_of_each(terms: Terms) -> bool:
+    """Tell whether the contract takes it to trap each touch."""
+    return terms.kind is not ContractKind.CAP or bool(terms.node_floors)
 
 
 def _contract_state(attached: Attachment, ballooned_bytes: int) -> ContractStatus:

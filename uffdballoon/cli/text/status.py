@@ -15,7 +15,7 @@ from uffdballoon.model.terms import ContractKind
 
 if TYPE_CHECKING:
     from uffdballoon.model.records.balloon import GuestMemory
-    from uffdballoon.model.records.counters import Latency
+    from uffdballoon.model.records.counters import Latency, Touches
     from uffdballoon.model.records.memory import Fragmentation, Khugepaged, NodeStatus
     from uffdballoon.model.records.status import ContractStatus, Held, Status
 
@@ -48,6 +48,7 @@ def status_rows(status: Status) -> list[tuple[str, str]]:
                     f"{touches.granted} granted",
                     f"{touches.ordinary} ordinary",
                     f"{touches.host_reads} host reads",
+                    *_unseen(touches),
                 )
             ),
         ),
@@ -95,8 +96,16 @@ def _manager(status: Status) -> list[tuple[str, str]]:
     return [("manager", f"{manager.pid}, since {since}, {monitor} a monitor")]
 
 
+def _unseen(touches: Touches) -> list[str]:
+    taken_bytes = touches.taken_unseen_bytes
+    return [f"{format_size(taken_bytes)} taken untrapped"] if taken_bytes else []
+
+
 def _armed(status: Status) -> str:
-    return f"{format_size(status.armed_bytes)} armed"
+    text = f"{format_size(status.armed_bytes)} armed"
+    if status.unarmed_bytes:
+        text += f", {format_size(status.unarmed_bytes)} not, far above the floor"
+    return text
 
 
 def _mappings(status: Status) -> str:

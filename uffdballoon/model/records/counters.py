@@ -13,6 +13,9 @@ class Touches:
 
     ordinary: Annotated[int, doc("of memory that the guest owns")]
     granted: Annotated[int, doc("of ballooned memory that the contract allows")]
+    taken_unseen_bytes: Annotated[
+        int, doc("bytes of ballooned memory that were taken back where nothing was trapped")
+    ]
     violations: Annotated[int, doc("of ballooned memory that it does not allow")]
     host_reads: Annotated[
         int,

@@ -141,7 +141,11 @@ class Status:
     inflated_pages_total: Annotated[int, doc("pages of 4 KiB that went into the balloon")]
     deflated_pages_total: Annotated[int, doc("pages of 4 KiB that came out")]
     windows: Annotated[int, doc("ranges that are trapped")]
-    armed_bytes: Annotated[int, doc("bytes in them")]
+    armed_bytes: Annotated[int, doc("bytes in them that are trapped now")]
+    unarmed_bytes: Annotated[
+        int, doc("bytes in them that are not, for all that is touched there is granted; under cap")
+    ]
+    traps_always: Annotated[bool, doc("whether there never are any of these")]
     yielded: Annotated[
         bool,
         doc("whether all traps are lifted: QEMU has a userfaultfd of its own, or `yield` was said"),
