@@ -52,7 +52,7 @@ def driver(
         layout=SimpleNamespace(allocated_bytes=RAM_BYTES),
         enforcer=SimpleNamespace(
             ledger=SimpleNamespace(ballooned_bytes=0),
-            loop=SimpleNamespace(stats=lambda: SimpleNamespace(reported_pages=0)),
+            loop=SimpleNamespace(stats=lambda: SimpleNamespace(reported_pages=0, pieces=0)),
         ),
         guard=SimpleNamespace(obstacle=lambda: "", first_step=lambda: None, go_on=lambda: None),
         nodes=SimpleNamespace(ballooned=dict),

@@ -57,7 +57,9 @@ def _split(block: RamBlock, low_bytes: int) -> Layout:
 
 
 def _look(layout: Layout, ledger: Ledger) -> BlockMap:
-    enforcer = cast("Enforcer", SimpleNamespace(loop=None, ledger=ledger))
+    enforcer = cast(
+        "Enforcer", SimpleNamespace(loop=SimpleNamespace(look=lambda: None), ledger=ledger)
+    )
     return run_job(look_at_blocks(enforcer, layout, pid=4711, recent_s=2.5))
 
 
