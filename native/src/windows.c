@@ -767,16 +767,19 @@ int uffdb_windows_trap_slack(struct uffdb_windows *windows, const struct uffdb_r
 {
 	const struct extent *of = extent_at(windows, run->start);
 
-	return windows->lifted
-		       ? 0
-		       : uffdb_uffd_register(windows->uffd, run->start, run->len, of->modes);
+	if (!of || windows->lifted)
+		return 0;
+	return uffdb_uffd_register(windows->uffd, run->start, run->len, of->modes);
 }
 
 void uffdb_windows_end_slack(struct uffdb_windows *windows, const struct uffdb_range *run)
 {
 	const struct extent *of = extent_at(windows, run->start);
-	uint64_t last = unit_at(of, run->start + run->len - 1) + 1;
+	uint64_t last;
 
+	if (!of)
+		return;
+	last = unit_at(of, run->start + run->len - 1) + 1;
 	for (uint64_t unit = unit_at(of, run->start); unit < last; unit++)
 		end_slack(windows, of, unit);
 }
