@@ -107,9 +107,10 @@ def test_whole_blocks_go_back_to_the_pool_and_are_trapped(
         give_scattered(guest, GpaRange.of(BALLOON.start, BALLOON.size_bytes - _TOGETHER))
         guest.guest.balloon_inflate(GpaRange.of(BALLOON.end - _TOGETHER, _TOGETHER - PAGE_BYTES))
         wait_until(lambda: pool.free() == free + BLOCKS - 1, session.settle)
+        pieces_bytes = HUGE_BYTES - PAGE_BYTES
+        wait_until(lambda: session.status().observed.pieces_bytes == pieces_bytes, session.settle)
         state = session.status()
         assert state.ballooned_bytes == BALLOON.size_bytes - HUGE_BYTES
-        assert state.observed.pieces_bytes == HUGE_BYTES - PAGE_BYTES
         assert state.balloon.unaccounted_bytes == 0
         guest.guest.balloon_inflate(last)
         wait_until(lambda: pool.free() == free + BLOCKS, session.settle)
