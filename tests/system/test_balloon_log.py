@@ -89,7 +89,11 @@ def states_of(qemu: Qemu) -> list[str]:
 
 
 def fds_of(qemu: Qemu) -> list[str]:
-    return sorted(str(fd.readlink()) for fd in Path(f"/proc/{qemu.pid}/fd").iterdir())
+    links = []
+    for fd in Path(f"/proc/{qemu.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(str(fd.readlink()))
+    return sorted(links)
 
 
 def test_each_page_is_told_and_how_many_there_are_after_each_batch(guest: Qemu) -> None:

@@ -119,15 +119,18 @@ def _timed_freeze(stage: Stage, qemu: Qemu) -> None:
 def _pause(stage: Stage, qemu: Qemu) -> None:
     with stage.attach(qemu, "pause") as session:
         stage.inflate(session)
-        pending = qemu.guest.start_touch(pages(0, 2), Access.WRITE)
+        pending = qemu.guest.start_touch(pages(0, 1), Access.WRITE)
         stage.wait_for(session, "the pause", lambda: any(e.kind in _PAUSES for e in stage.events))
         status = qemu.monitor.execute("query-status")["status"]
         granted = BALLOON.size_bytes - session.status().ballooned_bytes
         stage.host(f"the VM is {status}; {granted // PAGE_BYTES} page granted")
         stage.promise("pause: the VM is stopped, and the monitor works", holds=status == "paused")
         stage.promise("pause: one page was granted, no more", holds=granted == PAGE_BYTES)
-        stage.events.clear()
         qemu.monitor.execute("cont")
+        stage.finish(session, pending)
+        pending.wait()
+        stage.events.clear()
+        pending = qemu.guest.start_touch(pages(1, 1), Access.WRITE)
         stage.wait_for(session, "the pause", lambda: any(e.kind in _PAUSES for e in stage.events))
         stage.promise("pause: it can be resumed, and is paused at its next violation", holds=True)
         qemu.monitor.execute("cont")
